@@ -1,0 +1,1 @@
+"""Structured-sparse 3D CNNs from pruning to phone: RT3D as an extension of Apache TVM."""
