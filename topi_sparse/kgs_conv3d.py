@@ -1,0 +1,335 @@
+"""kgs_conv3d: direct 3D convolution with a KGS weight on packed activations, filters in lanes.
+
+The kernel is one schedulable block: a register tile of one row block (g_m filters) over a strip of
+output positions, for one chunk of channel groups. A loop of run-time length inside the block walks
+the kept columns of (row block, chunk), so rows of unequal length cost nothing; outside it every
+loop is affine and belongs to the schedule. There is no im2col: each column reads the shifted input
+through its offset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import tvm
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.kgs_weight import row_blocks
+from topi_sparse.layout import PackedLayout, ceil_div
+
+# The attribute of the PrimFunc under which its own definition stands, as JSON.
+SPEC_ATTRIBUTE = "kgs_conv3d"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """The register tile: g_m / lanes vectors x ``width`` output columns, a chunk of channel groups.
+
+    ``width`` need not divide the output's width: a second, narrower body takes the rest.
+    """
+
+    lanes: int
+    width: int
+    chunk: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class KGSConv3d:
+    """All that defines one kgs_conv3d kernel; two equal definitions give the same PrimFunc.
+
+    data      (B, N, D, H, W) of the input
+    padding   zeros before and after: front, top, left, back, bottom, right
+    kept      kept columns of the weight
+    residual  layout of a tensor that is added before the ReLU, or None
+    """
+
+    data: tuple[int, int, int, int, int]
+    filters: int
+    kernel: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    padding: tuple[int, int, int, int, int, int]
+    dilation: tuple[int, int, int]
+    group: KernelGroup
+    kept: int
+    tile: Tile
+    x: PackedLayout
+    y: PackedLayout
+    residual: PackedLayout | None = None
+    relu: bool = False
+    dtype: str = "float32"
+
+    @property
+    def out(self) -> tuple[int, int, int, int, int]:
+        """(B, M, D, H, W) of the output."""
+        extents = (
+            (size + before + after - dilation * (k - 1) - 1) // stride + 1
+            for size, before, after, dilation, k, stride in zip(
+                self.data[2:],
+                self.padding[:3],
+                self.padding[3:],
+                self.dilation,
+                self.kernel,
+                self.stride,
+                strict=True,
+            )
+        )
+        return (self.data[0], self.filters, *extents)
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks of channel groups."""
+        return ceil_div(ceil_div(self.data[1], self.group.g_n), self.tile.chunk)
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Number of row blocks, and the filters (with padding) in the last of them."""
+        return row_blocks(self.filters, self.group.g_m, self.y.c_block)
+
+    @property
+    def weights(self) -> int:
+        """Largest possible number of stored weights; fewer where the last row block is short."""
+        return self.kept * self.group.g_n * self.group.g_m
+
+    @property
+    def dense_macs(self) -> int:
+        """Multiply-adds of the same convolution with a dense weight."""
+        b, m, d, h, w = self.out
+        kd, kh, kw = self.kernel
+        return b * m * d * h * w * self.data[1] * kd * kh * kw
+
+    def needed_halo(self) -> PackedLayout:
+        """The input layout with the smallest halo that holds all the zeros this kernel reads."""
+        halo = []
+        for axis in (1, 2):
+            last = (self.out[2 + axis] - 1) * self.stride[axis] - self.padding[axis]
+            last += (self.kernel[axis] - 1) * self.dilation[axis]
+            halo.append(max(self.padding[axis], last - self.data[2 + axis] + 1, 0))
+        return PackedLayout(c_block=self.x.c_block, halo_h=halo[0], halo_w=halo[1])
+
+    def to_json(self) -> str:
+        """The definition as JSON, for the PrimFunc's attribute."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> KGSConv3d:
+        """What ``to_json`` wrote."""
+        fields = json.loads(text)
+        for name in ("data", "kernel", "stride", "padding", "dilation"):
+            fields[name] = tuple(fields[name])
+        for name in ("x", "y", "residual"):
+            fields[name] = PackedLayout(**fields[name]) if fields[name] else None
+        fields["group"] = KernelGroup(**fields["group"])
+        fields["tile"] = Tile(**fields["tile"])
+        return cls(**fields)
+
+
+def kgs_conv3d(conv: KGSConv3d, weights: int) -> tvm.tirx.PrimFunc:
+    """The PrimFunc (x, blocks, offsets, pointers, bias, [residual,] y) of one convolution.
+
+    x, residual and y are packed as ``conv.x``, ``conv.residual`` and ``conv.y`` say; blocks
+    (``weights`` values), offsets and pointers are those of KGSWeight; bias holds M filters, padded
+    with zeros to the channels that y stores. Blocks: "halo" writes y's zeros, "tile" all the rest.
+    """
+    batch, _, depth, height, breadth = conv.out
+    count_p, last_rows = conv.rows
+    width = min(conv.tile.width, breadth)
+    strips, rest = ceil_div(breadth, width), breadth % width
+    dtypes = {"offsets": "int32", "pointers": "int32"}
+    shapes = {
+        "x": conv.x.shape(conv.data),
+        "blocks": (weights,),
+        "offsets": (conv.kept,),
+        "pointers": (count_p * conv.chunks * conv.kernel[0] + 1,),
+        "bias": ((count_p - 1) * conv.group.g_m + last_rows,),
+        "residual": conv.residual and conv.residual.shape(conv.out),
+        "y": conv.y.shape(conv.out),
+    }
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("kgs_conv3d")
+        T.func_attr({"tirx.noalias": True, "op_pattern": 8, SPEC_ATTRIBUTE: conv.to_json()})
+        args = {
+            name: T.arg(name, T.buffer(shape, dtypes.get(name, conv.dtype)))
+            for name, shape in shapes.items()
+            if shape is not None
+        }
+        with T.sblock("root"):
+            if conv.y.halo_h or conv.y.halo_w:
+                _zero_halo(conv, args["y"])
+            extents = (batch, count_p, depth, height, strips)
+            with T.grid(*extents, conv.chunks) as (*loops, chunk), T.sblock("tile"):
+                position = [
+                    T.axis.spatial(extent, loop) for extent, loop in zip(extents, loops, strict=True)
+                ]
+                c = T.axis.reduce(conv.chunks, chunk)
+                T.reads(*(_region(args[name], shapes[name]) for name in args if name != "y"))
+                T.writes(_tile_region(conv, args["y"], position, width))
+                with T.init():  # the body initialises by itself; the schedule asks for an init
+                    T.evaluate(0)
+                size = conv.group.g_m * width
+                acc = T.sblock_alloc_buffer((size,), conv.dtype, scope="local", layout=None)
+
+                def tile(rows: int, columns: int) -> None:
+                    _register_tile(conv, args, acc, position, c, rows=rows, columns=columns)
+
+                def strip(rows: int) -> None:
+                    _either(position[4] < strips - 1, rest, width, lambda n: tile(rows, n))
+
+                _either(position[1] < count_p - 1, last_rows % conv.group.g_m, conv.group.g_m, strip)
+    return builder.get()
+
+
+def _either(is_whole, rest: int, whole: int, body) -> None:
+    """``body(whole)``, and where the last one is shorter, ``body(rest)`` for that one."""
+    if not rest:
+        body(whole)
+        return
+    with T.If(is_whole):
+        with T.Then():
+            body(whole)
+        with T.Else():
+            body(rest)
+
+
+def _region(buffer, shape):
+    """The whole of a buffer: what is read is known at run time only."""
+    return buffer[tuple(slice(0, extent) for extent in shape)]
+
+
+def _tile_region(conv: KGSConv3d, y, position, width: int):
+    """The region of y that one register tile writes; its channels may share a channel block."""
+    n, p, d, h, s = position
+    c_block, g_m = conv.y.c_block, conv.group.g_m
+    first = p * g_m // c_block
+    left = conv.y.halo_w + s * width
+    return y[
+        n,
+        first : first + ceil_div(g_m, c_block),
+        d,
+        h + conv.y.halo_h,
+        left : left + width,
+        0:c_block,
+    ]
+
+
+def _register_tile(conv: KGSConv3d, args, acc, position, c, *, rows: int, columns: int) -> None:
+    """rows x columns accumulators: start from the bias or y, add one chunk, store, finish."""
+    n, p, d, h, s = position
+    lanes, g_m, g_n, y = conv.tile.lanes, conv.group.g_m, conv.group.g_n, args["y"]
+    vectors = range(rows // lanes)
+    left = s * min(conv.tile.width, conv.out[4])
+    count_p, last_rows = conv.rows
+
+    def lane(start):
+        return T.Ramp(start, 1, lanes)
+
+    def accumulator(i, b):
+        return [lane((i * len(vectors) + b) * lanes)]
+
+    def stored(layout, i, b):
+        """Indices of vector b at column i in a tensor of the output's shape."""
+        channel = p * g_m + b * lanes
+        block, inner = channel // layout.c_block, channel % layout.c_block
+        return [n, block, d, h + layout.halo_h, left + i + layout.halo_w, lane(inner)]
+
+    def every_vector(value) -> None:
+        for i in range(columns):
+            for b in vectors:
+                T.buffer_store(acc, value(i, b), accumulator(i, b))
+
+    def start_from_bias() -> None:
+        every_vector(lambda i, b: args["bias"][lane(p * g_m + b * lanes)])
+
+    if conv.chunks == 1:
+        start_from_bias()
+    else:
+        with T.If(c == 0):
+            with T.Then():
+                start_from_bias()
+            with T.Else():
+                every_vector(lambda i, b: y[tuple(stored(conv.y, i, b))])
+
+    pointers, first = args["pointers"], (p * conv.chunks + c) * conv.kernel[0]
+    kd_begin, kd_end = _valid_locations(conv, d)
+    begin, end = pointers[first + kd_begin], pointers[first + kd_end]
+    strides = conv.x.strides(conv.data)
+    origin = (
+        (d * conv.stride[0] - conv.padding[0]) * strides[2]
+        + (h * conv.stride[1] - conv.padding[1] + conv.x.halo_h) * strides[3]
+        + (left * conv.stride[2] - conv.padding[2] + conv.x.halo_w) * strides[4]
+    )
+    with T.serial(begin, end) as j:
+        weight = j * (g_n * rows)
+        if rows < g_m:  # the last row block: the columns before it have g_m rows
+            before = pointers[(count_p - 1) * conv.chunks * conv.kernel[0]]
+            weight = weight + before * (g_n * (g_m - rows))
+        for channel in range(g_n):
+            for i in range(columns):
+                shift = origin + i * conv.stride[2] * strides[4] + channel
+                x = args["x"][n, 0, 0, 0, 0, args["offsets"][j] + shift]
+                for b in vectors:
+                    w = args["blocks"][lane(weight + channel * rows + b * lanes)]
+                    at = accumulator(i, b)
+                    T.buffer_store(acc, acc[tuple(at)] + T.Broadcast(x, lanes) * w, at)
+
+    def finish() -> None:
+        zero = T.Broadcast(tvm.tirx.const(0, conv.dtype), lanes)
+
+        def finished(i, b):
+            value = acc[tuple(accumulator(i, b))]
+            if conv.residual:
+                value = value + args["residual"][tuple(stored(conv.residual, i, b))]
+            return T.max(value, zero) if conv.relu else value
+
+        every_vector(finished)
+
+    if conv.residual or conv.relu:
+        if conv.chunks == 1:
+            finish()
+        else:
+            with T.If(c == conv.chunks - 1), T.Then():
+                finish()
+    for i in range(columns):
+        for b in vectors:
+            T.buffer_store(y, acc[tuple(accumulator(i, b))], stored(conv.y, i, b))
+
+
+def _valid_locations(conv: KGSConv3d, d):
+    """The range of kd whose input plane exists for output plane d; the others would add zeros."""
+    begin = conv.padding[0] - d * conv.stride[0]
+    end = begin + conv.data[2]
+    last = (conv.out[2] - 1) * conv.stride[0] + (conv.kernel[0] - 1) * conv.dilation[0]
+    step = conv.dilation[0]
+    return (
+        T.max((begin + step - 1) // step, 0) if conv.padding[0] else 0,
+        T.min((end + step - 1) // step, conv.kernel[0])
+        if last - conv.padding[0] >= conv.data[2]
+        else conv.kernel[0],
+    )
+
+
+def _zero_halo(conv: KGSConv3d, y) -> None:
+    """Block "halo": the zeros around each plane of y, one plane of one channel block at a time."""
+    halo_h, halo_w, c_block = conv.y.halo_h, conv.y.halo_w, conv.y.c_block
+    batch, blocks, depth, rows, breadth, _ = conv.y.shape(conv.out)
+    zero = T.Broadcast(tvm.tirx.const(0, conv.dtype), c_block)
+
+    def store(row, column) -> None:
+        T.buffer_store(y, zero, [n, block, d, row, column, T.Ramp(0, 1, c_block)])
+
+    with T.grid(batch, blocks, depth) as loops, T.sblock("halo"):
+        n, block, d = (
+            T.axis.spatial(extent, loop)
+            for extent, loop in zip((batch, blocks, depth), loops, strict=True)
+        )
+        T.reads()
+        T.writes(y[n, block, d, 0:rows, 0:breadth, 0:c_block])
+        with T.serial(0, breadth) as column:
+            for row in (*range(halo_h), *range(rows - halo_h, rows)):
+                store(row, column)
+        with T.serial(halo_h, rows - halo_h) as row:
+            for column in (*range(halo_w), *range(breadth - halo_w, breadth)):
+                store(row, column)
