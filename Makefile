@@ -1,0 +1,44 @@
+# Every target sets itself up: a virtual environment, the pinned packages, this package.
+# PYTHON chooses the interpreter: make test PYTHON=python3.12
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test test-full lint bench clean
+
+help:
+	@echo "make demo       prune, compile, check and time C3D on this machine"
+	@echo "make test       the tests; make test-full adds the full-size models"
+	@echo "make lint       ruff; make bench: times of the kernels; make clean: remove what was built, .venv apart"
+
+setup: $(READY)
+
+# One stamp: a second run installs nothing until the dependencies change.
+$(READY): requirements.txt setup.py
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here: install Python 3.10 to 3.13, or name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else "Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d: name another, e.g. make PYTHON=python3.12" % v)'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	@command -v gcc >/dev/null || { echo "No gcc here: install it (Debian, Ubuntu: apt install gcc); TVM links the compiled model with it"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet -r requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY)
+	$(VENV)/bin/python scripts/demo.py
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest
+
+test-full: $(READY)
+	$(VENV)/bin/python -m pytest -m "full or not full"
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+bench: $(READY)
+	$(VENV)/bin/python scripts/bench.py
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
