@@ -20,21 +20,10 @@ from tvm.tirx.script.builder import ir as T
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import row_blocks
 from topi_sparse.layout import PackedLayout, ceil_div
+from topi_sparse.register_tile import Tile
 
 # The attribute of the PrimFunc under which its own definition stands, as JSON.
 SPEC_ATTRIBUTE = "kgs_conv3d"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tile:
-    """The register tile: g_m / lanes vectors x ``width`` output columns, a chunk of channel groups.
-
-    ``width`` need not divide the output's width: a second, narrower body takes the rest.
-    """
-
-    lanes: int
-    width: int
-    chunk: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +151,8 @@ def kgs_conv3d(conv: KGSConv3d, weights: int) -> tvm.tirx.PrimFunc:
             extents = (batch, count_p, depth, height, strips)
             with T.grid(*extents, conv.chunks) as (*loops, chunk), T.sblock("tile"):
                 position = [
-                    T.axis.spatial(extent, loop) for extent, loop in zip(extents, loops, strict=True)
+                    T.axis.spatial(extent, loop)
+                    for extent, loop in zip(extents, loops, strict=True)
                 ]
                 c = T.axis.reduce(conv.chunks, chunk)
                 T.reads(*(_region(args[name], shapes[name]) for name in args if name != "y"))
@@ -178,7 +168,9 @@ def kgs_conv3d(conv: KGSConv3d, weights: int) -> tvm.tirx.PrimFunc:
                 def strip(rows: int) -> None:
                     _either(position[4] < strips - 1, rest, width, lambda n: tile(rows, n))
 
-                _either(position[1] < count_p - 1, last_rows % conv.group.g_m, conv.group.g_m, strip)
+                _either(
+                    position[1] < count_p - 1, last_rows % conv.group.g_m, conv.group.g_m, strip
+                )
     return builder.get()
 
 

@@ -1,0 +1,31 @@
+"""Names a user types -> TVM targets."""
+
+from __future__ import annotations
+
+import os
+
+from tvm.target import Target
+from tvm.target.codegen import llvm_get_system_cpu
+
+from rt3d_tvm.errors import InputError
+
+_X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
+_ARM = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "num-cores": 8}
+
+TARGETS: dict[str, dict] = {
+    "x86-64-avx512": {**_X86, "mcpu": "skylake-avx512", "num-cores": 2},
+    "x86-64-avx2": {**_X86, "mcpu": "haswell", "num-cores": 2},
+    "arm64": {**_ARM, "mattr": ["+neon"]},
+    "cortex-a77": {**_ARM, "mcpu": "cortex-a77", "mattr": ["+neon"]},
+}
+
+
+def make_target(name: str) -> Target:
+    """The target of that name; "host" is this machine. InputError names the known ones."""
+    if name == "host":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": cores or 1})
+    if name not in TARGETS:
+        known = ", ".join(["host", *sorted(TARGETS)])
+        raise InputError(f"unknown target {name!r}; known: {known}")
+    return Target(TARGETS[name])

@@ -1,0 +1,1 @@
+"""How it runs: one folder a device, one file an op. ``schedules.table`` says which rule serves what."""

@@ -1,0 +1,1 @@
+"""Schedules for CPUs (x86-64 and AArch64 alike)."""

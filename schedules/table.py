@@ -1,0 +1,64 @@
+"""Which schedule serves what: one table a device, applied by TVM's ApplyDefaultSchedule.
+
+tvm.s_tir.dlight.ApplyDefaultSchedule(*schedules.table.rules("cpu"))
+"""
+
+from __future__ import annotations
+
+from tvm import s_tir, tirx
+from tvm.s_tir.dlight import ScheduleRule
+from tvm.s_tir.dlight.analysis import normalize_prim_func
+from tvm.target import Target
+
+from schedules.cpu.kgs_conv3d import schedule_kgs_conv3d
+from schedules.cpu.loops import schedule_loops
+
+
+class KernelRule(ScheduleRule):
+    """Serves the PrimFuncs that carry the attribute ``name``, the kernel's own definition.
+
+    ``schedule`` takes (schedule, the kernel's block "tile", target).
+    """
+
+    def __init__(self, name: str, schedule) -> None:
+        self.name = name
+        self.schedule = schedule
+
+    def apply(self, func: tirx.PrimFunc, target: Target, tunable: bool) -> s_tir.Schedule | None:
+        """The schedule at its default decisions, or None for another kernel."""
+        if self.name not in func.attrs:
+            return None
+        sch = s_tir.Schedule(func)
+        self.schedule(sch, sch.get_sblock("tile"), target)
+        return sch
+
+
+class LoopsRule(ScheduleRule):
+    """Serves every loop nest that dlight can analyse: the last rule of a table."""
+
+    def __init__(self, schedule) -> None:
+        self.schedule = schedule
+
+    def apply(self, func: tirx.PrimFunc, target: Target, tunable: bool) -> s_tir.Schedule | None:
+        """The scheduled loop nest, or None where its blocks are not affine."""
+        sch = s_tir.Schedule(func)
+        blocks = normalize_prim_func(sch)
+        if blocks is None:
+            return None
+        self.schedule(sch, blocks)
+        return sch
+
+
+RULES: dict[str, tuple[ScheduleRule, ...]] = {
+    "cpu": (
+        KernelRule("kgs_conv3d", schedule_kgs_conv3d),
+        LoopsRule(schedule_loops),
+    ),
+}
+
+
+def rules(device: str) -> tuple[ScheduleRule, ...]:
+    """The rules of one device, in the order they are tried; KeyError names the known ones."""
+    if device not in RULES:
+        raise KeyError(f"no schedules for device {device!r}; known: {', '.join(sorted(RULES))}")
+    return RULES[device]

@@ -1,0 +1,249 @@
+"""The operators between convolutions, on packed activations (PackedLayout), as TE computes.
+
+Every one writes zeros into the halo and above C of its result, so that a convolution can read it
+without a guard. Shapes called ``data`` are those of the plain tensor, (B, C, D, H, W).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import tvm
+from tvm import te, tirx
+
+from topi_sparse.layout import PackedLayout, ceil_div
+
+Shape = tuple[int, int, int, int, int]
+# max_pool3d writes its window out tap by tap; above this the code outgrows the instruction cache.
+MAX_POOL_TAPS = 64
+
+
+def pack(data: Shape, layout: PackedLayout, dtype: str) -> tirx.PrimFunc:
+    """Plain (B, C, D, H, W) to packed."""
+    x = te.placeholder(data, dtype, "x")
+    c_block = layout.c_block
+
+    def value(n, block, d, h, w, c):
+        channel = block * c_block + c
+        inside = _inside(layout, data, h, w)
+        if data[1] % c_block:
+            inside.append(channel < data[1])
+        return _guarded(
+            inside, lambda: x[n, channel, d, h - layout.halo_h, w - layout.halo_w], dtype
+        )
+
+    return _prim_func([x], te.compute(layout.shape(data), value, "packed"))
+
+
+def unpack(data: Shape, layout: PackedLayout, dtype: str) -> tirx.PrimFunc:
+    """Packed to plain (B, C, D, H, W)."""
+    x = te.placeholder(layout.shape(data), dtype, "x")
+    c_block = layout.c_block
+    y = te.compute(
+        data,
+        lambda n, c, d, h, w: x[
+            n, c // c_block, d, h + layout.halo_h, w + layout.halo_w, c % c_block
+        ],
+        "plain",
+    )
+    return _prim_func([x], y)
+
+
+def relu(data: Shape, x: PackedLayout, y: PackedLayout, dtype: str) -> tirx.PrimFunc:
+    """max(x, 0)."""
+    return _elementwise([x], y, data, dtype, lambda a: te.max(a, tirx.const(0, dtype)))
+
+
+def add(data: Shape, layouts: Sequence[PackedLayout], y: PackedLayout, dtype: str):
+    """a + b, of one shape each."""
+    return _elementwise(layouts, y, data, dtype, lambda a, b: a + b)
+
+
+def concat(
+    data: Sequence[Shape], layouts: Sequence[PackedLayout], y: PackedLayout, dtype: str
+) -> tirx.PrimFunc:
+    """Along the channels; every part but the last must fill its channel blocks."""
+    if any(part[1] % y.c_block for part in data[:-1]):
+        raise ValueError(
+            f"parts of {[part[1] for part in data]} channels do not fill blocks of {y.c_block}"
+        )
+    inputs = [
+        te.placeholder(layout.shape(part), dtype, f"x{i}")
+        for i, (part, layout) in enumerate(zip(data, layouts, strict=True))
+    ]
+    whole = (data[0][0], sum(part[1] for part in data), *data[0][2:])
+
+    def value(n, block, d, h, w, c):
+        def read(i: int, first: int):
+            row = h - y.halo_h + layouts[i].halo_h
+            column = w - y.halo_w + layouts[i].halo_w
+            here = inputs[i][n, block - first, d, row, column, c]
+            end = first + ceil_div(data[i][1], y.c_block)
+            if i + 1 == len(inputs):
+                return here
+            return tirx.if_then_else(block < end, here, read(i + 1, end))
+
+        return _guarded(_inside(y, whole, h, w), lambda: read(0, 0), dtype)
+
+    return _prim_func(inputs, te.compute(y.shape(whole), value, "concat"))
+
+
+def mean(data: Shape, x: PackedLayout, y: PackedLayout, dtype: str) -> tirx.PrimFunc:
+    """Mean over (D, H, W), kept as axes of extent 1; accumulated in float32."""
+    if y.halo_h or y.halo_w:
+        raise ValueError(f"a mean is stored without a halo, got {y}")
+    a = te.placeholder(x.shape(data), dtype, "x")
+    axes = [te.reduce_axis((0, extent), name) for extent, name in zip(data[2:], "dhw", strict=True)]
+    d, h, w = axes
+    batch, blocks = x.shape(data)[:2]
+    total = te.compute(
+        (batch, blocks, x.c_block),
+        lambda n, block, c: te.sum(
+            a[n, block, d, h + x.halo_h, w + x.halo_w, c].astype("float32"), axis=axes
+        ),
+        "total",
+    )
+    scale = tirx.const(1.0 / (data[2] * data[3] * data[4]), "float32")
+    y_ = te.compute(
+        y.shape((*data[:2], 1, 1, 1)),
+        lambda n, block, d, h, w, c: (total[n, block, c] * scale).astype(dtype),
+        "mean",
+    )
+    return _prim_func([a], y_)
+
+
+def max_pool3d(
+    data: Shape,
+    x: PackedLayout,
+    y: PackedLayout,
+    dtype: str,
+    *,
+    out: Shape,
+    window: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+) -> tirx.PrimFunc:
+    """Maximum over a window; padding counts as minus infinity.
+
+    A tap that falls outside is moved to the nearest one inside. With dilation 1 that one is in the
+    window as well, so the maximum stays the same and no guard is needed.
+    """
+    if any(step != 1 for step in dilation):
+        raise ValueError(f"dilation {tuple(dilation)}: a packed max pool takes (1, 1, 1)")
+    a = te.placeholder(x.shape(data), dtype, "x")
+
+    def value(n, block, d, h, w, c):
+        taps = (
+            a[
+                n,
+                block,
+                _clamped(position(0, d, kd), data[2]),
+                _clamped(position(1, h - y.halo_h, kh), data[3]) + x.halo_h,
+                _clamped(position(2, w - y.halo_w, kw), data[4]) + x.halo_w,
+                c,
+            ]
+            for kd, kh, kw in itertools.product(*(range(k) for k in window))
+        )
+        return _guarded(_inside(y, out, h, w), lambda: _reduced(te.max, taps), dtype)
+
+    def position(axis: int, index, k: int):
+        return index * stride[axis] + k - padding[axis]
+
+    def _clamped(index, extent: int):
+        return te.max(te.min(index, extent - 1), 0)
+
+    return _prim_func([a], te.compute(y.shape(out), value, "max_pool3d"))
+
+
+def avg_pool3d(
+    data: Shape,
+    x: PackedLayout,
+    y: PackedLayout,
+    dtype: str,
+    *,
+    out: Shape,
+    window: Sequence[int],
+    stride: Sequence[int],
+) -> tirx.PrimFunc:
+    """Mean over a window that never leaves the input (no padding); accumulated in float32."""
+    a = te.placeholder(x.shape(data), dtype, "x")
+    scale = tirx.const(1.0 / (window[0] * window[1] * window[2]), "float32")
+
+    def tap(n, block, d, h, w, c, kd, kh, kw):
+        return a[
+            n,
+            block,
+            d * stride[0] + kd,
+            h * stride[1] + kh + x.halo_h,
+            w * stride[2] + kw + x.halo_w,
+            c,
+        ].astype("float32")
+
+    axes = [
+        te.reduce_axis((0, k), name) for k, name in zip(window, ("kd", "kh", "kw"), strict=True)
+    ]
+    batch, blocks, depth = y.shape(out)[:3]
+    total = te.compute(
+        (batch, blocks, depth, *out[3:], x.c_block),
+        lambda *index: te.sum(tap(*index, *axes), axis=axes),
+        "total",
+    )
+
+    def value(n, block, d, h, w, c):
+        return _guarded(
+            _inside(y, out, h, w),
+            lambda: (total[n, block, d, h - y.halo_h, w - y.halo_w, c] * scale).astype(dtype),
+            dtype,
+        )
+
+    return _prim_func([a], te.compute(y.shape(out), value, "avg_pool3d"))
+
+
+def _elementwise(
+    layouts: Sequence[PackedLayout], y: PackedLayout, data: Shape, dtype: str, function: Callable
+) -> tirx.PrimFunc:
+    inputs = [
+        te.placeholder(layout.shape(data), dtype, f"x{i}") for i, layout in enumerate(layouts)
+    ]
+
+    def value(n, block, d, h, w, c):
+        def read(tensor, layout):
+            row, column = h - y.halo_h + layout.halo_h, w - y.halo_w + layout.halo_w
+            return tensor[n, block, d, row, column, c]
+
+        parts = zip(inputs, layouts, strict=True)
+        return _guarded(
+            _inside(y, data, h, w), lambda: function(*(read(*part) for part in parts)), dtype
+        )
+
+    return _prim_func(inputs, te.compute(y.shape(data), value, "elementwise"))
+
+
+def _reduced(function: Callable, values):
+    total = next(values)
+    for value in values:
+        total = function(total, value)
+    return total
+
+
+def _inside(layout: PackedLayout, data: Shape, h, w) -> list:
+    """Conditions under which (h, w) of a packed tensor is no halo."""
+    conditions = []
+    if layout.halo_h:
+        conditions += [h >= layout.halo_h, h < layout.halo_h + data[3]]
+    if layout.halo_w:
+        conditions += [w >= layout.halo_w, w < layout.halo_w + data[4]]
+    return conditions
+
+
+def _guarded(conditions: list, value: Callable, dtype: str):
+    """``value()`` where all conditions hold, else 0. Never a select: that would read outside."""
+    if not conditions:
+        return value()
+    return tirx.if_then_else(tirx.all(*conditions), value(), tirx.const(0, dtype))
+
+
+def _prim_func(inputs: list, output) -> tirx.PrimFunc:
+    return te.create_prim_func([*inputs, output]).with_attr({"tirx.noalias": True})

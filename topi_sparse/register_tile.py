@@ -1,0 +1,162 @@
+"""Choosing the kernel group and the register tile of a convolution from its shape and the target.
+
+The rules count issue slots, as a reader can do by hand; tuning may find better ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tvm.target import Target
+from tvm.target.codegen import target_has_features
+
+from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.kgs_weight import row_blocks
+from topi_sparse.layout import ceil_div
+
+# The heights of a kernel group that are tried where none is given; g_n is 4, as in the paper.
+GROUP_HEIGHTS = (4, 8, 16, 32)
+GROUP_CHANNELS = 4
+# What one chunk may bring into the L1 cache: 32 KiB of a current x86 core or 64 KiB of a Cortex-A77,
+# where the weights may stream from L2 as long as the inputs stay.
+CHUNK_BYTES = 48 * 1024
+# A fused multiply-add takes 4 cycles and two can start in each: fewer accumulators leave slots idle.
+MIN_ACCUMULATORS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorUnit:
+    """The vector registers of one core, as a float32 kernel sees them.
+
+    by_element: a multiply-add can take its scalar from a lane, so that g_n scalars cost one load.
+    broadcasts: a multiply-add can broadcast its scalar from memory, without a register.
+    """
+
+    lanes: int
+    registers: int
+    by_element: bool = False
+    broadcasts: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """The register tile: g_m / lanes vectors x ``width`` output columns, a chunk of channel groups.
+
+    ``width`` need not divide the output's width: a second, narrower body takes the rest.
+    """
+
+    lanes: int
+    width: int
+    chunk: int
+
+
+def vector_unit(target: Target) -> VectorUnit:
+    """The vector unit of a CPU target; ValueError where it has none that is known."""
+    if target_has_features("avx512f", target):
+        return VectorUnit(lanes=16, registers=32, broadcasts=True)
+    if target_has_features("avx2", target):
+        return VectorUnit(lanes=8, registers=16)
+    if target_has_features("neon", target):
+        return VectorUnit(lanes=4, registers=32, by_element=True)
+    if target_has_features("sse2", target):
+        return VectorUnit(lanes=4, registers=16)
+    raise ValueError(f"target {target} has none of AVX-512, AVX2, SSE2 and NEON")
+
+
+def tile_width(*, vectors: int, out_width: int, unit: VectorUnit) -> int:
+    """Output columns a register tile: the fewest issue slots for a row of ``out_width`` columns."""
+    if unit.by_element:  # LLVM keeps one vector of scalars a column and g_n weights a row vector
+        most = (unit.registers - GROUP_CHANNELS * vectors) // (vectors + 1)
+    else:
+        scalars = 0 if unit.broadcasts else 1
+        most = (unit.registers - vectors - scalars) // vectors
+    most = min(max(most, 1), out_width)
+
+    def slots(width: int) -> int:
+        whole, rest = divmod(out_width, width)
+        return whole * issue_slots(vectors, width, unit) + (
+            issue_slots(vectors, rest, unit) if rest else 0
+        )
+
+    # Of equal ones, one that needs no second body for the rest, then the widest.
+    return min(range(1, most + 1), key=lambda width: (slots(width), out_width % width > 0, -width))
+
+
+def loads(vectors: int, width: int, unit: VectorUnit) -> int:
+    """Loads to multiply one channel of one column into vectors x width accumulators.
+
+    A vector of weights counts as two, since it streams from L2; a scalar is a load for each output
+    column, or a quarter where a multiply-add can take it from a vector of neighbouring channels.
+    """
+    return 2 * vectors + (ceil_div(width, GROUP_CHANNELS) if unit.by_element else width)
+
+
+def issue_slots(vectors: int, width: int, unit: VectorUnit) -> int:
+    """Half cycles for the same: two multiply-adds and two loads can start in each cycle."""
+    return max(vectors * width, loads(vectors, width, unit), MIN_ACCUMULATORS)
+
+
+def default_tile(
+    *,
+    channels: int,
+    kernel: tuple[int, int, int],
+    density: float,
+    out_width: int,
+    stride_w: int,
+    c_block: int,
+    group: KernelGroup,
+    unit: VectorUnit,
+) -> Tile:
+    """The register tile that serves without tuning.
+
+    The chunk is as long as its weights and inputs stay in the L1 cache, in whole channel blocks of
+    the input, since a cache line holds one.
+    """
+    lanes = min(group.g_m, unit.lanes)
+    width = tile_width(vectors=group.g_m // lanes, out_width=out_width, unit=unit)
+    kd, kh, kw = kernel
+    weights = kd * kh * kw * density * group.g_m * group.g_n * 4
+    inputs = kd * kh * ((width - 1) * stride_w + kw) * group.g_n * 4
+    block = max(c_block // group.g_n, 1)
+    groups = ceil_div(channels, group.g_n)
+    chunk = max(round(CHUNK_BYTES / (weights + inputs) / block), 1) * block
+    chunks = ceil_div(groups, chunk)
+    return Tile(lanes=lanes, width=width, chunk=ceil_div(ceil_div(groups, chunks), block) * block)
+
+
+def default_group(
+    weight: np.ndarray, *, out_width: int, c_block: int, unit: VectorUnit
+) -> KernelGroup:
+    """The kernel group whose kernel would issue the least work for the zeros found in ``weight``.
+
+    weight: (M, N, KD, KH, KW). A tall group shares each input among more filters but keeps a column
+    as long as one of them needs it: both are counted.
+    """
+    g_n = min(GROUP_CHANNELS, weight.shape[1])
+
+    def work(g_m: int) -> tuple[float, float]:
+        """Issue slots for one row of outputs, and the loads among them, which break a tie."""
+        lanes = min(g_m, unit.lanes)
+        blocks, last_rows = row_blocks(weight.shape[0], g_m, c_block)
+        columns = columns_by_row_block(weight, KernelGroup(g_m=g_m, g_n=g_n), blocks)
+        slots = loaded = 0.0
+        for rows, kept in ((g_m, columns[:-1].sum()), (last_rows, columns[-1])):
+            vectors = rows // lanes
+            width = tile_width(vectors=vectors, out_width=out_width, unit=unit)
+            slots += kept * issue_slots(vectors, width, unit) / width
+            loaded += kept * loads(vectors, width, unit) / width
+        return slots, loaded
+
+    return KernelGroup(g_m=min(sorted(GROUP_HEIGHTS, reverse=True), key=work), g_n=g_n)
+
+
+def columns_by_row_block(weight: np.ndarray, group: KernelGroup, blocks: int) -> np.ndarray:
+    """Kept columns of each of ``blocks`` row blocks of ``weight`` (M, N, KD, KH, KW)."""
+    m, n = weight.shape[:2]
+    padded = np.zeros(
+        (blocks * group.g_m, ceil_div(n, group.g_n) * group.g_n, *weight.shape[2:]), bool
+    )
+    padded[:m, :n] = weight != 0
+    split = padded.reshape(blocks, group.g_m, -1, group.g_n, *weight.shape[2:])
+    return split.any(axis=(1, 3)).sum(axis=(1, 2, 3, 4))
