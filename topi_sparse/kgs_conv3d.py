@@ -13,6 +13,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+import numpy as np
 import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
@@ -32,7 +33,7 @@ class KGSConv3d:
 
     data      (B, N, D, H, W) of the input
     padding   zeros before and after: front, top, left, back, bottom, right
-    kept      kept columns of the weight
+    kept      kept columns of the weight, and ``weights`` the values stored for them
     residual  layout of a tensor that is added before the ReLU, or None
     """
 
@@ -44,6 +45,7 @@ class KGSConv3d:
     dilation: tuple[int, int, int]
     group: KernelGroup
     kept: int
+    weights: int
     tile: Tile
     x: PackedLayout
     y: PackedLayout
@@ -79,16 +81,10 @@ class KGSConv3d:
         return row_blocks(self.filters, self.group.g_m, self.y.c_block)
 
     @property
-    def weights(self) -> int:
-        """Largest possible number of stored weights; fewer where the last row block is short."""
-        return self.kept * self.group.g_n * self.group.g_m
-
-    @property
-    def dense_macs(self) -> int:
-        """Multiply-adds of the same convolution with a dense weight."""
-        b, m, d, h, w = self.out
-        kd, kh, kw = self.kernel
-        return b * m * d * h * w * self.data[1] * kd * kh * kw
+    def stored_filters(self) -> int:
+        """Filters with their padding: the length of the bias."""
+        blocks, last_rows = self.rows
+        return (blocks - 1) * self.group.g_m + last_rows
 
     def needed_halo(self) -> PackedLayout:
         """The input layout with the smallest halo that holds all the zeros this kernel reads."""
@@ -98,6 +94,31 @@ class KGSConv3d:
             last += (self.kernel[axis] - 1) * self.dilation[axis]
             halo.append(max(self.padding[axis], last - self.data[2 + axis] + 1, 0))
         return PackedLayout(c_block=self.x.c_block, halo_h=halo[0], halo_w=halo[1])
+
+    def offsets(self, columns: np.ndarray) -> np.ndarray:
+        """Where each kept column (KGSWeight.columns) starts in x, int32, from location (0, 0, 0)."""
+        strides, c_block = self.x.strides(self.data), self.x.c_block
+        q, kd, kh, kw = columns.astype("int64").T
+        n = q * self.group.g_n
+        offsets = (
+            n // c_block * strides[1]
+            + n % c_block
+            + kd * self.dilation[0] * strides[2]
+            + kh * self.dilation[1] * strides[3]
+            + kw * self.dilation[2] * strides[4]
+        )
+        return offsets.astype("int32")
+
+    def columns(self, offsets: np.ndarray) -> np.ndarray:
+        """The inverse of ``offsets``."""
+        strides, c_block = self.x.strides(self.data), self.x.c_block
+        block, rest = np.divmod(offsets.astype("int64"), strides[1])
+        d, rest = np.divmod(rest, strides[2])
+        h, rest = np.divmod(rest, strides[3])
+        w, n = np.divmod(rest, strides[4])
+        q = (block * c_block + n) // self.group.g_n
+        kd, kh, kw = (k // step for k, step in zip((d, h, w), self.dilation, strict=True))
+        return np.stack([q, kd, kh, kw], axis=1).astype("int32")
 
     def to_json(self) -> str:
         """The definition as JSON, for the PrimFunc's attribute."""
@@ -116,11 +137,11 @@ class KGSConv3d:
         return cls(**fields)
 
 
-def kgs_conv3d(conv: KGSConv3d, weights: int) -> tvm.tirx.PrimFunc:
+def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
     """The PrimFunc (x, blocks, offsets, pointers, bias, [residual,] y) of one convolution.
 
     x, residual and y are packed as ``conv.x``, ``conv.residual`` and ``conv.y`` say; blocks
-    (``weights`` values), offsets and pointers are those of KGSWeight; bias holds M filters, padded
+    offsets and pointers are those of KGSWeight; bias holds M filters, padded
     with zeros to the channels that y stores. Blocks: "halo" writes y's zeros, "tile" all the rest.
     """
     batch, _, depth, height, breadth = conv.out
@@ -130,10 +151,10 @@ def kgs_conv3d(conv: KGSConv3d, weights: int) -> tvm.tirx.PrimFunc:
     dtypes = {"offsets": "int32", "pointers": "int32"}
     shapes = {
         "x": conv.x.shape(conv.data),
-        "blocks": (weights,),
+        "blocks": (conv.weights,),
         "offsets": (conv.kept,),
         "pointers": (count_p * conv.chunks * conv.kernel[0] + 1,),
-        "bias": ((count_p - 1) * conv.group.g_m + last_rows,),
+        "bias": (conv.stored_filters,),
         "residual": conv.residual and conv.residual.shape(conv.out),
         "y": conv.y.shape(conv.out),
     }

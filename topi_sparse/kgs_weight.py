@@ -74,22 +74,6 @@ class KGSWeight:
         """Number of kept columns."""
         return len(self.columns)
 
-    def offsets(self, strides: tuple[int, ...], channel_block: int, dilation: tuple[int, ...]):
-        """Where each kept column starts in a packed input, int32, relative to location (0, 0, 0).
-
-        ``strides`` are those of PackedLayout, of which ``channel_block`` is the c_block.
-        """
-        q, kd, kh, kw = self.columns.astype("int64").T
-        n = q * self.group.g_n
-        offsets = (
-            n // channel_block * strides[1]
-            + n % channel_block
-            + kd * dilation[0] * strides[2]
-            + kh * dilation[1] * strides[3]
-            + kw * dilation[2] * strides[4]
-        )
-        return offsets.astype("int32")
-
     def decompress(self) -> np.ndarray:
         """The dense weight (M, N, KD, KH, KW): what ``from_dense`` was given."""
         m, n, kd, kh, kw = self.shape

@@ -21,7 +21,7 @@ MAX_POOL_TAPS = 64
 
 def pack(data: Shape, layout: PackedLayout, dtype: str) -> tirx.PrimFunc:
     """Plain (B, C, D, H, W) to packed."""
-    x = te.placeholder(data, dtype, "x")
+    x = _placeholder(data, dtype, "x")
     c_block = layout.c_block
 
     def value(n, block, d, h, w, c):
@@ -33,14 +33,14 @@ def pack(data: Shape, layout: PackedLayout, dtype: str) -> tirx.PrimFunc:
             inside, lambda: x[n, channel, d, h - layout.halo_h, w - layout.halo_w], dtype
         )
 
-    return _prim_func([x], te.compute(layout.shape(data), value, "packed"))
+    return _prim_func([x], _compute(layout.shape(data), value, "packed"))
 
 
 def unpack(data: Shape, layout: PackedLayout, dtype: str) -> tirx.PrimFunc:
     """Packed to plain (B, C, D, H, W)."""
-    x = te.placeholder(layout.shape(data), dtype, "x")
+    x = _placeholder(layout.shape(data), dtype, "x")
     c_block = layout.c_block
-    y = te.compute(
+    y = _compute(
         data,
         lambda n, c, d, h, w: x[
             n, c // c_block, d, h + layout.halo_h, w + layout.halo_w, c % c_block
@@ -69,7 +69,7 @@ def concat(
             f"parts of {[part[1] for part in data]} channels do not fill blocks of {y.c_block}"
         )
     inputs = [
-        te.placeholder(layout.shape(part), dtype, f"x{i}")
+        _placeholder(layout.shape(part), dtype, f"x{i}")
         for i, (part, layout) in enumerate(zip(data, layouts, strict=True))
     ]
     whole = (data[0][0], sum(part[1] for part in data), *data[0][2:])
@@ -86,18 +86,18 @@ def concat(
 
         return _guarded(_inside(y, whole, h, w), lambda: read(0, 0), dtype)
 
-    return _prim_func(inputs, te.compute(y.shape(whole), value, "concat"))
+    return _prim_func(inputs, _compute(y.shape(whole), value, "concat"))
 
 
 def mean(data: Shape, x: PackedLayout, y: PackedLayout, dtype: str) -> tirx.PrimFunc:
     """Mean over (D, H, W), kept as axes of extent 1; accumulated in float32."""
     if y.halo_h or y.halo_w:
         raise ValueError(f"a mean is stored without a halo, got {y}")
-    a = te.placeholder(x.shape(data), dtype, "x")
-    axes = [te.reduce_axis((0, extent), name) for extent, name in zip(data[2:], "dhw", strict=True)]
+    a = _placeholder(x.shape(data), dtype, "x")
+    axes = [_reduce_axis(extent, name) for extent, name in zip(data[2:], "dhw", strict=True)]
     d, h, w = axes
     batch, blocks = x.shape(data)[:2]
-    total = te.compute(
+    total = _compute(
         (batch, blocks, x.c_block),
         lambda n, block, c: te.sum(
             a[n, block, d, h + x.halo_h, w + x.halo_w, c].astype("float32"), axis=axes
@@ -105,7 +105,7 @@ def mean(data: Shape, x: PackedLayout, y: PackedLayout, dtype: str) -> tirx.Prim
         "total",
     )
     scale = tirx.const(1.0 / (data[2] * data[3] * data[4]), "float32")
-    y_ = te.compute(
+    y_ = _compute(
         y.shape((*data[:2], 1, 1, 1)),
         lambda n, block, d, h, w, c: (total[n, block, c] * scale).astype(dtype),
         "mean",
@@ -122,17 +122,14 @@ def max_pool3d(
     out: Shape,
     window: Sequence[int],
     stride: Sequence[int],
-    dilation: Sequence[int],
     padding: Sequence[int],
 ) -> tirx.PrimFunc:
     """Maximum over a window; padding counts as minus infinity.
 
-    A tap that falls outside is moved to the nearest one inside. With dilation 1 that one is in the
-    window as well, so the maximum stays the same and no guard is needed.
+    A tap that falls outside is moved to the nearest one inside. That one is in the window as well,
+    since the taps are neighbours, so the maximum stays the same and no guard is needed.
     """
-    if any(step != 1 for step in dilation):
-        raise ValueError(f"dilation {tuple(dilation)}: a packed max pool takes (1, 1, 1)")
-    a = te.placeholder(x.shape(data), dtype, "x")
+    a = _placeholder(x.shape(data), dtype, "x")
 
     def value(n, block, d, h, w, c):
         taps = (
@@ -154,7 +151,7 @@ def max_pool3d(
     def _clamped(index, extent: int):
         return te.max(te.min(index, extent - 1), 0)
 
-    return _prim_func([a], te.compute(y.shape(out), value, "max_pool3d"))
+    return _prim_func([a], _compute(y.shape(out), value, "max_pool3d"))
 
 
 def avg_pool3d(
@@ -168,7 +165,7 @@ def avg_pool3d(
     stride: Sequence[int],
 ) -> tirx.PrimFunc:
     """Mean over a window that never leaves the input (no padding); accumulated in float32."""
-    a = te.placeholder(x.shape(data), dtype, "x")
+    a = _placeholder(x.shape(data), dtype, "x")
     scale = tirx.const(1.0 / (window[0] * window[1] * window[2]), "float32")
 
     def tap(n, block, d, h, w, c, kd, kh, kw):
@@ -182,10 +179,10 @@ def avg_pool3d(
         ].astype("float32")
 
     axes = [
-        te.reduce_axis((0, k), name) for k, name in zip(window, ("kd", "kh", "kw"), strict=True)
+        _reduce_axis(k, name) for k, name in zip(window, ("kd", "kh", "kw"), strict=True)
     ]
     batch, blocks, depth = y.shape(out)[:3]
-    total = te.compute(
+    total = _compute(
         (batch, blocks, depth, *out[3:], x.c_block),
         lambda *index: te.sum(tap(*index, *axes), axis=axes),
         "total",
@@ -198,14 +195,14 @@ def avg_pool3d(
             dtype,
         )
 
-    return _prim_func([a], te.compute(y.shape(out), value, "avg_pool3d"))
+    return _prim_func([a], _compute(y.shape(out), value, "avg_pool3d"))
 
 
 def _elementwise(
     layouts: Sequence[PackedLayout], y: PackedLayout, data: Shape, dtype: str, function: Callable
 ) -> tirx.PrimFunc:
     inputs = [
-        te.placeholder(layout.shape(data), dtype, f"x{i}") for i, layout in enumerate(layouts)
+        _placeholder(layout.shape(data), dtype, f"x{i}") for i, layout in enumerate(layouts)
     ]
 
     def value(n, block, d, h, w, c):
@@ -218,7 +215,24 @@ def _elementwise(
             _inside(y, data, h, w), lambda: function(*(read(*part) for part in parts)), dtype
         )
 
-    return _prim_func(inputs, te.compute(y.shape(data), value, "elementwise"))
+    return _prim_func(inputs, _compute(y.shape(data), value, "elementwise"))
+
+
+def _placeholder(shape: Sequence[int], dtype: str, name: str):
+    return te.placeholder(_extents(shape), dtype, name)
+
+
+def _compute(shape: Sequence[int], value: Callable, name: str):
+    return te.compute(_extents(shape), value, name)
+
+
+def _extents(shape: Sequence[int]) -> list[tirx.IntImm]:
+    """Relax counts in int64, and fuses only functions that do as well."""
+    return [tirx.IntImm("int64", extent) for extent in shape]
+
+
+def _reduce_axis(extent: int, name: str):
+    return te.reduce_axis((tirx.IntImm("int64", 0), tirx.IntImm("int64", extent)), name)
 
 
 def _reduced(function: Callable, values):

@@ -1,0 +1,64 @@
+"""What the passes ask of a Relax function: who uses a value, what shape it has."""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax
+
+
+def bindings(function: relax.Function) -> list[relax.VarBinding]:
+    """Every binding of the function, in order."""
+    return [binding for block in function.body.blocks for binding in block.bindings]
+
+
+def users(function: relax.Function) -> dict[relax.Var, list[relax.VarBinding | None]]:
+    """The bindings that read each variable, once for every read; None stands for the result."""
+    reads: dict[relax.Var, list[relax.VarBinding | None]] = {}
+
+    def collect(expr, reader):
+        def visit(node):
+            if isinstance(node, relax.Var):
+                reads.setdefault(node, []).append(reader)
+
+        relax.analysis.post_order_visit(expr, visit)
+
+    for binding in bindings(function):
+        collect(binding.value, binding)
+    collect(function.body.body, None)
+    return reads
+
+
+def only_reader(
+    var: relax.Var, reads: dict[relax.Var, list[relax.VarBinding | None]]
+) -> relax.VarBinding | None:
+    """The binding that reads a variable where nothing else does; None where something does."""
+    readers = reads.get(var, [])
+    return readers[0] if len(readers) == 1 else None
+
+
+def static_shape(expr: relax.Expr) -> tuple[int, ...] | None:
+    """The extents of a tensor, or None where one is not known at compile time."""
+    shape = getattr(expr.ty, "shape", None)
+    if not isinstance(shape, relax.ShapeExpr):
+        return None
+    if not all(isinstance(extent, tvm.tirx.IntImm) for extent in shape.values):
+        return None
+    return tuple(int(extent) for extent in shape.values)
+
+
+def dtype_of(expr: relax.Expr) -> str:
+    """The element type of a tensor."""
+    return str(expr.ty.dtype.dtype)
+
+
+def constant(expr: relax.Expr) -> np.ndarray | None:
+    """The value of a constant tensor, or None for anything else."""
+    if isinstance(expr, tvm.ir.GenericConst):
+        return expr.value.numpy()
+    return None
+
+
+def is_op(expr: relax.Expr, name: str) -> bool:
+    """Whether the expression calls the Relax operator of that name."""
+    return isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op) and expr.op.name == name

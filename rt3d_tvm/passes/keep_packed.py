@@ -1,0 +1,306 @@
+"""KeepPacked: one packed layout from the first convolution to the last.
+
+Before::
+
+    lv = R.call_tir(cls.kgs_conv3d, ...)
+    lv1 = R.call_tir(cls.unpack, (lv,))
+    lv2 = R.nn.max_pool3d(lv1, ...)
+    lv3 = R.call_tir(cls.pack, (lv2,))
+    lv4 = R.call_tir(cls.kgs_conv3d1, (lv3, ...))
+
+After::
+
+    lv = R.call_tir(cls.kgs_conv3d, ...)
+    lv1 = R.call_tir(cls.max_pool3d, (lv,))   # packed, with the halo that kgs_conv3d1 reads
+    lv2 = R.call_tir(cls.kgs_conv3d1, (lv1, ...))
+
+Pools, adds, concats, ReLUs and means between packed values become packed themselves; each value is
+stored with the largest halo that one of its readers needs. Kernels are made anew from their
+definitions for the layouts that this gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import tvm
+from tvm import relax
+
+from rt3d_tvm.passes.dataflow import bindings, constant, is_op, static_shape, users
+from rt3d_tvm.passes.packed_call import (
+    called,
+    emit_call,
+    emit_unpack,
+    layout_change,
+)
+from topi_sparse import packed
+from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d, kgs_conv3d
+from topi_sparse.layout import PackedLayout
+
+
+@tvm.transform.module_pass(opt_level=0, name="KeepPacked")
+class KeepPacked:
+    """Take out the layout changes between kernels that KGSConv3d has put in."""
+
+    def transform_module(
+        self, mod: tvm.IRModule, _context: tvm.transform.PassContext
+    ) -> tvm.IRModule:
+        """The module with packed values kept packed wherever every operator between allows it."""
+        rewriter = _Rewriter(mod)
+        for name, function in mod.functions_items():
+            if isinstance(function, relax.Function):
+                rewriter.rewrite(name, function)
+        return relax.transform.DeadCodeElimination()(rewriter.builder_.finalize())
+
+
+def why_not(call: relax.Expr, blocks: list[int | None]) -> str | None:
+    """Why an operator cannot work on packed values, or None where it can.
+
+    ``blocks`` holds the channel block of each of its tensors, None for one that is not packed.
+    """
+    if not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op):
+        return "it is no operator"
+    if call.op.name not in _OPERATORS:
+        return f"{call.op.name} has no packed form"
+    if not blocks or None in blocks or len(set(blocks)) > 1:
+        return "its tensors are not all packed in one channel block"
+    return _OPERATORS[call.op.name][0](call, blocks[0])
+
+
+def _pool_why_not(call: relax.Call, _block: int) -> str | None:
+    attrs = call.attrs
+    if any(int(step) != 1 for step in attrs.dilation):
+        return f"its dilation is {list(attrs.dilation)}, not 1"
+    if attrs.layout != "NCDHW":
+        return f"its layout is {attrs.layout}, not NCDHW"
+    return None
+
+
+def _max_pool_why_not(call: relax.Call, block: int) -> str | None:
+    taps = 1
+    for k in call.attrs.pool_size:
+        taps *= int(k)
+    if taps > packed.MAX_POOL_TAPS:
+        return f"its window has {taps} taps, more than {packed.MAX_POOL_TAPS}"
+    return _pool_why_not(call, block)
+
+
+def _avg_pool_why_not(call: relax.Call, block: int) -> str | None:
+    attrs = call.attrs
+    data, out = static_shape(call.args[0])[2:], static_shape(call)[2:]
+    windows = zip(data, out, attrs.strides, attrs.pool_size, strict=True)
+    if any(int(pad) for pad in attrs.padding) or any(
+        (o - 1) * int(step) + int(k) > size for size, o, step, k in windows
+    ):
+        return "its windows reach outside the input"
+    return _pool_why_not(call, block)
+
+
+def _add_why_not(call: relax.Call, _block: int) -> str | None:
+    shapes = [static_shape(arg) for arg in call.args]
+    return None if shapes[0] == shapes[1] else f"its shapes {shapes} differ"
+
+
+def _mean_why_not(call: relax.Call, _block: int) -> str | None:
+    axes = sorted(int(axis) % 5 for axis in call.attrs.axis or range(5))
+    if axes != [2, 3, 4] or not call.attrs.keepdims:
+        return f"it is a mean over axes {axes}, not over D, H, W with keepdims"
+    return None
+
+
+def _concat_why_not(call: relax.Call, block: int) -> str | None:
+    channels = [static_shape(part)[1] for part in call.args[0].fields]
+    if call.attrs.axis is None or int(call.attrs.axis) % 5 != 1:
+        return f"its axis is {call.attrs.axis}, not the channels"
+    if any(c % block for c in channels[:-1]):
+        return f"its parts of {channels} channels do not fill blocks of {block}"
+    return None
+
+
+def _max_pool(call: relax.Call, data, layouts, y, dtype):
+    attrs = call.attrs
+    return packed.max_pool3d(
+        data[0],
+        layouts[0],
+        y,
+        dtype,
+        out=static_shape(call),
+        window=_ints(attrs.pool_size),
+        stride=_ints(attrs.strides),
+        padding=_ints(attrs.padding),
+    )
+
+
+def _avg_pool(call: relax.Call, data, layouts, y, dtype):
+    attrs = call.attrs
+    return packed.avg_pool3d(
+        data[0],
+        layouts[0],
+        y,
+        dtype,
+        out=static_shape(call),
+        window=_ints(attrs.pool_size),
+        stride=_ints(attrs.strides),
+    )
+
+
+# Operator -> (why it cannot be packed, its packed PrimFunc).
+_OPERATORS = {
+    "relax.nn.max_pool3d": (_max_pool_why_not, _max_pool),
+    "relax.nn.avg_pool3d": (_avg_pool_why_not, _avg_pool),
+    "relax.nn.relu": (
+        lambda call, block: None,
+        lambda call, data, layouts, y, dtype: packed.relu(data[0], layouts[0], y, dtype),
+    ),
+    "relax.add": (
+        _add_why_not,
+        lambda call, data, layouts, y, dtype: packed.add(data[0], layouts, y, dtype),
+    ),
+    "relax.mean": (
+        _mean_why_not,
+        lambda call, data, layouts, y, dtype: packed.mean(data[0], layouts[0], y, dtype),
+    ),
+    "relax.concat": (_concat_why_not, lambda call, *args: packed.concat(*args)),
+}
+
+
+def _ints(values) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)
+
+
+def _tensors(call: relax.Call) -> list[relax.Expr]:
+    """The tensors an operator reads, those in a tuple one by one."""
+    return [
+        tensor
+        for arg in call.args
+        for tensor in (arg.fields if isinstance(arg, relax.Tuple) else [arg])
+    ]
+
+
+@relax.expr_functor.mutator
+class _Rewriter(relax.PyExprMutator):
+    """Keeps, for each plain variable that has one, its packed twin, and makes it plain on demand.
+
+    layout_of: the layout in which a variable of the old function, or its twin, is stored now.
+    """
+
+    def __init__(self, mod: tvm.IRModule) -> None:
+        super().__init__(mod)
+        self.mod = mod
+
+    def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
+        """Rewrite one function and put it back into the module."""
+        self.layout_of = _layouts(self.mod, function)
+        self.twin: dict[relax.Var, relax.Var] = {}
+        self.is_plain: set[relax.Var] = set()
+        self.builder_.update_func(name, self.visit_expr(function))
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        """Packed where the analysis found a layout; else as it was, on plain values."""
+        var, call = binding.var, binding.value
+        if var not in self.layout_of:
+            for read in relax.analysis.free_vars(call):
+                self.make_plain(read)
+            super().visit_var_binding_(binding)
+            return
+        change, func = layout_change(self.mod, call), called(self.mod, call)
+        if change is not None:  # pack and unpack between packed values: nothing is left to do
+            self.twin[var] = self.twin[call.args[1].fields[0]]
+        elif func is not None:
+            self.twin[var] = self.emit_kernel(func, call, self.layout_of[var])
+        else:
+            tensors = _tensors(call)
+            make = _OPERATORS[call.op.name][1]
+            func = make(
+                call,
+                [static_shape(tensor) for tensor in tensors],
+                [self.layout_of[tensor] for tensor in tensors],
+                self.layout_of[var],
+                "float32",
+            )
+            operator = call.op.name.rsplit(".", 1)[-1]
+            args = [self.twin[tensor] for tensor in tensors]
+            self.twin[var] = emit_call(self.builder_, operator, func, args)
+
+    def emit_kernel(
+        self, func: tvm.tirx.PrimFunc, call: relax.Call, y: PackedLayout
+    ) -> relax.Var:
+        """The same kernel for the layouts in which its tensors are stored now."""
+        conv = KGSConv3d.from_json(func.attrs[SPEC_ATTRIBUTE])
+        x, blocks, offsets, pointers, bias, *residual = call.args[1].fields
+        columns = conv.columns(constant(offsets))
+        conv = replace(conv, y=y)
+        if x in self.layout_of:
+            conv = replace(conv, x=self.layout_of[x])
+        if residual and residual[0] in self.layout_of:
+            conv = replace(conv, residual=self.layout_of[residual[0]])
+        args = [
+            self.stored(x),
+            blocks,
+            relax.const(conv.offsets(columns)),
+            pointers,
+            bias,
+            *(self.stored(tensor) for tensor in residual),
+        ]
+        return emit_call(self.builder_, "kgs_conv3d", kgs_conv3d(conv), args)
+
+    def stored(self, var: relax.Var) -> relax.Expr:
+        """The new variable that holds a packed value."""
+        return self.twin[var] if var in self.twin else self.visit_expr(var)
+
+    def make_plain(self, var: relax.Var) -> None:
+        """Emit the plain form of a value that has only its packed twin so far."""
+        if var in self.twin and var not in self.is_plain and len(static_shape(var)) == 5:
+            plain = emit_unpack(
+                self.builder_, self.twin[var], static_shape(var), self.layout_of[var]
+            )
+            self.set_var_remap(var, plain)
+            self.is_plain.add(var)
+
+
+def _layouts(mod: tvm.IRModule, function: relax.Function) -> dict[relax.Var, PackedLayout]:
+    """The variables that are to be packed, and how.
+
+    In order, every value that comes out of a kernel or of an operator on packed values; then, in
+    reverse, the halo that the readers of each ask for.
+    """
+    layouts: dict[relax.Var, PackedLayout] = {}
+    result = {var for var, readers in users(function).items() if None in readers}
+    for binding in bindings(function):
+        var, call = binding.var, binding.value
+        if var in result or not isinstance(var, relax.DataflowVar):
+            continue
+        func, change = called(mod, call), layout_change(mod, call)
+        if func is not None and SPEC_ATTRIBUTE in func.attrs:
+            layouts[var] = KGSConv3d.from_json(func.attrs[SPEC_ATTRIBUTE]).y
+        elif change is not None:
+            if call.args[1].fields[0] in layouts:
+                layouts[var] = layouts[call.args[1].fields[0]]
+        elif isinstance(call, relax.Call):
+            blocks = [layouts[t].c_block if t in layouts else None for t in _tensors(call)]
+            if why_not(call, blocks) is None:
+                layouts[var] = PackedLayout(c_block=blocks[0])
+    for binding in reversed(bindings(function)):
+        change = layout_change(mod, binding.value)
+        if change is not None and binding.var in layouts:
+            source = binding.value.args[1].fields[0]
+            asked = layouts[binding.var]
+            if change["kind"] == "pack":
+                asked = asked.covering(PackedLayout(**change["layout"]))
+            layouts[source] = layouts[source].covering(asked)
+    for binding in bindings(function):  # a twin is stored once, for all its readers
+        if layout_change(mod, binding.value) is not None and binding.var in layouts:
+            layouts[binding.var] = layouts[binding.value.args[1].fields[0]]
+    return layouts
+
+
+def layout_changes(mod: tvm.IRModule) -> int:
+    """How many layout changes are left in the module's functions."""
+    return sum(
+        layout_change(mod, binding.value) is not None
+        for function in mod.functions.values()
+        if isinstance(function, relax.Function)
+        for binding in bindings(function)
+    )
+
+

@@ -1,0 +1,359 @@
+"""KGSConv3d: conv3d with a constant weight -> kgs_conv3d on packed activations.
+
+Before::
+
+    lv = R.nn.conv3d(x, const, padding=[1, 1, 1, 1, 1, 1], ...)
+    lv1 = R.add(lv, const)             # bias, if there
+    lv2 = R.add(lv1, shortcut)         # residual, if there
+    lv3 = R.nn.relu(lv2)               # if there
+
+After::
+
+    lv = R.call_tir(cls.pack, (x,))
+    lv1 = R.call_tir(cls.pack, (shortcut,))
+    lv2 = R.call_tir(cls.kgs_conv3d, (lv, blocks, offsets, pointers, bias, lv1))
+    lv3 = R.call_tir(cls.unpack, (lv2,))
+
+The sparsity is found in the zeros of the weight, whoever pruned it. Layout changes between two
+convolutions are left for KeepPacked.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.target import Target
+
+from rt3d_tvm.passes.dataflow import (
+    bindings,
+    constant,
+    dtype_of,
+    is_op,
+    only_reader,
+    static_shape,
+    users,
+)
+from rt3d_tvm.passes.packed_call import emit_call, emit_pack, emit_unpack
+from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.kgs_conv3d import KGSConv3d as Definition
+from topi_sparse.kgs_conv3d import kgs_conv3d
+from topi_sparse.kgs_weight import KGSWeight
+from topi_sparse.layout import PackedLayout
+from topi_sparse.register_tile import (
+    GROUP_CHANNELS,
+    GROUP_HEIGHTS,
+    VectorUnit,
+    default_group,
+    default_tile,
+    vector_unit,
+)
+
+# The module attribute under which the pass writes what became of each convolution.
+REPORT_ATTRIBUTE = "kgs_conv3d_report"
+# A grouped convolution is written out as a weight with zeros between its groups. Where the kernel
+# groups cannot leave those out, it would issue this many times its multiply-adds or more: a
+# depthwise convolution, for one.
+MAX_ISSUED = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvReport:
+    """What became of one convolution: a kernel, or the reason why not."""
+
+    weight: tuple[int, ...]
+    out: tuple[int, ...]
+    density: float
+    dense_macs: int
+    kept_macs: int
+    issued_macs: int | None = None
+    kernel: str | None = None
+    group: str | None = None
+    reason: str | None = None
+
+
+def read_report(mod: tvm.IRModule) -> list[ConvReport]:
+    """What KGSConv3d wrote: one entry for each conv3d, in the order of the graph."""
+    entries = json.loads(mod.attrs[REPORT_ATTRIBUTE])
+    return [
+        ConvReport(**{**entry, "weight": tuple(entry["weight"]), "out": tuple(entry["out"])})
+        for entry in entries
+    ]
+
+
+@tvm.transform.module_pass(opt_level=0, name="KGSConv3d")
+class KGSConv3d:
+    """Rewrite every conv3d with a constant float32 weight; say why where one is left.
+
+    target: whose vectors decide the register tile. group: the kernel group for all convolutions;
+    by default each gets the one that fits the zeros of its weight.
+    """
+
+    def __init__(self, target: Target, group: KernelGroup | None = None) -> None:
+        if group and (group.g_m not in GROUP_HEIGHTS or GROUP_CHANNELS % group.g_n):
+            raise ValueError(
+                f"kernel group {group}: there are kernels for {GROUP_HEIGHTS} filters "
+                f"x (1, 2, 4) channels"
+            )
+        self.unit = vector_unit(target)
+        self.group = group
+
+    def transform_module(
+        self, mod: tvm.IRModule, _context: tvm.transform.PassContext
+    ) -> tvm.IRModule:
+        """The module with its convolutions rewritten, and the report as an attribute."""
+        rewriter = _Rewriter(mod, self.unit, self.group)
+        for name, function in mod.functions_items():
+            if isinstance(function, relax.Function):
+                rewriter.rewrite(name, function)
+        report = json.dumps([asdict(entry) for entry in rewriter.report])
+        return rewriter.builder_.finalize().with_attr(REPORT_ATTRIBUTE, report)
+
+
+def why_not(call: relax.Call) -> str | None:
+    """Why this conv3d cannot become a kgs_conv3d, or None where it can."""
+    attrs = call.attrs
+    weight = constant(call.args[1])
+    if weight is None:
+        return "its weight is not a constant"
+    if static_shape(call.args[0]) is None:
+        return f"its input shape {call.args[0].ty.shape} is not static"
+    layouts = (attrs.data_layout, attrs.kernel_layout)
+    if layouts != ("NCDHW", "OIDHW") or attrs.out_layout not in ("", "NCDHW"):
+        return f"its layouts are {layouts}, not ('NCDHW', 'OIDHW')"
+    dtypes = (dtype_of(call.args[0]), str(weight.dtype))
+    if dtypes != ("float32", "float32"):
+        return f"its input and weight are {dtypes}, not float32"
+    if attrs.groups > 1:
+        dense = _ungrouped(weight, attrs.groups)
+        issued = _least_issued(dense) / weight.size
+        if issued >= MAX_ISSUED:
+            return (
+                f"with {attrs.groups} groups the smallest kernel group would issue {issued:.0f} "
+                f"times its multiply-adds, at most {MAX_ISSUED:.0f} are worth it"
+            )
+    return None
+
+
+def _ungrouped(weight: np.ndarray, groups: int) -> np.ndarray:
+    """The same convolution with one group: zeros where a filter does not see a channel."""
+    m, n = weight.shape[:2]
+    dense = np.zeros((m, n * groups, *weight.shape[2:]), weight.dtype)
+    for g in range(groups):
+        rows = slice(g * m // groups, (g + 1) * m // groups)
+        dense[rows, g * n : (g + 1) * n] = weight[rows]
+    return dense
+
+
+def _least_issued(weight: np.ndarray) -> int:
+    """Weights in the kept columns of the smallest kernel groups."""
+    group = KernelGroup(g_m=GROUP_HEIGHTS[0], g_n=GROUP_CHANNELS)
+    return KGSWeight.from_dense(weight, group=group, chunk=weight.shape[1]).blocks.size
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chain:
+    """A convolution and what is fused behind it."""
+
+    bindings: tuple[relax.VarBinding, ...]
+    bias: np.ndarray | None
+    residual: relax.Var | None
+    relu: bool
+
+    @property
+    def conv(self) -> relax.Call:
+        return self.bindings[0].value
+
+
+def _chain_from(
+    conv: relax.VarBinding,
+    reads: dict[relax.Var, list[relax.VarBinding | None]],
+    claimed: set[relax.Var],
+) -> _Chain:
+    """Follow the only reader of each value through bias, residual and ReLU.
+
+    ``claimed`` holds what other chains have fused: of two convolutions that are added, one fuses
+    the addition.
+    """
+    chain, bias, residual = [conv], None, None
+    relu = False
+    while not relu:
+        var = chain[-1].var
+        reader = only_reader(var, reads)
+        if reader is None or reader.var in claimed:
+            break
+        call = reader.value
+        if is_op(call, "relax.nn.relu"):
+            relu = True
+        elif is_op(call, "relax.add") and residual is None:
+            other = call.args[1] if call.args[0].same_as(var) else call.args[0]
+            value = constant(other)
+            if value is not None and _is_bias(value, var):
+                bias = value.reshape(-1) + (0 if bias is None else bias)
+            elif isinstance(other, relax.Var) and _same_type(other, var):
+                residual = other
+            else:
+                break
+        else:
+            break
+        chain.append(reader)
+    return _Chain(bindings=tuple(chain), bias=bias, residual=residual, relu=relu)
+
+
+def _is_bias(value: np.ndarray, conv: relax.Var) -> bool:
+    """Whether a constant holds one value a filter, for a result of shape (B, M, D, H, W)."""
+    shape = (1,) * (5 - value.ndim) + value.shape
+    return shape == (1, static_shape(conv)[1], 1, 1, 1)
+
+
+def _same_type(other: relax.Var, conv: relax.Var) -> bool:
+    return static_shape(other) == static_shape(conv) and dtype_of(other) == dtype_of(conv)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Kernel:
+    """A chain with its kernel's definition and its packed weight."""
+
+    chain: _Chain
+    definition: Definition
+    weight: KGSWeight
+
+
+def _kernel_for(chain: _Chain, unit: VectorUnit, group: KernelGroup | None) -> _Kernel:
+    attrs = chain.conv.attrs
+    data, out = static_shape(chain.conv.args[0]), static_shape(chain.bindings[0].var)
+    weight = constant(chain.conv.args[1])
+    if attrs.groups > 1:
+        weight = _ungrouped(weight, attrs.groups)
+    m, n = weight.shape[:2]
+    # Few channels, as of a picture, are stored side by side without padding.
+    x = PackedLayout(c_block=unit.lanes if n >= GROUP_CHANNELS else n)
+    y = PackedLayout(c_block=unit.lanes)
+    if group is None:
+        group = default_group(weight, out_width=out[4], c_block=y.c_block, unit=unit)
+    elif x.c_block % group.g_n:
+        group = KernelGroup(g_m=group.g_m, g_n=n)
+    tile = default_tile(
+        channels=n,
+        kernel=weight.shape[2:],
+        density=np.count_nonzero(weight) / weight.size,
+        out_width=out[4],
+        stride_w=int(attrs.strides[2]),
+        c_block=x.c_block,
+        group=group,
+        unit=unit,
+    )
+    packed_weight = KGSWeight.from_dense(
+        weight, group=group, chunk=tile.chunk, row_multiple=y.c_block
+    )
+    definition = Definition(
+        data=data,
+        filters=m,
+        kernel=weight.shape[2:],
+        stride=_ints(attrs.strides),
+        padding=_ints(attrs.padding),
+        dilation=_ints(attrs.dilation),
+        group=group,
+        kept=packed_weight.kept,
+        weights=packed_weight.blocks.size,
+        tile=tile,
+        x=x,
+        y=y,
+        residual=y if chain.residual is not None else None,
+        relu=chain.relu,
+    )
+    definition = replace(definition, x=definition.needed_halo())
+    return _Kernel(chain=chain, definition=definition, weight=packed_weight)
+
+
+def _ints(values) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)
+
+
+def _report(binding: relax.VarBinding, kernel: _Kernel | None) -> ConvReport:
+    call = binding.value
+    weight, out = constant(call.args[1]), static_shape(binding.var)
+    shape = static_shape(call.args[1])
+    macs = int(np.prod(out or (0,))) * int(np.prod(shape[1:])) if shape else 0
+    density = 1.0 if weight is None else np.count_nonzero(weight) / weight.size
+    if kernel is None:
+        return ConvReport(
+            weight=shape or (),
+            out=out or (),
+            density=density,
+            dense_macs=macs,
+            kept_macs=macs,
+            reason=why_not(call),
+        )
+    definition = kernel.definition
+    return ConvReport(
+        weight=shape,
+        out=out,
+        density=density,
+        dense_macs=macs,
+        kept_macs=round(macs * density),
+        issued_macs=definition.weights * int(np.prod(out[2:])) * out[0],
+        kernel="kgs_conv3d",
+        group=str(definition.group),
+    )
+
+
+@relax.expr_functor.mutator
+class _Rewriter(relax.PyExprMutator):
+    """Emits each chain at its last binding, where all it reads is there, and drops the others."""
+
+    def __init__(self, mod: tvm.IRModule, unit: VectorUnit, group: KernelGroup | None) -> None:
+        super().__init__(mod)
+        self.unit, self.group = unit, group
+        self.report: list[ConvReport] = []
+
+    def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
+        """Rewrite one function and put it back into the module."""
+        reads, claimed = users(function), set()
+        self.kernel_at: dict[relax.Var, _Kernel] = {}
+        self.dropped: set[relax.Var] = set()
+        for binding in bindings(function):
+            if not is_op(binding.value, "relax.nn.conv3d"):
+                continue
+            kernel = None
+            if why_not(binding.value) is None:
+                chain = _chain_from(binding, reads, claimed)
+                members = [member.var for member in chain.bindings]
+                claimed.update(members)
+                kernel = _kernel_for(chain, self.unit, self.group)
+                self.kernel_at[members[-1]] = kernel
+                self.dropped.update(members[:-1])
+            self.report.append(_report(binding, kernel))
+        self.builder_.update_func(name, self.visit_expr(function))
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        """A kernel at the last binding of its chain, nothing at the others."""
+        if binding.var in self.kernel_at:
+            result = self.emit_kernel(self.kernel_at[binding.var], binding)
+            self.set_var_remap(binding.var, result)
+        elif binding.var not in self.dropped:
+            super().visit_var_binding_(binding)
+
+    def emit_kernel(self, kernel: _Kernel, binding: relax.VarBinding) -> relax.Var:
+        """pack, kgs_conv3d, unpack."""
+        conv, chain = kernel.definition, kernel.chain
+        bias = np.zeros(conv.stored_filters, conv.dtype)
+        if chain.bias is not None:
+            bias[: conv.filters] = chain.bias
+        args = [
+            emit_pack(self.builder_, self.visit_expr(chain.conv.args[0]), conv.x),
+            relax.const(kernel.weight.blocks),
+            relax.const(conv.offsets(kernel.weight.columns)),
+            relax.const(kernel.weight.pointers),
+            relax.const(bias),
+        ]
+        if chain.residual is not None:
+            args.append(emit_pack(self.builder_, self.visit_expr(chain.residual), conv.residual))
+        y = emit_call(self.builder_, "kgs_conv3d", kgs_conv3d(conv), args)
+        result = emit_unpack(self.builder_, y, conv.out, conv.y)
+        if isinstance(binding.var, relax.DataflowVar):
+            return result
+        return self.builder_.emit_output(result)

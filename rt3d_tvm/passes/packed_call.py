@@ -1,0 +1,71 @@
+"""Calls of packed PrimFuncs in Relax: how the passes write them and know them again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import tvm
+from tvm import relax
+
+from rt3d_tvm.passes.dataflow import dtype_of, is_op, static_shape
+from topi_sparse import packed
+from topi_sparse.layout import PackedLayout
+
+# The attribute of a pack or unpack PrimFunc: what it changes, as JSON.
+LAYOUT_ATTRIBUTE = "layout_change"
+
+
+def emit_call(
+    builder: relax.BlockBuilder, name: str, func: tvm.tirx.PrimFunc, args: list
+) -> relax.Var:
+    """Emit a call_tir of ``func``, whose last parameter is the result; equal functions are shared.
+
+    The module names it after ``name``: a global symbol of its own would keep it from being fused.
+    """
+    out = func.params[-1].ty
+    function = builder.add_func(func.without_attr("global_symbol"), name)
+    return builder.emit(
+        relax.call_tir(function, args, relax.TensorType(tuple(out.shape), out.dtype.dtype))
+    )
+
+
+def emit_pack(builder: relax.BlockBuilder, x: relax.Expr, layout: PackedLayout) -> relax.Var:
+    """Emit the change of a plain tensor into ``layout``; a view where the order is the same."""
+    data = static_shape(x)
+    if is_view(data, layout):
+        return builder.emit(relax.op.reshape(x, layout.shape(data)))
+    return emit_call(builder, "pack", _marked(packed.pack, data, layout, dtype_of(x)), [x])
+
+
+def emit_unpack(
+    builder: relax.BlockBuilder, x: relax.Expr, data: tuple[int, ...], layout: PackedLayout
+) -> relax.Var:
+    """Emit the change from ``layout`` into a plain tensor of shape ``data``."""
+    if is_view(data, layout):
+        return builder.emit(relax.op.reshape(x, data))
+    return emit_call(builder, "unpack", _marked(packed.unpack, data, layout, dtype_of(x)), [x])
+
+
+def is_view(data: tuple[int, ...], layout: PackedLayout) -> bool:
+    """Whether a plain tensor and its packed twin are the same bytes: one position, whole blocks."""
+    one_position = layout.shape(data)[2:5] == (1, 1, 1)
+    return one_position and data[1] % layout.c_block == 0
+
+
+def _marked(kind, data, layout: PackedLayout, dtype: str) -> tvm.tirx.PrimFunc:
+    mark = {"kind": kind.__name__, "data": data, "layout": asdict(layout)}
+    return kind(data, layout, dtype).with_attr({LAYOUT_ATTRIBUTE: json.dumps(mark)})
+
+
+def called(mod: tvm.IRModule, call: relax.Expr) -> tvm.tirx.PrimFunc | None:
+    """The PrimFunc that a call_tir calls, or None for anything else."""
+    return mod[call.args[0]] if is_op(call, "relax.call_tir") else None
+
+
+def layout_change(mod: tvm.IRModule, call: relax.Expr) -> dict | None:
+    """What a call of pack or unpack changes (kind, data, layout), or None for anything else."""
+    func = called(mod, call)
+    if func is None or LAYOUT_ATTRIBUTE not in func.attrs:
+        return None
+    return json.loads(func.attrs[LAYOUT_ATTRIBUTE])
