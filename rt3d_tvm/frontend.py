@@ -298,6 +298,8 @@ def _check_by_onnx(model: onnx.ModelProto, path: Path) -> None:
 
     known = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     for value in (*shapes.input, *shapes.value_info, *shapes.output):
+        if not value.type.tensor_type.HasField("shape"):
+            raise InputError(f"{path}: tensor {value.name!r} has no shape; a fixed one is accepted")
         dims = value.type.tensor_type.shape.dim
         if any(not dim.HasField("dim_value") or dim.dim_value < 1 for dim in dims):
             shape = [dim.dim_value if dim.HasField("dim_value") else "?" for dim in dims]
