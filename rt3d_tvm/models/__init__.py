@@ -1,0 +1,139 @@
+"""The paper's three networks: what each expects, and how to build one.
+
+The table can be read without torch; only `build_model` imports it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rt3d_tvm.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A network at the size the paper reports.
+
+    A pixel goes in as ``(rgb / 255 - mean) / std``, after the frames were resized to ``resize``
+    (height, width) and the middle ``size`` x ``size`` was cut out. ``paper_rate`` is the pruning
+    rate of Table 2. ``classifiers`` names the convolutions that are the classifier in disguise:
+    like a linear layer, they are counted but not pruned.
+    """
+
+    name: str
+    title: str
+    frames: int
+    size: int
+    num_classes: int
+    paper_params: float
+    paper_macs: float
+    paper_rate: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: tuple[int, int]
+    channels: int = 3
+    classifiers: tuple[str, ...] = ()
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int, int]:
+        """One clip: (batch, channels, frames, height, width)."""
+        return (1, self.channels, self.frames, self.size, self.size)
+
+
+# Mean and deviation of Kinetics-400, as used to train torchvision's video models.
+_KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
+_KINETICS_STD = (0.22803, 0.22145, 0.216989)
+
+_SPECS = (
+    ModelSpec(
+        name="c3d",
+        title="C3D",
+        frames=16,
+        size=112,
+        num_classes=101,
+        paper_params=78.41e6,
+        paper_macs=38.5e9,
+        paper_rate=3.6,
+        # The Sports-1M weights in circulation want 0..255 with this mean taken off, unscaled.
+        mean=(104 / 255, 117 / 255, 128 / 255),
+        std=(1 / 255, 1 / 255, 1 / 255),
+        resize=(128, 171),
+    ),
+    ModelSpec(
+        name="r2plus1d",
+        title="R(2+1)D-18",
+        frames=16,
+        size=112,
+        num_classes=101,
+        paper_params=31.35e6,
+        paper_macs=40.5e9,
+        paper_rate=3.2,
+        mean=_KINETICS_MEAN,
+        std=_KINETICS_STD,
+        resize=(128, 171),
+    ),
+    ModelSpec(
+        name="s3d",
+        title="S3D",
+        frames=16,
+        size=224,
+        num_classes=400,
+        paper_params=8.32e6,
+        paper_macs=18.0e9,
+        paper_rate=2.1,
+        mean=_KINETICS_MEAN,
+        std=_KINETICS_STD,
+        resize=(256, 256),
+        classifiers=("classifier.1",),
+    ),
+)
+MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in _SPECS}
+
+
+def model_spec(name: str) -> ModelSpec:
+    """The spec of a network by its name; InputError lists the known names."""
+    if name not in MODELS:
+        raise InputError(f"no model named {name!r}; known: {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def build_model(
+    name: str,
+    num_classes: int | None = None,
+    width: float = 1.0,
+    *,
+    frames: int | None = None,
+    size: int | None = None,
+) -> nn.Module:
+    """Build a network in eval mode, with torch's initial weights.
+
+    ``width`` scales every channel count. ``frames`` and ``size`` matter to C3D alone, whose first
+    linear layer is as long as the features; the others pool over whatever arrives. What is left
+    out is taken from `MODELS`. InputError for an unknown name or a number out of range.
+    """
+    spec = model_spec(name)
+    num_classes = spec.num_classes if num_classes is None else num_classes
+    if num_classes < 1:
+        raise InputError(f"num_classes must be at least 1, got {num_classes}")
+    if not 0 < width <= 4:
+        raise InputError(f"width must be above 0 and at most 4, got {width}")
+
+    from rt3d_tvm.models.c3d import C3D
+    from rt3d_tvm.models.r2plus1d import R2Plus1D18
+    from rt3d_tvm.models.s3d import S3D
+
+    if name == "c3d":
+        model = C3D(
+            num_classes=num_classes,
+            width=width,
+            frames=spec.frames if frames is None else frames,
+            size=spec.size if size is None else size,
+        )
+    else:
+        network = {"r2plus1d": R2Plus1D18, "s3d": S3D}[name]
+        model = network(num_classes=num_classes, width=width)
+    return model.eval()

@@ -1,0 +1,1 @@
+"""Pruning: the sparsity schemes, what they save, and the algorithms that apply them."""

@@ -1,0 +1,179 @@
+"""Sizes and state dicts of the three networks. Counting runs on torch's meta device."""
+
+import pytest
+import torch
+
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.models import MODELS, build_model
+from rt3d_tvm.prune.macs import count_macs
+
+# Exact counts, from torchvision for the two it has; the paper rounds them.
+PARAMS = {"c3d": 78_409_573, "r2plus1d": 31_351_938, "s3d": 8_320_048}
+
+
+def on_meta(name, **kwargs):
+    with torch.device("meta"):
+        return build_model(name, **kwargs)
+
+
+def shapes(model):
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sizes_are_the_papers(name):
+    spec = MODELS[name]
+    model = on_meta(name)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    macs = sum(layer.dense for layer in count_macs(model, spec.input_shape))
+    assert params == PARAMS[name]
+    assert params == pytest.approx(spec.paper_params, rel=1e-3)
+    assert macs == pytest.approx(spec.paper_macs, rel=2e-3)
+
+
+def conv(key, *shape):
+    return {f"{key}.weight": shape}
+
+
+def norm(key, channels):
+    kinds = ("weight", "bias", "running_mean", "running_var")
+    return {f"{key}.{kind}": (channels,) for kind in kinds} | {f"{key}.num_batches_tracked": ()}
+
+
+def torchvision_r2plus1d():
+    """State dict of torchvision's r2plus1d_18 at 400 classes, written down as a rule."""
+    expected = conv("stem.0", 45, 3, 1, 7, 7) | norm("stem.1", 45)
+    expected |= conv("stem.3", 64, 45, 3, 1, 1) | norm("stem.4", 64)
+    before = 64
+    # Middle channels of each stage's two blocks: they follow from what enters the block.
+    stages = ((64, (144, 144)), (128, (230, 288)), (256, (460, 576)), (512, (921, 1152)))
+    for stage, (filters, middles) in enumerate(stages, start=1):
+        for block, middle in enumerate(middles):
+            key = f"layer{stage}.{block}"
+            entering = before if block == 0 else filters
+            for half, channels in (("conv1", entering), ("conv2", filters)):
+                expected |= conv(f"{key}.{half}.0.0", middle, channels, 1, 3, 3)
+                expected |= norm(f"{key}.{half}.0.1", middle)
+                expected |= conv(f"{key}.{half}.0.3", filters, middle, 3, 1, 1)
+                expected |= norm(f"{key}.{half}.1", filters)
+            if entering != filters:
+                expected |= conv(f"{key}.downsample.0", filters, entering, 1, 1, 1)
+                expected |= norm(f"{key}.downsample.1", filters)
+        before = filters
+    return expected | {"fc.weight": (400, 512), "fc.bias": (400,)}
+
+
+def torchvision_s3d():
+    """State dict of torchvision's s3d at 400 classes, written down as a rule."""
+
+    def unit(key, filters, channels, *kernel):
+        return conv(f"{key}.0", filters, channels, *kernel) | norm(f"{key}.1", filters)
+
+    def separable(key, filters, channels, k):
+        return unit(f"{key}.0", filters, channels, 1, k, k) | unit(
+            f"{key}.1", filters, filters, k, 1, 1
+        )
+
+    expected = separable("features.0", 64, 3, 7)
+    expected |= unit("features.2", 64, 64, 1, 1, 1) | separable("features.3", 192, 64, 3)
+    blocks = {
+        5: (192, 64, 96, 128, 16, 32, 32),
+        6: (256, 128, 128, 192, 32, 96, 64),
+        8: (480, 192, 96, 208, 16, 48, 64),
+        9: (512, 160, 112, 224, 24, 64, 64),
+        10: (512, 128, 128, 256, 24, 64, 64),
+        11: (512, 112, 144, 288, 32, 64, 64),
+        12: (528, 256, 160, 320, 32, 128, 128),
+        14: (832, 256, 160, 320, 32, 128, 128),
+        15: (832, 384, 192, 384, 48, 128, 128),
+    }
+    for index, (channels, plain, mid1, out1, mid2, out2, pooled) in blocks.items():
+        key = f"features.{index}"
+        expected |= unit(f"{key}.branch0", plain, channels, 1, 1, 1)
+        for branch, middle, filters in (("branch1", mid1, out1), ("branch2", mid2, out2)):
+            expected |= unit(f"{key}.{branch}.0", middle, channels, 1, 1, 1)
+            expected |= separable(f"{key}.{branch}.1", filters, middle, 3)
+        expected |= unit(f"{key}.branch3.1", pooled, channels, 1, 1, 1)
+    classifier = {"classifier.1.weight": (400, 1024, 1, 1, 1), "classifier.1.bias": (400,)}
+    return expected | classifier
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("r2plus1d", torchvision_r2plus1d()), ("s3d", torchvision_s3d())]
+)
+def test_state_dict_is_torchvisions(name, expected):
+    assert shapes(on_meta(name, num_classes=400)) == expected
+
+
+def test_torchvisions_parameter_count_at_400_classes():
+    model = on_meta("r2plus1d", num_classes=400)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 31_505_325
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_reduced_models_take_small_clips(name):
+    model = build_model(name, num_classes=7, width=0.0625, frames=16, size=32)
+    assert not model.training
+    assert model(torch.randn(2, 3, 16, 32, 32)).shape == (2, 7)
+
+
+def test_s3d_pools_globally_at_the_papers_clip():
+    """The window is exactly as large as the features, so the classifier sees one position."""
+    spec = MODELS["s3d"]
+    layers = {layer.name: layer for layer in count_macs(on_meta("s3d"), spec.input_shape)}
+    assert layers["classifier.1"].positions == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"name": "c4d"}, "c3d, r2plus1d, s3d"),
+        ({"name": "c3d", "num_classes": 0}, "got 0"),
+        ({"name": "c3d", "width": 0.0}, "got 0"),
+        ({"name": "c3d", "width": float("nan")}, "got nan"),
+        ({"name": "c3d", "frames": 8}, "at least 16 frames"),
+        ({"name": "c3d", "size": 8}, "16x16"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, named):
+    with pytest.raises(InputError, match=named):
+        build_model(**arguments)
+
+
+def test_macs_of_a_layer_by_hand():
+    model = torch.nn.Sequential(
+        torch.nn.Conv3d(4, 6, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1), groups=2),
+        torch.nn.AdaptiveAvgPool3d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(6, 5),
+    )
+    with torch.no_grad():
+        model[0].weight[0] = 0
+    conv_layer, linear = count_macs(model, (2, 4, 3, 8, 8))
+    positions = 2 * 3 * 4 * 4
+    assert (conv_layer.dense, conv_layer.kept) == (6 * 2 * 9 * positions, 5 * 2 * 9 * positions)
+    assert linear.dense == 2 * 5 * 6
+    assert conv_layer.density == 5 / 6
+
+
+def test_counting_leaves_the_model_alone():
+    model = build_model("r2plus1d", num_classes=3, width=0.0625).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    count_macs(model, (1, 3, 16, 32, 32))
+    assert model.training
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
+    for name, tensor in model.state_dict().items():
+        assert tensor.device.type == "cpu"
+        assert torch.equal(tensor, before[name])
+
+
+def test_an_input_the_model_does_not_take_is_refused():
+    with pytest.raises(InputError, match=r"\[1, 4, 16, 32, 32\]"):
+        count_macs(on_meta("r2plus1d"), (1, 4, 16, 32, 32))
+
+
+def test_a_layer_that_cannot_be_counted_is_refused():
+    model = torch.nn.Sequential(torch.nn.ConvTranspose3d(2, 2, 2))
+    with pytest.raises(InputError, match=r"'0'.*ConvTranspose3d"):
+        count_macs(model, (1, 2, 4, 4, 4))
