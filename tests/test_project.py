@@ -1,0 +1,196 @@
+"""One-shot projection: the rate it reaches, what it keeps, what it refuses."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.models import MODELS, build_model
+from rt3d_tvm.prune.macs import count_macs
+from rt3d_tvm.prune.project import choose_masks, project_
+from rt3d_tvm.prune.schemes import Scheme
+from topi_sparse.kernel_group import KernelGroup
+
+CLIP = (1, 3, 16, 32, 32)
+
+
+def scheme(name="kgs", group="4x4"):
+    return Scheme(name=name, group=KernelGroup.parse(group))
+
+
+def reduced(name="r2plus1d", width=0.25):
+    torch.manual_seed(0)
+    return build_model(name, num_classes=11, width=width, frames=CLIP[2], size=CLIP[3])
+
+
+def stack(*weights):
+    """1x1 convolutions with given weights [M, N], one after the other."""
+    layers = []
+    for weight in weights:
+        layer = nn.Conv3d(weight.shape[1], weight.shape[0], 1, bias=False)
+        layer.weight.data = weight.clone().reshape(layer.weight.shape)
+        layers.append(layer)
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_papers_rate_is_met_over_the_whole_model(name):
+    model, spec = reduced(name), MODELS[name]
+    report = project_(
+        model,
+        scheme=scheme(),
+        rate=spec.paper_rate,
+        input_shape=CLIP,
+        ignore=spec.classifiers,
+    )
+    layers = count_macs(model, CLIP)
+    dense = sum(layer.dense for layer in layers)
+    kept = sum(layer.kept for layer in layers)
+    assert dense / kept == pytest.approx(spec.paper_rate, rel=0.01)
+    assert (report.dense_macs, report.kept_macs) == (dense, kept)
+    assert report.rate == dense / kept
+    for layer, entry in zip(layers, report.layers, strict=True):
+        assert (entry.name, entry.density) == (layer.name, layer.density)
+        is_linear = isinstance(model.get_submodule(entry.name), nn.Linear)
+        assert entry.pruned is not (is_linear or entry.name in spec.classifiers)
+        assert entry.density == 1 if not entry.pruned else 0 < entry.density <= 1
+
+
+@pytest.mark.parametrize("name", ["filter", "vanilla", "kgs"])
+def test_zeros_form_whole_units(name):
+    model = reduced(width=0.5)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    project_(model, scheme=scheme(name), rate=2.0, input_shape=CLIP)
+    for key, value in model.state_dict().items():
+        if value.dim() == 5:
+            norms = scheme(name).norms(value)
+            kept = scheme(name).mask(norms > 0, value.shape)
+            assert torch.equal(value, torch.where(kept, before[key], 0))
+        else:
+            assert torch.equal(value, before[key])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(1.0, 12.0), st.sampled_from(["4x4", "16x4", "3x5"]), st.sampled_from([1, 2]))
+def test_any_reachable_rate_is_met_within_a_hundredth(rate, group, order):
+    report = project_(
+        reduced(), scheme=scheme(group=group), rate=rate, input_shape=CLIP, order=order
+    )
+    assert report.rate == pytest.approx(rate, rel=0.01)
+
+
+def test_one_threshold_cuts_all_layers():
+    """Whatever stays is at least as strong, relative to its layer, as whatever goes."""
+    model = reduced()
+    masks = choose_masks(model, scheme=scheme(), rate=3.0, input_shape=CLIP)
+    kept, gone = [], []
+    for name, mask in masks.items():
+        weight = model.get_submodule(name).weight
+        score = scheme().mean_norms(weight) / weight.double().square().mean().sqrt()
+        keep = scheme().norms(mask.double()) > 0
+        # The best unit stays by right, not by the threshold.
+        kept.append(score[keep & (score < score.max())])
+        gone.append(score[~keep])
+    assert torch.cat(kept).min() >= torch.cat(gone).max()
+
+
+def test_a_layers_scale_does_not_matter():
+    torch.manual_seed(0)
+    first, second = torch.randn(16, 16), torch.randn(16, 16)
+    shape = (1, 16, 1, 2, 2)
+    plain, scaled = stack(first, second), stack(first, 1000 * second)
+    masks = [
+        choose_masks(m, scheme=scheme(group="2x2"), rate=2.0, input_shape=shape)
+        for m in (plain, scaled)
+    ]
+    for name in masks[0]:
+        assert torch.equal(masks[0][name], masks[1][name])
+
+
+def test_a_layer_gives_what_it_can_bear():
+    """A layer of a few strong units and many weak ones loses more than one of equal units."""
+    uneven = torch.full((8, 8), 0.01)
+    uneven[:2] = 1.0
+    even = torch.ones(8, 8) + 0.01 * torch.rand(8, 8)
+    model = stack(uneven, even)
+    report = project_(model, scheme=scheme(group="1x1"), rate=1.5, input_shape=(1, 8, 1, 1, 1))
+    assert report.layers[0].density < 0.5
+    assert report.layers[1].density == 1
+
+
+def test_no_layer_is_emptied_at_the_highest_rate():
+    model = reduced()
+    with pytest.raises(InputError, match="the highest is") as refused:
+        project_(model, scheme=scheme(), rate=1e6, input_shape=CLIP)
+    highest = float(str(refused.value).split("the highest is ")[1].split(",")[0])
+    report = project_(model, scheme=scheme(), rate=highest * 0.999, input_shape=CLIP)
+    assert all(layer.kept_macs > 0 for layer in report.layers)
+    assert report.rate == pytest.approx(highest, rel=0.01)
+
+
+def test_empty_filters_are_counted():
+    model = stack(torch.cat([torch.ones(4, 8), torch.full((4, 8), 0.1)]))
+    shape = (1, 8, 1, 1, 1)
+    report = project_(model, scheme=scheme("filter"), rate=2.0, input_shape=shape)
+    assert report.layers[0].empty_filters == 4
+    assert torch.count_nonzero(model[0].weight[4:]) == 0
+
+
+def test_ignored_layers_stay_whole():
+    model = reduced()
+    ignore = ("stem.0", "layer4.1.conv2.0.0")
+    report = project_(model, scheme=scheme(), rate=2.5, input_shape=CLIP, ignore=ignore)
+    untouched = {layer.name for layer in report.layers if not layer.pruned}
+    assert untouched == {*ignore, "fc"}
+    assert report.rate == pytest.approx(2.5, rel=0.01)
+
+
+def test_grouped_and_plane_convolutions_are_pruned():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 24, 3, padding=1, groups=2), nn.Conv2d(24, 16, 1))
+    report = project_(model, scheme=scheme(), rate=2.0, input_shape=(1, 8, 9, 9))
+    assert report.rate == pytest.approx(2.0, rel=0.01)
+    assert all(layer.density < 1 for layer in report.layers)
+
+
+def test_pruning_in_two_steps_counts_from_the_dense_model():
+    model = reduced()
+    project_(model, scheme=scheme(), rate=2.0, input_shape=CLIP)
+    assert project_(model, scheme=scheme(), rate=4.0, input_shape=CLIP).rate == pytest.approx(
+        4.0, rel=0.01
+    )
+    with pytest.raises(InputError, match="already"):
+        project_(model, scheme=scheme(), rate=3.0, input_shape=CLIP)
+
+
+def test_no_negative_zeros_are_left():
+    model = stack(-torch.ones(4, 4) - torch.rand(4, 4))
+    project_(model, scheme=scheme(group="1x1"), rate=2.0, input_shape=(1, 4, 1, 1, 1))
+    weight = model[0].weight
+    assert not torch.signbit(weight[weight == 0]).any()
+
+
+@pytest.mark.parametrize("rate", [0.99, 0.0, -3.0, float("nan"), float("inf")])
+def test_rates_that_are_none_are_refused(rate):
+    with pytest.raises(InputError, match="at least 1"):
+        choose_masks(reduced(), scheme=scheme(), rate=rate, input_shape=CLIP)
+
+
+def test_units_too_coarse_for_the_rate_name_the_nearest():
+    model = stack(torch.arange(1.0, 17.0).reshape(4, 4))
+    with pytest.raises(InputError, match=r"nearest rates are 1\.333 and 2"):
+        choose_masks(model, scheme=scheme("filter"), rate=1.6, input_shape=(1, 4, 1, 1, 1))
+
+
+def test_other_bad_input_is_named():
+    model = reduced()
+    with pytest.raises(InputError, match=r"conv9.*stem\.0"):
+        choose_masks(model, scheme=scheme(), rate=2, input_shape=CLIP, ignore=["conv9"])
+    with torch.no_grad():
+        model.stem[0].weight[0, 0, 0, 0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"stem\.0.*not finite"):
+        choose_masks(model, scheme=scheme(), rate=2, input_shape=CLIP)
+    with pytest.raises(InputError, match="no convolution"):
+        choose_masks(nn.Linear(4, 4), scheme=scheme(), rate=2, input_shape=(1, 4))
