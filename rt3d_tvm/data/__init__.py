@@ -1,0 +1,1 @@
+"""Clips: read from video files, or made up for a demonstration."""
