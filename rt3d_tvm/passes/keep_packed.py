@@ -38,6 +38,10 @@ from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d, kgs_conv3d
 from topi_sparse.layout import PackedLayout
 
 
+# The module attribute under which the pass writes how many layout changes it has left.
+CHANGES_ATTRIBUTE = "layout_changes"
+
+
 @tvm.transform.module_pass(opt_level=0, name="KeepPacked")
 class KeepPacked:
     """Take out the layout changes between kernels that KGSConv3d has put in."""
@@ -50,7 +54,8 @@ class KeepPacked:
         for name, function in mod.functions_items():
             if isinstance(function, relax.Function):
                 rewriter.rewrite(name, function)
-        return relax.transform.DeadCodeElimination()(rewriter.builder_.finalize())
+        mod = relax.transform.DeadCodeElimination()(rewriter.builder_.finalize())
+        return mod.with_attr(CHANGES_ATTRIBUTE, _layout_changes(mod))
 
 
 def why_not(call: relax.Expr, blocks: list[int | None]) -> str | None:
@@ -181,7 +186,9 @@ def _tensors(call: relax.Call) -> list[relax.Expr]:
 class _Rewriter(relax.PyExprMutator):
     """Keeps, for each plain variable that has one, its packed twin, and makes it plain on demand.
 
-    layout_of: the layout in which a variable of the old function, or its twin, is stored now.
+    layout_of    the layout in which a variable of the old function, or its twin, is stored now
+    twin         the new variable that holds the value, packed
+    only_packed  those that have no plain form yet
     """
 
     def __init__(self, mod: tvm.IRModule) -> None:
@@ -192,7 +199,7 @@ class _Rewriter(relax.PyExprMutator):
         """Rewrite one function and put it back into the module."""
         self.layout_of = _layouts(self.mod, function)
         self.twin: dict[relax.Var, relax.Var] = {}
-        self.is_plain: set[relax.Var] = set()
+        self.only_packed: set[relax.Var] = set()
         self.builder_.update_func(name, self.visit_expr(function))
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
@@ -206,8 +213,11 @@ class _Rewriter(relax.PyExprMutator):
         change, func = layout_change(self.mod, call), called(self.mod, call)
         if change is not None:  # pack and unpack between packed values: nothing is left to do
             self.twin[var] = self.twin[call.args[1].fields[0]]
+            if change["kind"] == "unpack":
+                self.only_packed.add(var)
         elif func is not None:
             self.twin[var] = self.emit_kernel(func, call, self.layout_of[var])
+            self.set_var_remap(var, self.twin[var])  # a view of it may be all that is read
         else:
             tensors = _tensors(call)
             make = _OPERATORS[call.op.name][1]
@@ -221,6 +231,7 @@ class _Rewriter(relax.PyExprMutator):
             operator = call.op.name.rsplit(".", 1)[-1]
             args = [self.twin[tensor] for tensor in tensors]
             self.twin[var] = emit_call(self.builder_, operator, func, args)
+            self.only_packed.add(var)
 
     def emit_kernel(
         self, func: tvm.tirx.PrimFunc, call: relax.Call, y: PackedLayout
@@ -250,12 +261,10 @@ class _Rewriter(relax.PyExprMutator):
 
     def make_plain(self, var: relax.Var) -> None:
         """Emit the plain form of a value that has only its packed twin so far."""
-        if var in self.twin and var not in self.is_plain and len(static_shape(var)) == 5:
-            plain = emit_unpack(
-                self.builder_, self.twin[var], static_shape(var), self.layout_of[var]
-            )
-            self.set_var_remap(var, plain)
-            self.is_plain.add(var)
+        if var in self.only_packed:
+            data, layout = static_shape(var), self.layout_of[var]
+            self.set_var_remap(var, emit_unpack(self.builder_, self.twin[var], data, layout))
+            self.only_packed.remove(var)
 
 
 def _layouts(mod: tvm.IRModule, function: relax.Function) -> dict[relax.Var, PackedLayout]:
@@ -294,8 +303,7 @@ def _layouts(mod: tvm.IRModule, function: relax.Function) -> dict[relax.Var, Pac
     return layouts
 
 
-def layout_changes(mod: tvm.IRModule) -> int:
-    """How many layout changes are left in the module's functions."""
+def _layout_changes(mod: tvm.IRModule) -> int:
     return sum(
         layout_change(mod, binding.value) is not None
         for function in mod.functions.values()

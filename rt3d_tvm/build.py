@@ -1,0 +1,213 @@
+"""A model file -> an artifact: model.so, weights.bin and manifest.json in one folder.
+
+model.so holds the code. The weights lie beside it, 64-byte aligned, to be mapped and handed to the
+Relax VM without a copy. Both carry the same id, so that two that do not belong together are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.support.cc import cross_compiler
+from tvm.relax.backend.cpu_generic import pipeline as cpu_pipeline
+from tvm.target import Target
+
+from rt3d_tvm.deploy import ALIGNMENT, MAGIC, MANIFEST, MODEL, WEIGHTS
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.frontend import import_onnx
+from rt3d_tvm.passes.dataflow import bindings, dtype_of, is_op, static_shape
+from rt3d_tvm.passes.keep_packed import CHANGES_ATTRIBUTE
+from rt3d_tvm.passes.kgs_conv3d import read_report
+from rt3d_tvm.passes.lift_constants import lift_constants
+from rt3d_tvm.pipeline import lower
+from rt3d_tvm.targets import make_target
+from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.layout import ceil_div
+
+# The manifest's own version: raised when a field changes its meaning.
+FORMAT = 1
+
+
+def compile_onnx(
+    onnx_path: Path,
+    out_dir: Path,
+    *,
+    target: str = "host",
+    group: KernelGroup | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict:
+    """Compile an ONNX file into the folder ``out_dir`` and return the manifest.
+
+    The folder appears whole or not at all; one that exists is replaced only if it is an artifact.
+    ``group`` is the kernel group for all convolutions; by default each gets the one that fits its
+    zeros. ``progress`` is told the name of each stage. InputError for a model, target, group or
+    folder that will not do.
+    """
+    report = progress or (lambda stage: None)
+    out_dir = Path(out_dir)
+    _check_replaceable(out_dir)
+    made_for = make_target(target)
+    report("import")
+    mod = import_onnx(Path(onnx_path))
+    inputs = [_signature(param) for param in mod["main"].params]
+    outputs = [_signature(mod["main"].body.body)]
+    names = list(mod["main"].attrs["conv_names"])
+    report("lower")
+    try:
+        mod = lower(mod, made_for, group=group)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    layers = [
+        {"name": name, **asdict(entry)}
+        for name, entry in zip(names+["fc"]*9, read_report(mod), strict=False)
+    ]
+    changes = int(mod.attrs[CHANGES_ATTRIBUTE])
+    mod, constants = lift_constants(mod)
+    index, size, digest = _weight_index(constants)
+    mod = _with_id(mod, digest)
+    with made_for:
+        mod = tvm.transform.Sequential(cpu_pipeline.dataflow_lower_passes(made_for))(mod)
+        finalize = tvm.transform.Sequential(cpu_pipeline.finalize_passes(made_for))
+        planned, largest = _planned_bytes(mod)
+    report("generate code")
+    executable = relax.build(mod, made_for, relax_pipeline=finalize)
+    report("write")
+    with _new_folder(out_dir) as folder:
+        executable.export_library(str(folder / MODEL), **_linker(made_for))
+        _write_weights(folder / WEIGHTS, constants, index, size, digest)
+        manifest = {
+            "format": FORMAT,
+            "id": digest.hex(),
+            "model": Path(onnx_path).name,
+            "target": {"name": target, "tvm": json.loads(str(made_for))},
+            "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi", "numpy")},
+            "inputs": inputs,
+            "outputs": outputs,
+            "group": str(group) if group else "auto",
+            "layers": layers,
+            "layout_changes": changes,
+            "planned_activation_bytes": planned,
+            "largest_activation_bytes": largest,
+            "weight_bytes": size,
+            "weights": index,
+            "sha256": {name: _sha256(folder / name) for name in (MODEL, WEIGHTS)},
+        }
+        text = json.dumps(manifest, indent=1)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return manifest
+
+
+def _signature(expr: relax.Expr) -> dict:
+    return {
+        "name": getattr(expr, "name_hint", ""),
+        "shape": static_shape(expr),
+        "dtype": dtype_of(expr),
+    }
+
+
+def _planned_bytes(mod: tvm.IRModule) -> tuple[int, int]:
+    """Bytes of all storages that the memory planner lays out, and of the largest of them."""
+    planned = relax.transform.StaticPlanBlockMemory()(mod)
+    sizes = [
+        int(binding.value.args[0].values[0])
+        for binding in bindings(planned["main"])
+        if is_op(binding.value, "relax.memory.alloc_storage")
+    ]
+    return sum(sizes), max(sizes, default=0)
+
+
+def _with_id(mod: tvm.IRModule, digest: bytes) -> tvm.IRModule:
+    """The module with a function ``artifact_id`` that returns the digest as 32 uint8."""
+    builder = relax.BlockBuilder(mod)
+    with builder.function("artifact_id", []):
+        with builder.dataflow():
+            value = builder.emit_output(relax.const(np.frombuffer(digest, "uint8")))
+        builder.emit_func_output(value)
+    return builder.finalize()
+
+
+def _weight_index(constants: Sequence[np.ndarray]) -> tuple[list[dict], int, bytes]:
+    """Where each constant goes in the weights file, the file's size, and the digest of it all."""
+    digest, index, position = hashlib.sha256(), [], ALIGNMENT
+    for value in constants:
+        entry = {"dtype": str(value.dtype), "shape": value.shape, "offset": position}
+        index.append(entry)
+        digest.update(json.dumps(entry).encode())
+        digest.update(np.ascontiguousarray(value).data)
+        position += ceil_div(value.nbytes, ALIGNMENT) * ALIGNMENT
+    return index, position, digest.digest()
+
+
+def _write_weights(
+    path: Path, constants: Sequence[np.ndarray], index: list[dict], size: int, digest: bytes
+) -> None:
+    with path.open("wb") as file:
+        file.write(MAGIC + size.to_bytes(8, "little") + digest)
+        for value, entry in zip(constants, index, strict=True):
+            file.seek(entry["offset"])
+            file.write(np.ascontiguousarray(value).data)
+        file.truncate(size)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _linker(target: Target) -> dict:
+    """Arguments of export_library that link for the target."""
+    triple = str(target.attrs.get("mtriple", ""))
+    if not triple.startswith("aarch64") or platform.machine() == "aarch64":
+        return {}
+    compiler = shutil.which("aarch64-linux-gnu-g++")
+    if compiler is None:
+        raise InputError(
+            f"target {triple} needs a cross-linker and there is none: install "
+            "aarch64-linux-gnu-g++ (Debian's g++-aarch64-linux-gnu)"
+        )
+    return {"fcompile": cross_compiler(compiler)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_replaceable(folder: Path) -> None:
+    """InputError for a path that holds something else than an artifact."""
+    if folder.is_dir():
+        if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+            raise InputError(
+                f"{folder} holds other files; an artifact replaces an artifact, an empty folder or "
+                "nothing"
+            )
+    elif folder.exists():
+        raise InputError(f"{folder} is a file; the name of a folder is expected")
+    elif not folder.absolute().parent.is_dir():
+        raise InputError(f"{folder.absolute().parent} is no folder; make it first")
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder that takes the given name once its content is complete."""
+    parent = folder.absolute().parent
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
+    try:
+        yield made
+        made.chmod(0o755)
+        if folder.exists():
+            folder.rename(made / ".replaced")
+        (made).rename(folder)
+        shutil.rmtree(folder / ".replaced", ignore_errors=True)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)

@@ -1,0 +1,87 @@
+"""Load an artifact with the plain TVM runtime and run it.
+
+Needs apache-tvm and numpy only; scripts/run_plain.py does the same without this package.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from rt3d_tvm.errors import InputError
+
+MODEL, WEIGHTS, MANIFEST = "model.so", "weights.bin", "manifest.json"
+# The weights file: magic, its size in 8 bytes, the 32 bytes of its id; then each weight at a multiple
+# of this, which is what TVM asks of the memory it is handed.
+ALIGNMENT = 64
+MAGIC = b"rt3d-tvm weights\0\0\0\0\0\0\0\0"
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A loaded model: ``run`` takes and returns numpy arrays; the manifest says of what shape."""
+
+    manifest: dict
+    vm: relax.VirtualMachine
+    weights: list[tvm.runtime.Tensor]
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """The model's output for one float32 input; InputError for another shape or type."""
+        expected = self.manifest["inputs"][0]
+        if list(x.shape) != expected["shape"] or str(x.dtype) != expected["dtype"]:
+            raise InputError(
+                f"input {expected['name']!r} is {x.dtype} of shape {tuple(x.shape)}; the model takes "
+                f"{expected['dtype']} of shape {tuple(expected['shape'])}"
+            )
+        return self.vm["main"](tvm.runtime.tensor(x), *self.weights).numpy()
+
+
+def load(folder: Path, *, threads: int | None = None) -> Artifact:
+    """Load the artifact in ``folder``; the weights are mapped, not read.
+
+    threads: how many the runtime may use, by default as many as this process has cores. InputError
+    for a folder that holds no artifact, and for model.so and weights.bin that do not belong together.
+    """
+    folder = Path(folder)
+    for name in (MANIFEST, MODEL, WEIGHTS):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: no {name} in it; a folder made by `rt3d compile` has one")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{folder / MANIFEST}: not JSON: {error}") from error
+    set_threads(threads or len(os.sched_getaffinity(0)))
+    try:
+        library = tvm.runtime.load_module(str((folder / MODEL).resolve()))
+        vm = relax.VirtualMachine(library, tvm.cpu())
+    except RuntimeError as error:
+        raise InputError(f"{folder / MODEL}: {str(error).splitlines()[0]}") from error
+    expected = vm["artifact_id"]().numpy().tobytes()
+    mapped = np.memmap(folder / WEIGHTS, dtype="uint8", mode="c")
+    header = len(MAGIC) + 8 + len(expected)
+    if mapped.size < header or mapped[: len(MAGIC)].tobytes() != MAGIC:
+        raise InputError(f"{folder / WEIGHTS}: not a weights file")
+    if mapped[len(MAGIC) + 8 : header].tobytes() != expected:
+        raise InputError(f"{folder}: {MODEL} and {WEIGHTS} are of two different artifacts")
+    size = int.from_bytes(mapped[len(MAGIC) : len(MAGIC) + 8].tobytes(), "little")
+    if mapped.size != size:
+        raise InputError(f"{folder / WEIGHTS}: {mapped.size} bytes long, should be {size}")
+    return Artifact(manifest, vm, [_view(mapped, entry) for entry in manifest["weights"]])
+
+
+def set_threads(threads: int) -> None:
+    """Let the TVM runtime use that many threads; left alone it takes half the cores on x86-64."""
+    tvm.get_global_func("runtime.config_threadpool")(1, threads)
+
+
+def _view(mapped: np.ndarray, entry: dict) -> tvm.runtime.Tensor:
+    """One weight as a tensor on the mapped file itself."""
+    nbytes = int(np.prod(entry["shape"])) * np.dtype(entry["dtype"]).itemsize
+    flat = mapped[entry["offset"] : entry["offset"] + nbytes]
+    return tvm.runtime.from_dlpack(flat.view(entry["dtype"]).reshape(entry["shape"]))

@@ -1,0 +1,57 @@
+"""From imported Relax to scheduled kernels: the one list of phases, for tuning and for building."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tvm
+from tvm import relax
+from tvm.ir.transform import Pass
+from tvm.s_tir import dlight
+from tvm.target import Target
+
+import schedules.table
+from rt3d_tvm.passes.fully_connected import FullyConnectedAsConv3d
+from rt3d_tvm.passes.keep_packed import KeepPacked
+from rt3d_tvm.passes.kgs_conv3d import KGSConv3d
+from topi_sparse.kernel_group import KernelGroup
+
+
+def phases(target: Target, group: KernelGroup | None = None) -> list[tuple[str, Pass]]:
+    """Names and passes, in order. ``group``: one kernel group for all convolutions, or each its own."""
+    return [
+        ("fold_constants", relax.transform.FoldConstant()),
+        ("fully_connected", FullyConnectedAsConv3d()),
+        ("kgs_conv3d", KGSConv3d(target, group)),
+        ("keep_packed", KeepPacked()),
+        ("merge_reshapes", relax.transform.RemoveRedundantReshape()),
+        ("legalize", relax.transform.LegalizeOps()),
+        ("annotate", relax.transform.AnnotateTIROpPattern()),
+        ("fuse_ops", relax.transform.FuseOps()),
+        ("fuse_tir", relax.transform.FuseTIR()),
+        ("schedule", dlight.ApplyDefaultSchedule(*schedules.table.rules(device(target)))),
+    ]
+
+
+def lower(
+    mod: tvm.IRModule,
+    target: Target,
+    *,
+    group: KernelGroup | None = None,
+    dump: Path | None = None,
+) -> tvm.IRModule:
+    """Run all phases; with ``dump``, write the module after each into that folder."""
+    with target:
+        for index, (name, phase) in enumerate(phases(target, group)):
+            mod = phase(mod)
+            if dump is not None:
+                dump.mkdir(parents=True, exist_ok=True)
+                (dump / f"{index}_{name}.py").write_text(mod.script(), encoding="utf-8")
+    return mod
+
+
+def device(target: Target) -> str:
+    """The row of ``schedules.table`` that serves the target."""
+    if target.kind.name != "llvm":
+        raise ValueError(f"target kind {target.kind.name!r}: schedules are there for llvm only")
+    return "cpu"
