@@ -84,6 +84,14 @@ def test_the_short_side_is_resized_the_centre_cut_out_and_normalised(tmp_path):
     assert clip.std(axis=(2, 3, 4)).max() < 0.05
 
 
+def test_a_height_and_width_are_taken_as_they_are(tmp_path):
+    picture = np.zeros((40, 120, 3), np.uint8)
+    picture[:, 40:80] = 255
+    path = encode(tmp_path / "v.mkv", [picture] * 3)
+    clip = read_clips(path, frames=1, size=18, resize=(18, 54), mean=ZERO, std=ONE).array
+    assert clip.mean() > 0.95  # the middle third, squeezed to 18 x 18
+
+
 def test_a_phone_held_upright_is_turned_upright(tmp_path):
     picture = np.zeros((64, 64, 3), np.uint8)
     picture[:32] = 255  # the sensor's top half is bright

@@ -49,7 +49,7 @@ def read_clips(
     path: Path,
     *,
     size: int,
-    resize: int,
+    resize: int | tuple[int, int],
     frames: int = 16,
     clips: int = 1,
     stride: int = 1,
@@ -58,15 +58,16 @@ def read_clips(
 ) -> ClipBatch:
     """Decode a video and sample evenly spaced clips from it.
 
-    A clip is ``frames`` frames, ``stride`` apart. Each is turned upright, resized so that its short
-    side is ``resize`` pixels, cropped to the ``size`` x ``size`` centre and normalised by ``mean``
-    and ``std`` (RGB, scale 0 to 1). One clip is taken from the middle; several reach from the first
+    A clip is ``frames`` frames, ``stride`` apart. Each is turned upright, resized (its short side to
+    ``resize`` pixels, or to just that height and width), cropped to the ``size`` x ``size`` centre
+    and normalised by ``mean`` and ``std`` (RGB, scale 0 to 1). One clip is taken from the middle; several reach from the first
     frame to the last. A video too short repeats its last frame, a damaged one gives the frames that
     decode: ``notes`` says so.
 
     Raises InputError for a file that is missing, is no video, or has no frame that decodes.
     """
-    _check_sampling(frames=frames, size=size, resize=resize, clips=clips, stride=stride)
+    smallest = resize if isinstance(resize, int) else min(resize)
+    _check_sampling(frames=frames, size=size, resize=smallest, clips=clips, stride=stride)
     path = Path(path)
     started = time.perf_counter()
     # Two passes: only the first tells how many frames decode, and so which are wanted, and
@@ -219,17 +220,19 @@ def _positions(available: int, frames: int, clips: int, stride: int) -> tuple[np
     return positions.clip(max=available - 1), int((positions[0] >= available).sum())
 
 
-def _resize_and_crop(frame: av.VideoFrame, *, resize: int, size: int) -> np.ndarray:
+def _resize_and_crop(
+    frame: av.VideoFrame, *, resize: int | tuple[int, int], size: int
+) -> np.ndarray:
     """One frame as uint8 (size, size, 3)."""
-    scale = resize / min(frame.width, frame.height)
-    pixels = frame.to_ndarray(
-        format="rgb24",
-        width=max(resize, round(frame.width * scale)),
-        height=max(resize, round(frame.height * scale)),
-        interpolation="BILINEAR",
-    )
     # A phone stores what its sensor saw and how it was held; counterclockwise, like rot90.
-    pixels = np.rot90(pixels, round(frame.rotation / 90))
+    quarters = round(frame.rotation / 90)
+    if isinstance(resize, int):
+        scale = resize / min(frame.width, frame.height)
+        height, width = (max(resize, round(s * scale)) for s in (frame.height, frame.width))
+    else:
+        height, width = resize if quarters % 2 == 0 else resize[::-1]
+    pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BILINEAR")
+    pixels = np.rot90(pixels, quarters)
     top, left = ((extent - size) // 2 for extent in pixels.shape[:2])
     return pixels[top : top + size, left : left + size].copy()
 
