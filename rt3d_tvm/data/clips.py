@@ -58,11 +58,11 @@ def read_clips(
 ) -> ClipBatch:
     """Decode a video and sample evenly spaced clips from it.
 
-    A clip is ``frames`` frames, ``stride`` apart. Each is turned upright, resized (its short side to
-    ``resize`` pixels, or to just that height and width), cropped to the ``size`` x ``size`` centre
-    and normalised by ``mean`` and ``std`` (RGB, scale 0 to 1). One clip is taken from the middle; several reach from the first
-    frame to the last. A video too short repeats its last frame, a damaged one gives the frames that
-    decode: ``notes`` says so.
+    A clip is ``frames`` frames, ``stride`` apart. Each is turned upright, resized (its short side
+    to ``resize`` pixels, or to just that height and width), cropped to the ``size`` x ``size``
+    centre and normalised by ``mean`` and ``std`` (RGB, scale 0 to 1). One clip is taken from the
+    middle; several reach from the first frame to the last. A video too short repeats its last
+    frame, a damaged one gives the frames that decode: ``notes`` says so.
 
     Raises InputError for a file that is missing, is no video, or has no frame that decodes.
     """
