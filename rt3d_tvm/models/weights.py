@@ -1,0 +1,106 @@
+"""Weight files: a state dict as safetensors, and what it belongs to."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.models import build_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsInfo:
+    """What a weight file belongs to: the arguments of `build_model`, and where it came from.
+
+    ``seed`` is that of benchmark weights; ``scheme``, ``group`` and ``rate`` are those it was
+    pruned with. None: it does not apply, and for ``frames`` and ``size`` the model's own.
+    """
+
+    model: str
+    classes: int
+    width: float = 1.0
+    frames: int | None = None
+    size: int | None = None
+    seed: int | None = None
+    scheme: str | None = None
+    group: str | None = None
+    rate: float | None = None
+
+
+# How to read a field back from its text; what is not here is a whole number.
+_READ = {"model": str, "scheme": str, "group": str, "width": float, "rate": float}
+
+
+def save_weights(path: str | Path, model: nn.Module, info: WeightsInfo) -> None:
+    """Write a model's state dict with its info. The file appears whole or not at all."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+    metadata = {key: str(value) for key, value in asdict(info).items() if value is not None}
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        whole = Path(folder) / path.name
+        save_file(state, whole, metadata=metadata)
+        with whole.open("rb") as file:
+            os.fsync(file.fileno())
+        whole.replace(path)
+
+
+def read_info(path: str | Path) -> WeightsInfo:
+    """The info in a weight file; InputError for a file that is not one of `save_weights`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError as error:
+        raise InputError(f"no weight file {path}") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a safetensors file: {error}") from error
+    try:
+        return WeightsInfo(
+            **{
+                field.name: _READ.get(field.name, int)(metadata[field.name])
+                for field in fields(WeightsInfo)
+                if field.name in metadata
+            }
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} does not say which model it belongs to ({error}); files of `rt3d prune` do"
+        ) from error
+
+
+def load_model(path: str | Path) -> tuple[nn.Module, WeightsInfo]:
+    """Build the model that a weight file belongs to, in eval mode, with its weights.
+
+    InputError for a file that is not one of `save_weights` or whose tensors do not fit.
+    """
+    info = read_info(path)
+    model = build_model(info.model, info.classes, info.width, frames=info.frames, size=info.size)
+    load_weights_(model, path)
+    return model, info
+
+
+def load_weights_(model: nn.Module, path: str | Path) -> None:
+    """Load the tensors of any safetensors file into a model.
+
+    InputError for a file that cannot be read, and for names or shapes that do not fit.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise InputError(f"no weight file {path}") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a safetensors file: {error}") from error
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} does not fit the {type(model).__name__}: {reason}") from error
