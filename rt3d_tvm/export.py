@@ -1,0 +1,198 @@
+"""Export a torch model to ONNX, the only interface to the compiler, and check what came out."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from math import prod, sqrt
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import nn
+
+from rt3d_tvm.errors import InputError
+
+INPUT_NAME = "clip"
+OUTPUT_NAME = "logits"
+# The one that torch's exporter is written in; any other passes through a version converter.
+_OPSET = 18
+# A protobuf message cannot be larger; above it the weights go to a file beside the model.
+_LARGEST_MESSAGE = 2**31 - 1
+_STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What was written. ``max_rel_error`` is |onnx - torch| over max |torch|, None if unchecked."""
+
+    path: Path
+    bytes: int
+    opset: int
+    operators: Mapping[str, int]
+    max_rel_error: float | None
+    tolerance: float
+
+
+def export_onnx(
+    model: nn.Module, input_shape: Sequence[int], path: str | Path, *, check: bool = True
+) -> ExportReport:
+    """Write a model as ONNX: input ``clip`` [input_shape], output ``logits``, float32, eval mode.
+
+    Shapes are fixed, BatchNorm is folded into the convolutions, pruned weights stay exact zeros.
+    With ``check`` the file is run in ONNX Runtime on a clip of noise and compared with torch.
+    The files appear whole or not at all: one, or above 2 GB a second ``<name>.data`` beside it.
+
+    InputError for a model that cannot be exported with standard operators alone, one that does
+    not take ``input_shape``, and one whose export computes something else.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+    clip = torch.from_numpy(
+        np.random.default_rng(0).standard_normal(tuple(input_shape), dtype=np.float32)
+    )
+    with _eval_mode(model), torch.no_grad():
+        reference = _reference(model, clip)
+        exported = _export(model, clip)
+    tolerance = _tolerance(model)
+    operators = _operators(exported)
+
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        whole = Path(folder) / path.name
+        _save(exported, whole)
+        error = _compare(whole, clip.numpy(), reference) if check else None
+        if error is not None and not error <= tolerance:
+            raise InputError(
+                f"the export of this {type(model).__name__} computes something else: ONNX Runtime "
+                f"is off by {error:.2g} of the largest output, the limit is {tolerance:.2g}"
+            )
+        size = _publish(Path(folder), path)
+    return ExportReport(
+        path=path,
+        bytes=size,
+        opset=_OPSET,
+        operators=operators,
+        max_rel_error=error,
+        tolerance=tolerance,
+    )
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _reference(model: nn.Module, clip: torch.Tensor) -> np.ndarray:
+    try:
+        output = model(clip)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"this {type(model).__name__} does not take an input {list(clip.shape)}: {reason}"
+        ) from error
+    if not isinstance(output, torch.Tensor):
+        raise InputError(
+            f"this {type(model).__name__} gives a {type(output).__name__}; "
+            "exported are models that give one tensor"
+        )
+    return output.numpy()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says about its own insides, on success and on failure."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _export(model: nn.Module, clip: torch.Tensor) -> onnx.ModelProto:
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                (clip,),
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                opset_version=_OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        # The cause says what was wrong with the model; the error itself, how to report a bug.
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise InputError(f"cannot export this {type(model).__name__}: {reason}") from error
+    return program.model_proto
+
+
+def _operators(exported: onnx.ModelProto) -> dict[str, int]:
+    """How often each operator occurs; InputError for one that is not of the standard."""
+    for node in exported.graph.node:
+        if node.domain not in _STANDARD_DOMAINS:
+            raise InputError(
+                f"the export needs operator {node.domain}::{node.op_type} (node {node.name!r}); "
+                "accepted are those of the ONNX standard"
+            )
+    return dict(sorted(Counter(node.op_type for node in exported.graph.node).items()))
+
+
+def _save(exported: onnx.ModelProto, path: Path) -> None:
+    external = exported.ByteSize() > _LARGEST_MESSAGE
+    # save_model moves the weights out of the message it is given, which nobody needs afterwards.
+    onnx.save_model(exported, path, save_as_external_data=external, location=f"{path.name}.data")
+    onnx.checker.check_model(path, full_check=True)
+
+
+def _compare(path: Path, clip: np.ndarray, reference: np.ndarray) -> float:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (output,) = session.run([OUTPUT_NAME], {INPUT_NAME: clip})
+    return float(np.abs(output - reference).max() / np.abs(reference).max())
+
+
+def _tolerance(model: nn.Module) -> float:
+    """The rounding to expect, relative to the largest output.
+
+    A float32 sum of n terms in another order is off by about sqrt(n) units of rounding, and the
+    errors of the layers add up in squares: sqrt(sum of all n). The factor leaves room for layers
+    that amplify what the ones before got wrong; a wrong stride or a lost bias is off by 1e-2.
+    """
+    sums = sum(
+        prod(module.weight.shape[1:])
+        for module in model.modules()
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
+    )
+    return 8 * float(np.finfo(np.float32).eps) * sqrt(max(sums, 1))
+
+
+def _publish(folder: Path, path: Path) -> int:
+    """Move the finished files to their place, the weights before the model that names them."""
+    files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+    size = sum(file.stat().st_size for file in files)
+    for file in files:
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+        file.replace(path.parent / file.name)
+    return size
