@@ -21,6 +21,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: is a folder; the name of a file to write is expected")
+    if path.exists() and not path.is_file():  # renaming over /dev/null would replace it
+        raise InputError(f"{path}: is a device; the name of a file to write is expected")
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
     except OSError as error:
