@@ -61,12 +61,14 @@ def import_onnx(path: Path) -> tvm.IRModule:
 
     The input is float32 of fixed shape (clips, channels, frames, height, width); there is one
     output. A Conv arrives as ``relax.nn.conv3d`` followed by reshape and add for its bias, its
-    weights as constants. ``main`` has the attribute ``conv_names``: `conv_names` of the file, in
-    the order of its convolutions. Nodes that no output depends on are left out.
+    weights as constants. ``main`` has two attributes, since the importer keeps no name of a node:
+    ``conv_names``, see `conv_names`, and ``layer_names``, the same with the fully connected layers
+    (a matrix times a constant matrix) in their places. Nodes that no output depends on are left
+    out.
 
     Raises InputError for anything else, naming the node or the tensor and what is accepted.
     """
-    model = _accepted_model(Path(path))
+    model, shapes = _accepted_model(Path(path))
 
     from tvm.relax.frontend.onnx import from_onnx
 
@@ -88,7 +90,10 @@ def import_onnx(path: Path) -> tvm.IRModule:
             raise InputError(
                 f"{path}: TVM cannot import this model: {_first_line(error)}"
             ) from error
-    return _with_attribute(module, "conv_names", _conv_names(model))
+    convs = _names([node for node in model.graph.node if node.op_type == "Conv"])
+    layers = _names([node for node in model.graph.node if _is_layer(node, model, shapes)])
+    module["main"] = module["main"].with_attrs({"conv_names": convs, "layer_names": layers})
+    return module
 
 
 def conv_names(path: Path) -> list[str]:
@@ -97,19 +102,21 @@ def conv_names(path: Path) -> list[str]:
     The name is that of the weight less ``.weight`` (``features.conv3a``), else the node's, else the
     output's; one used twice gets ``#2``. Raises InputError for a file that is not accepted.
     """
-    return _conv_names(_accepted_model(Path(path)))
+    model, _ = _accepted_model(Path(path))
+    return _names([node for node in model.graph.node if node.op_type == "Conv"])
 
 
-def _accepted_model(path: Path) -> onnx.ModelProto:
+def _accepted_model(path: Path) -> tuple[onnx.ModelProto, dict[str, list[int]]]:
+    """The model with its weights, and the shapes of its tensors."""
     model = _read(path)
     _check_names(model, path)
     _check_opset(model, path)
     _check_nodes(model, path)
     _check_input_and_output(model, path)
     _load_external_data(model, path)
-    _check_by_onnx(model, path)
+    shapes = _check_by_onnx(model, path)
     _remove_dead_nodes(model)
-    return model
+    return model, shapes
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -274,8 +281,8 @@ def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
             ) from error
 
 
-def _check_by_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Run ONNX's own checker, and bound the size of every tensor by what a kernel can index."""
+def _check_by_onnx(model: onnx.ModelProto, path: Path) -> dict[str, list[int]]:
+    """Run ONNX's own checker, bound every tensor by what a kernel can index; return the shapes."""
     import onnx
 
     if model.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:
@@ -316,6 +323,7 @@ def _check_by_onnx(model: onnx.ModelProto, path: Path) -> None:
     for node in model.graph.node:
         if node.op_type == "Conv" and all(name in known for name in node.input if name):
             _check_conv(node, known, path)
+    return known
 
 
 def _check_conv(node: onnx.NodeProto, known: dict[str, list[int]], path: Path) -> None:
@@ -352,12 +360,20 @@ def _remove_dead_nodes(model: onnx.ModelProto) -> None:
     model.graph.node.extend(reversed(live))
 
 
-def _conv_names(model: onnx.ModelProto) -> list[str]:
+def _is_layer(node: onnx.NodeProto, model: onnx.ModelProto, shapes: dict[str, list[int]]) -> bool:
+    """Whether a node is a convolution or a fully connected layer."""
+    if node.op_type not in ("Gemm", "MatMul"):
+        return node.op_type == "Conv"
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants.update(name for n in model.graph.node if n.op_type == "Constant" for name in n.output)
+    ranks = [len(shapes.get(name, ())) for name in node.input[:2]]
+    return node.input[1] in constants and ranks == [2, 2]
+
+
+def _names(nodes: list[onnx.NodeProto]) -> list[str]:
     names: list[str] = []
-    for node in model.graph.node:
-        if node.op_type != "Conv":
-            continue
-        weight = node.input[1] if len(node.input) > 1 else ""
+    for node in nodes:
+        weight = node.input[1]
         stem = weight.removesuffix(".weight")
         name = stem if stem and stem != weight else _label(node)
         used = sum(other == name or other.startswith(f"{name}#") for other in names)
@@ -388,8 +404,3 @@ def _type_name(elem_type: int) -> str:
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__
-
-
-def _with_attribute(module: tvm.IRModule, key: str, names: list[str]) -> tvm.IRModule:
-    module["main"] = module["main"].with_attr(key, names)
-    return module

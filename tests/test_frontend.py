@@ -102,6 +102,18 @@ def test_convs_arrive_as_conv3d_with_their_names(save):
         "relax.add",
     ]
     assert list(module["main"].attrs["conv_names"]) == ["stem.conv1", "stem.conv2"]
+    assert list(module["main"].attrs["layer_names"]) == ["stem.conv1", "stem.conv2", "fc"]
+
+
+def test_a_product_of_two_activations_is_no_layer(save):
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"], axis=2),
+        helper.make_node("Transpose", ["f"], ["t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["f", "t"], ["p"], "product"),
+        helper.make_node("MatMul", ["p", "fc.weight"], ["y"], "fully_connected"),
+    ]
+    module = import_onnx(save(make_model(nodes, [tensor("fc.weight", weights(3, 2))])))
+    assert list(module["main"].attrs["layer_names"]) == ["fc"]
 
 
 def test_names_fall_back_to_the_node_and_stay_unique(save):
