@@ -23,10 +23,10 @@ def _inlined(sch: s_tir.Schedule, block: SBlockInfo) -> bool:
 
     Not into a reduction, which would evaluate it once a tap, guards and all.
     """
-    consumers = [get_sblock_info(sch, other) for other in sch.get_consumers(block.block_rv)]
-    if not consumers or not block.is_injective():
+    if sch.get(block.block_rv).init is not None:  # a reduction, if only over one element
         return False
-    if not all(consumer.is_injective() for consumer in consumers):
+    consumers = [get_sblock_info(sch, other) for other in sch.get_consumers(block.block_rv)]
+    if not consumers or not all(other.is_injective() for other in (block, *consumers)):
         return False
     sch.compute_inline(block.block_rv)
     return True

@@ -1,0 +1,151 @@
+"""What results are compared with: float64 arithmetic by torch, and error bounds that follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+import tvm
+from torch.nn import functional
+
+from schedules.table import rules
+from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.kgs_conv3d import KGSConv3d, kgs_conv3d
+from topi_sparse.kgs_weight import KGSWeight
+from topi_sparse.layout import PackedLayout
+
+# Half the distance between 1 and the next float32.
+UNIT_ROUNDOFF = 2.0**-24
+
+
+def packed(x: np.ndarray, layout: PackedLayout) -> np.ndarray:
+    """A plain (B, C, D, H, W) array in a packed layout, by numpy alone."""
+    b, c, d, h, w = x.shape
+    shape = layout.shape(x.shape)
+    wide = np.zeros((b, shape[1] * layout.c_block, d, *shape[3:5]), x.dtype)
+    rows = slice(layout.halo_h, layout.halo_h + h)
+    columns = slice(layout.halo_w, layout.halo_w + w)
+    wide[:, :c, :, rows, columns] = x
+    split = wide.reshape(b, shape[1], layout.c_block, d, *shape[3:5])
+    return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 5, 2))
+
+
+def conv3d_float64(x, weight, bias, *, stride, padding, dilation, groups=1) -> np.ndarray:
+    """conv3d in float64; padding is front, top, left, back, bottom, right."""
+    front, top, left, back, bottom, right = padding
+    wide = functional.pad(torch.from_numpy(x).double(), (left, right, top, bottom, front, back))
+    return functional.conv3d(
+        wide,
+        torch.from_numpy(weight).double(),
+        None if bias is None else torch.from_numpy(bias).double(),
+        stride=stride,
+        dilation=dilation,
+        groups=groups,
+    ).numpy()
+
+
+def sum_bound(terms: int, absolute_sum: np.ndarray) -> np.ndarray:
+    """How far a float32 sum of products may be from the exact one, in whatever order it is made.
+
+    gamma_n = n u / (1 - n u) times the sum of the absolute values (Higham, Accuracy and Stability of
+    Numerical Algorithms, section 3.1), n being one more than the number of terms.
+    """
+    n = terms + 1
+    return n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF) * absolute_sum
+
+
+def run_kernel(function: tvm.tirx.PrimFunc, arrays: list[np.ndarray], out_shape) -> np.ndarray:
+    """Schedule by the table, compile for this machine, run; the result starts out as NaN."""
+    target = tvm.target.Target({"kind": "llvm", "mcpu": host_cpu(), "num-cores": 2})
+    mod = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+    with target:
+        mod = tvm.s_tir.dlight.ApplyDefaultSchedule(*rules("cpu"))(mod)
+    library = tvm.compile(mod, target=target)
+    tensors = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in arrays]
+    out = tvm.runtime.tensor(np.full(out_shape, np.nan, "float32"))
+    library["main"](*tensors, out)
+    return out.numpy()
+
+
+def host_cpu() -> str:
+    """The processor to generate code for: this one."""
+    return tvm.target.codegen.llvm_get_system_cpu()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ConvCase:
+    """One convolution with its data, as a test draws it."""
+
+    conv: KGSConv3d
+    x: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+    residual: np.ndarray | None
+
+    @classmethod
+    def make(
+        cls,
+        weight: np.ndarray,
+        *,
+        seed: int,
+        group: KernelGroup,
+        residual: PackedLayout | None = None,
+        **fields,
+    ):
+        """``fields`` are those of KGSConv3d that the weight does not decide."""
+        rng = np.random.default_rng(seed)
+        packed_weight = KGSWeight.from_dense(
+            weight, group=group, chunk=fields["tile"].chunk, row_multiple=fields["y"].c_block
+        )
+        conv = KGSConv3d(
+            filters=weight.shape[0],
+            kernel=weight.shape[2:],
+            group=group,
+            kept=packed_weight.kept,
+            weights=packed_weight.blocks.size,
+            residual=residual,
+            **fields,
+        )
+        needed = conv.needed_halo().covering(conv.x)
+        conv = dataclasses.replace(conv, x=needed)
+        return cls(
+            conv=conv,
+            x=rng.standard_normal(conv.data).astype("float32"),
+            weight=weight,
+            bias=rng.standard_normal(conv.filters).astype("float32"),
+            residual=None
+            if residual is None
+            else rng.standard_normal(conv.out).astype("float32"),
+        )
+
+    def run(self) -> np.ndarray:
+        """The kernel's packed result."""
+        conv = self.conv
+        weight = KGSWeight.from_dense(
+            self.weight, group=conv.group, chunk=conv.tile.chunk, row_multiple=conv.y.c_block
+        )
+        bias = np.zeros(conv.stored_filters, "float32")
+        bias[: conv.filters] = self.bias
+        arrays = [
+            packed(self.x, conv.x),
+            weight.blocks,
+            conv.offsets(weight.columns),
+            weight.pointers,
+            bias,
+        ]
+        if self.residual is not None:
+            arrays.append(packed(self.residual, conv.residual))
+        return run_kernel(kgs_conv3d(conv), arrays, conv.y.shape(conv.out))
+
+    def expected(self) -> tuple[np.ndarray, np.ndarray]:
+        """The plain result in float64 and how far float32 may be from it."""
+        conv = self.conv
+        geometry = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation}
+        result = conv3d_float64(self.x, self.weight, self.bias, **geometry)
+        size = conv3d_float64(abs(self.x), abs(self.weight), abs(self.bias), **geometry)
+        if self.residual is not None:
+            result, size = result + self.residual, size + abs(self.residual)
+        terms = self.weight[0].size + 2
+        bound = sum_bound(terms, size)
+        return (np.maximum(result, 0) if conv.relu else result), bound

@@ -1,0 +1,163 @@
+"""kgs_conv3d against float64: every shape of the geometry, every scheme, both lane counts."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.oracle import ConvCase, packed
+from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.kgs_conv3d import KGSConv3d, kgs_conv3d
+from topi_sparse.layout import PackedLayout
+from topi_sparse.register_tile import Tile
+
+SCHEMES = ("filter", "vanilla", "kgs", "irregular")
+
+
+def masked(shape, *, scheme: str, density: float, group: KernelGroup, seed: int) -> np.ndarray:
+    """A random weight (M, N, KD, KH, KW) pruned by a scheme; at 0 % and 100 % the mask is exact."""
+    rng = np.random.default_rng(seed)
+    m, n, *k = shape
+    groups = (-(-m // group.g_m), -(-n // group.g_n))
+    if scheme == "filter":
+        keep = np.broadcast_to(rng.random((m, 1, 1, 1, 1)) < density, shape)
+    elif scheme == "irregular":
+        keep = rng.random(shape) < density
+    else:
+        locations = k if scheme == "kgs" else (1, 1, 1)
+        keep = rng.random((*groups, *locations)) < density
+        keep = keep.repeat(group.g_m, 0).repeat(group.g_n, 1)[:m, :n]
+    return rng.standard_normal(shape).astype("float32") * keep
+
+
+@st.composite
+def cases(draw) -> ConvCase:
+    kernel = draw(
+        st.sampled_from([(3, 3, 3), (1, 3, 3), (3, 1, 1), (1, 1, 1), (1, 7, 7), (2, 2, 3)])
+    )
+    wide = kernel == (1, 1, 1)
+    many = [230, 921] if wide else []
+    n = draw(st.sampled_from([1, 2, 3, 4, 5, 16, 45, *many]))
+    m = draw(st.sampled_from([45, 40, 70, 16, 5, 1, *many]))
+    lanes = draw(st.sampled_from([16, 8]))
+    group = KernelGroup(g_m=draw(st.sampled_from([32, 16, 8, 4])), g_n=min(4, n))
+    dilation = tuple(draw(st.integers(1, 2)) for _ in kernel)
+    padding = tuple(draw(st.integers(0, min(k, 3))) for k in kernel * 2)
+    extents = [
+        max(draw(st.integers(1, 9)), (k - 1) * step + 1 - before - after, 1)
+        for k, step, before, after in zip(
+            kernel, dilation, padding[:3], padding[3:], strict=True
+        )
+    ]
+    halo = {"halo_h": draw(st.integers(0, 2)), "halo_w": draw(st.integers(0, 2))}
+    weight = masked(
+        (m, n, *kernel),
+        scheme=draw(st.sampled_from(SCHEMES)),
+        density=draw(st.sampled_from([0.4, 1.0, 0.1, 0.0])),
+        group=group,
+        seed=draw(st.integers(0, 99)),
+    )
+    return ConvCase.make(
+        weight,
+        seed=draw(st.integers(0, 99)),
+        group=group,
+        residual=draw(
+            st.none() | st.builds(PackedLayout, c_block=st.just(lanes), halo_w=st.integers(0, 1))
+        ),
+        data=(draw(st.integers(1, 2)), n, *extents),
+        stride=tuple(draw(st.integers(1, 3)) for _ in kernel),
+        padding=padding,
+        dilation=dilation,
+        tile=Tile(
+            lanes=min(lanes, group.g_m),
+            width=draw(st.integers(1, 7)),
+            chunk=draw(st.sampled_from([1, 3, 64])),
+        ),
+        x=PackedLayout(c_block=lanes if n >= 4 else n, halo_w=draw(st.integers(0, 2))),
+        y=PackedLayout(c_block=lanes, **halo),
+        relu=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cases())
+def test_any_convolution_equals_float64(case: ConvCase):
+    result = case.run()
+    expected, bound = case.expected()
+    # NaN anywhere fails as well: the halo and the padding above M must be written, as zeros.
+    np.testing.assert_array_less(
+        abs(result - packed(expected, case.conv.y)) - packed(bound, case.conv.y), 1e-30
+    )
+    inside = packed(np.ones_like(expected), case.conv.y) == 1
+    assert not result[~inside].any()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cases())
+def test_a_definition_survives_json_and_its_offsets_are_invertible(case: ConvCase):
+    conv = case.conv
+    assert KGSConv3d.from_json(conv.to_json()) == conv
+    assert json.loads(conv.to_json())["kept"] == conv.kept
+    q, kd, kh, kw = np.meshgrid(
+        np.arange(-(-conv.data[1] // conv.group.g_n)), *map(np.arange, conv.kernel), indexing="ij"
+    )
+    columns = np.stack([q, kd, kh, kw], axis=-1).reshape(-1, 4)
+    fits = all(  # a dilated kernel may be larger than the padded input's row
+        (k - 1) * step < extent
+        for k, step, extent in zip(
+            conv.kernel, conv.dilation, conv.x.shape(conv.data)[2:5], strict=True
+        )
+    )
+    if fits:
+        np.testing.assert_array_equal(conv.columns(conv.offsets(columns)), columns)
+
+
+def test_a_wrong_weight_is_noticed():
+    """The bound is narrow enough to fail on one weight of 108 being off by a thousandth."""
+    group = KernelGroup(g_m=8, g_n=4)
+    weight = masked((8, 4, 3, 3, 3), scheme="kgs", density=1.0, group=group, seed=0)
+    layout = PackedLayout(c_block=8)
+    case = ConvCase.make(
+        weight,
+        seed=0,
+        group=group,
+        data=(1, 4, 3, 4, 5),
+        stride=(1, 1, 1),
+        padding=(1,) * 6,
+        dilation=(1, 1, 1),
+        tile=Tile(lanes=8, width=4, chunk=1),
+        x=layout,
+        y=layout,
+    )
+    expected, bound = case.expected()
+    case.weight[3, 2, 1, 1, 1] *= 1.001
+    wrong, _ = case.expected()
+    assert (abs(wrong - expected) > bound).any()
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_no_buffer_but_the_register_tile(lanes: int):
+    """No im2col: the function allocates nothing but its accumulators."""
+    group = KernelGroup(g_m=max(lanes, 8), g_n=4)
+    layout = PackedLayout(c_block=lanes)
+    case = ConvCase.make(
+        np.ones((32, 16, 3, 3, 3), "float32"),
+        seed=0,
+        group=group,
+        data=(1, 16, 4, 14, 14),
+        stride=(1, 1, 1),
+        padding=(1,) * 6,
+        dilation=(1, 1, 1),
+        tile=Tile(lanes=lanes, width=7, chunk=4),
+        x=layout,
+        y=layout,
+    )
+    sch = tvm.s_tir.Schedule(kgs_conv3d(case.conv))
+    root = sch.get_sblock("root")
+    blocks = [sch.get(block) for block in (root, *sch.get_child_blocks(root))]
+    allocated = [buffer for block in blocks for buffer in block.alloc_buffers]
+    assert [math.prod(int(e) for e in buffer.shape) for buffer in allocated] == [group.g_m * 7]

@@ -1,0 +1,117 @@
+"""Packed operators against torch in float64: values, and zeros in the halo and above C."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from tests.oracle import packed, run_kernel, sum_bound
+from topi_sparse import packed as ops
+from topi_sparse.layout import PackedLayout
+
+C_BLOCK = 8
+layouts = st.builds(
+    PackedLayout, c_block=st.just(C_BLOCK), halo_h=st.integers(0, 2), halo_w=st.integers(0, 2)
+)
+shapes = st.tuples(st.integers(1, 2), st.sampled_from([1, 8, 11]), *(st.integers(3, 6),) * 3)
+slow = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def draw(shape, seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def check(function, arrays, expected, y: PackedLayout, bound=0.0) -> None:
+    """``arrays`` packed, the result packed in ``y`` and equal to the plain ``expected``."""
+    result = run_kernel(function, arrays, y.shape(expected.shape))
+    outside = packed(np.ones(expected.shape), y) == 0
+    assert not result[outside].any()
+    allowed = packed(np.broadcast_to(bound, expected.shape), y)
+    assert (abs(result - packed(expected, y)) <= allowed).all()
+
+
+@slow
+@given(shapes, layouts, st.sampled_from([3, 8]))
+def test_pack_and_unpack(shape, layout, c_block):
+    layout = PackedLayout(c_block=c_block, halo_h=layout.halo_h, halo_w=layout.halo_w)
+    x = draw(shape)
+    check(ops.pack(shape, layout, "float32"), [x], x, layout)
+    plain = run_kernel(ops.unpack(shape, layout, "float32"), [packed(x, layout)], shape)
+    np.testing.assert_array_equal(plain, x)
+
+
+@slow
+@given(shapes, layouts, layouts, layouts)
+def test_relu_and_add(shape, a, b, y):
+    x0, x1 = draw(shape), draw(shape, 1)
+    check(ops.relu(shape, a, y, "float32"), [packed(x0, a)], np.maximum(x0, 0), y)
+    check(ops.add(shape, [a, b], y, "float32"), [packed(x0, a), packed(x1, b)], x0 + x1, y)
+
+
+@slow
+@given(st.integers(1, 2), st.integers(1, 11), layouts, layouts, layouts)
+def test_concat(batch, last_channels, a, b, y):
+    parts = [(batch, 16, 2, 3, 4), (batch, 8, 2, 3, 4), (batch, last_channels, 2, 3, 4)]
+    data = [draw(part, seed) for seed, part in enumerate(parts)]
+    arrays = [packed(x, layout) for x, layout in zip(data, (a, b, a), strict=True)]
+    check(ops.concat(parts, [a, b, a], y, "float32"), arrays, np.concatenate(data, 1), y)
+
+
+def test_concat_refuses_a_part_that_ends_inside_a_block():
+    layout = PackedLayout(c_block=8)
+    parts = [(1, 5, 1, 1, 1), (1, 8, 1, 1, 1)]
+    with pytest.raises(ValueError, match=r"\[5, 8\] channels do not fill blocks of 8"):
+        ops.concat(parts, [layout, layout], layout, "float32")
+
+
+@slow
+@given(
+    shapes,
+    layouts,
+    layouts,
+    st.tuples(*(st.integers(1, 3),) * 3),
+    st.tuples(*(st.integers(1, 3),) * 3),
+    st.booleans(),
+)
+def test_max_pool3d(shape, x, y, window, stride, padded):
+    padding = tuple(k // 2 if padded else 0 for k in window)
+    data = draw(shape) - 3  # mostly negative: a padding of 0 instead of minus infinity would show
+    pooled = functional.max_pool3d(torch.from_numpy(data), window, stride, padding).numpy()
+    function = ops.max_pool3d(
+        shape,
+        x,
+        y,
+        "float32",
+        out=pooled.shape,
+        window=window,
+        stride=stride,
+        padding=(*padding, *padding),
+    )
+    check(function, [packed(data, x)], pooled, y)
+
+
+@slow
+@given(shapes, layouts, layouts, *(st.tuples(*(st.integers(1, 3),) * 3),) * 2)
+def test_avg_pool3d(shape, x, y, window, stride):
+    data = draw(shape)
+    wide = torch.from_numpy(data).double()
+    pooled = functional.avg_pool3d(wide, window, stride).numpy()
+    size = functional.avg_pool3d(wide.abs(), window, stride).numpy()
+    function = ops.avg_pool3d(
+        shape, x, y, "float32", out=pooled.shape, window=window, stride=stride
+    )
+    check(function, [packed(data, x)], pooled, y, sum_bound(np.prod(window) + 1, size))
+
+
+@slow
+@given(shapes, layouts)
+def test_mean(shape, x):
+    data = draw(shape)
+    axes = (2, 3, 4)
+    expected = data.astype("float64").mean(axes, keepdims=True)
+    size = abs(data).astype("float64").mean(axes, keepdims=True)
+    y = PackedLayout(c_block=C_BLOCK)
+    function = ops.mean(shape, x, y, "float32")
+    check(function, [packed(data, x)], expected, y, sum_bound(np.prod(shape[2:]) + 1, size))
