@@ -178,9 +178,7 @@ def avg_pool3d(
             c,
         ].astype("float32")
 
-    axes = [
-        _reduce_axis(k, name) for k, name in zip(window, ("kd", "kh", "kw"), strict=True)
-    ]
+    axes = [_reduce_axis(k, name) for k, name in zip(window, ("kd", "kh", "kw"), strict=True)]
     batch, blocks, depth = y.shape(out)[:3]
     total = _compute(
         (batch, blocks, depth, *out[3:], x.c_block),
@@ -201,9 +199,7 @@ def avg_pool3d(
 def _elementwise(
     layouts: Sequence[PackedLayout], y: PackedLayout, data: Shape, dtype: str, function: Callable
 ) -> tirx.PrimFunc:
-    inputs = [
-        _placeholder(layout.shape(data), dtype, f"x{i}") for i, layout in enumerate(layouts)
-    ]
+    inputs = [_placeholder(layout.shape(data), dtype, f"x{i}") for i, layout in enumerate(layouts)]
 
     def value(n, block, d, h, w, c):
         def read(tensor, layout):

@@ -23,17 +23,22 @@ GROUP_CHANNELS = 4
 CHUNK_BYTES = 48 * 1024
 # A fused multiply-add takes 4 cycles and two can start in each: fewer accumulators leave slots idle.
 MIN_ACCUMULATORS = 8
+# Processors whose 512-bit vectors take two turns in pipes of 256 bit.
+HALF_WIDTH_AVX512 = ("znver4",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorUnit:
-    """The vector registers of one core, as a float32 kernel sees them.
+    """The vector unit of one core, as a float32 kernel sees it.
 
+    lanes: of the widest register. pipe_lanes: that one of the two multiply-add pipes takes at a time;
+    wider vectors go through in several passes.
     by_element: a multiply-add can take its scalar from a lane, so that g_n scalars cost one load.
     broadcasts: a multiply-add can broadcast its scalar from memory, without a register.
     """
 
     lanes: int
+    pipe_lanes: int
     registers: int
     by_element: bool = False
     broadcasts: bool = False
@@ -54,17 +59,18 @@ class Tile:
 def vector_unit(target: Target) -> VectorUnit:
     """The vector unit of a CPU target; ValueError where it has none that is known."""
     if target_has_features("avx512f", target):
-        return VectorUnit(lanes=16, registers=32, broadcasts=True)
+        pipe_lanes = 8 if target.attrs.get("mcpu") in HALF_WIDTH_AVX512 else 16
+        return VectorUnit(lanes=16, pipe_lanes=pipe_lanes, registers=32, broadcasts=True)
     if target_has_features("avx2", target):
-        return VectorUnit(lanes=8, registers=16)
+        return VectorUnit(lanes=8, pipe_lanes=8, registers=16)
     if target_has_features("neon", target):
-        return VectorUnit(lanes=4, registers=32, by_element=True)
+        return VectorUnit(lanes=4, pipe_lanes=4, registers=32, by_element=True)
     if target_has_features("sse2", target):
-        return VectorUnit(lanes=4, registers=16)
+        return VectorUnit(lanes=4, pipe_lanes=4, registers=16)
     raise ValueError(f"target {target} has none of AVX-512, AVX2, SSE2 and NEON")
 
 
-def tile_width(*, vectors: int, out_width: int, unit: VectorUnit) -> int:
+def tile_width(*, vectors: int, lanes: int, out_width: int, unit: VectorUnit) -> int:
     """Output columns a register tile: the fewest issue slots for a row of ``out_width`` columns."""
     if unit.by_element:  # LLVM keeps one vector of scalars a column and g_n weights a row vector
         most = (unit.registers - GROUP_CHANNELS * vectors) // (vectors + 1)
@@ -75,26 +81,27 @@ def tile_width(*, vectors: int, out_width: int, unit: VectorUnit) -> int:
 
     def slots(width: int) -> int:
         whole, rest = divmod(out_width, width)
-        return whole * issue_slots(vectors, width, unit) + (
-            issue_slots(vectors, rest, unit) if rest else 0
-        )
+        last = issue_slots(vectors, lanes, rest, unit) if rest else 0
+        return whole * issue_slots(vectors, lanes, width, unit) + last
 
     # Of equal ones, one that needs no second body for the rest, then the widest.
     return min(range(1, most + 1), key=lambda width: (slots(width), out_width % width > 0, -width))
 
 
-def loads(vectors: int, width: int, unit: VectorUnit) -> int:
-    """Loads to multiply one channel of one column into vectors x width accumulators.
+def loads(vectors: int, lanes: int, width: int, unit: VectorUnit) -> int:
+    """Load slots to multiply one channel of one column into vectors x width accumulators.
 
-    A vector of weights counts as two, since it streams from L2; a scalar is a load for each output
+    A vector of weights counts twice, since it streams from L2; a scalar is a load for each output
     column, or a quarter where a multiply-add can take it from a vector of neighbouring channels.
     """
-    return 2 * vectors + (ceil_div(width, GROUP_CHANNELS) if unit.by_element else width)
+    weights = 2 * vectors * ceil_div(lanes, unit.pipe_lanes)
+    return weights + (ceil_div(width, GROUP_CHANNELS) if unit.by_element else width)
 
 
-def issue_slots(vectors: int, width: int, unit: VectorUnit) -> int:
+def issue_slots(vectors: int, lanes: int, width: int, unit: VectorUnit) -> int:
     """Half cycles for the same: two multiply-adds and two loads can start in each cycle."""
-    return max(vectors * width, loads(vectors, width, unit), MIN_ACCUMULATORS)
+    multiply_adds = vectors * width * ceil_div(lanes, unit.pipe_lanes)
+    return max(multiply_adds, loads(vectors, lanes, width, unit), MIN_ACCUMULATORS)
 
 
 def default_tile(
@@ -114,7 +121,8 @@ def default_tile(
     the input, since a cache line holds one.
     """
     lanes = min(group.g_m, unit.lanes)
-    width = tile_width(vectors=group.g_m // lanes, out_width=out_width, unit=unit)
+    vectors = group.g_m // lanes
+    width = tile_width(vectors=vectors, lanes=lanes, out_width=out_width, unit=unit)
     kd, kh, kw = kernel
     weights = kd * kh * kw * density * group.g_m * group.g_n * 4
     inputs = kd * kh * ((width - 1) * stride_w + kw) * group.g_n * 4
@@ -143,9 +151,9 @@ def default_group(
         slots = loaded = 0.0
         for rows, kept in ((g_m, columns[:-1].sum()), (last_rows, columns[-1])):
             vectors = rows // lanes
-            width = tile_width(vectors=vectors, out_width=out_width, unit=unit)
-            slots += kept * issue_slots(vectors, width, unit) / width
-            loaded += kept * loads(vectors, width, unit) / width
+            width = tile_width(vectors=vectors, lanes=lanes, out_width=out_width, unit=unit)
+            slots += kept * issue_slots(vectors, lanes, width, unit) / width
+            loaded += kept * loads(vectors, lanes, width, unit) / width
         return slots, loaded
 
     return KernelGroup(g_m=min(sorted(GROUP_HEIGHTS, reverse=True), key=work), g_n=g_n)
