@@ -79,19 +79,18 @@ def _cell(value: object) -> str:
 
 
 @contextlib.contextmanager
-def progress(what: str, *, file: TextIO | None = None) -> Iterator[Callable[[str], None]]:
+def progress(what: str) -> Iterator[Callable[[str], None]]:
     """Yield a function to call with the name of each stage.
 
-    On a terminal one spinning line shows the current stage, elsewhere each is a line. Both go to
-    stderr: what a command prints for use elsewhere stays clean.
+    On a terminal one spinning line shows the current stage, on stderr; elsewhere each is a line on
+    stdout, so that stderr holds errors and nothing else.
     """
-    file = file or sys.stderr
-    if not file.isatty():
-        yield lambda stage: print(f"{what}: {stage}", file=file, flush=True)
+    if not sys.stderr.isatty():
+        yield lambda stage: print(f"{what}: {stage}", flush=True)
         return
     from rich.console import Console
 
-    with Console(file=file, markup=False, highlight=False).status(what) as status:
+    with Console(file=sys.stderr, markup=False, highlight=False).status(what) as status:
         yield lambda stage: status.update(f"{what}: {stage}")
 
 

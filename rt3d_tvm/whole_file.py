@@ -19,10 +19,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     if the folder does not exist or cannot be written to.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; the name of a file to write is expected")
-    if path.exists() and not path.is_file():  # renaming over /dev/null would replace it
-        raise InputError(f"{path}: is a device; the name of a file to write is expected")
+    check_writable(path)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
     except OSError as error:
@@ -37,6 +34,18 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """InputError for a path that a file cannot be written to: ask before work that takes long."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; the name of a file to write is expected")
+    if path.exists() and not path.is_file():  # renaming over /dev/null would replace it
+        raise InputError(f"{path}: is a device; the name of a file to write is expected")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.absolute().parent}; make it first")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise InputError(f"{path}: the folder cannot be written to")
 
 
 def _umask() -> int:

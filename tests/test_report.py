@@ -48,19 +48,20 @@ def test_a_row_of_another_length_is_a_mistake():
         print_table([(1, 2), (1, 2, 3)], columns=("a", "b"), file=io.StringIO())
 
 
-def test_progress_elsewhere_is_a_line_a_stage():
-    out = io.StringIO()
-    with progress("compile", file=out) as stage:
+def test_progress_elsewhere_is_a_line_a_stage_and_leaves_stderr_to_errors(capsys):
+    with progress("compile") as stage:
         stage("import")
         stage("lower")
-    assert out.getvalue() == "compile: import\ncompile: lower\n"
+    assert capsys.readouterr() == ("compile: import\ncompile: lower\n", "")
 
 
-def test_progress_on_a_terminal_names_the_stage():
-    out = Terminal()
-    with progress("compile", file=out) as stage:
+def test_progress_on_a_terminal_names_the_stage(monkeypatch, capsys):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with progress("compile") as stage:
         stage("import")
-    assert "compile" in out.getvalue()
+    assert "compile" in terminal.getvalue()
+    assert capsys.readouterr().out == ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def test_json_that_cannot_be_written_leaves_the_old_file_alone(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, {"not a number": float("nan")})
     assert json.loads(path.read_text()) == {"old": True}
-    with pytest.raises(InputError, match="cannot be written: No such file"):
+    with pytest.raises(InputError, match="there is no folder .*none; make it first"):
         write_json(tmp_path / "none" / "r.json", {})
     with pytest.raises(InputError, match="is a folder"):
         write_json(tmp_path, {})

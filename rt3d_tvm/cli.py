@@ -1,0 +1,410 @@
+"""The command line ``rt3d``: read the arguments, call the flow, show what it says.
+
+Each command imports what it needs when it runs, so that help is instant and a machine that only
+compiles needs no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.report import print_table, progress, write_json
+from rt3d_tvm.whole_file import check_writable
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rt3d_tvm.models.weights import WeightsInfo
+    from topi_sparse.kernel_group import KernelGroup
+
+EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+# The largest |y - ref| over max |ref| that `rt3d verify` passes.
+MAX_REL_ERROR = 1e-4
+# Which extra of this package brings a module that not every command needs.
+EXTRAS = {
+    "torch": "prune",
+    "safetensors": "prune",
+    "onnx": "prune",
+    "onnxscript": "prune",
+    "onnxruntime": "prune",
+    "av": "video",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 2 for bad input, 1 for a check that fails."""
+    try:
+        args = _parser().parse_args(argv)
+        for path in (args.json, getattr(args, "output", None)):
+            if path is not None:
+                check_writable(path)
+        return args.run(args)
+    except InputError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        return _fail(
+            f"this command needs the package {error.name}, which is not installed: "
+            f"pip install 'rt3d-tvm[{EXTRAS[error.name]}]'"
+        )
+    except KeyboardInterrupt:
+        print("rt3d: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _fail(message: str) -> int:
+    """One line, whatever a file name or a library's message holds."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+    print(f"rt3d: error: {line}", file=sys.stderr)
+    return EXIT_INPUT
+
+
+def _models(args: argparse.Namespace) -> int:
+    from rt3d_tvm.models import MODELS
+
+    print_table(
+        [
+            (
+                spec.name,
+                spec.title,
+                spec.input_shape,
+                spec.num_classes,
+                spec.paper_params / 1e6,
+                spec.paper_macs / 1e9,
+                spec.paper_rate,
+            )
+            for spec in MODELS.values()
+        ],
+        columns=("name", "model", "input", "classes", "M parameters", "GMACs", "paper's rate"),
+    )
+    _write_json(args, list(MODELS.values()))
+    return 0
+
+
+def _prune(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from rt3d_tvm.models import model_spec
+    from rt3d_tvm.models.seeded import calibrate_
+    from rt3d_tvm.models.weights import save_weights
+    from rt3d_tvm.prune.project import project_
+    from rt3d_tvm.prune.schemes import Scheme
+
+    scheme = Scheme(name=args.scheme, group=args.group)
+    model, info = _model_with_weights(args)
+    spec = model_spec(info.model)
+    rate = spec.paper_rate if args.rate is None else args.rate
+    shape = _input_shape(info)
+    with progress("prune") as stage:
+        stage(f"project to {rate:g}x")
+        report = project_(
+            model, scheme=scheme, rate=rate, input_shape=shape, ignore=spec.classifiers
+        )
+        if info.seed is not None:
+            stage("calibrate")
+            calibrate_(model, seed=info.seed, input_shape=shape)
+        stage("write")
+        pruned = replace(info, scheme=args.scheme, group=str(args.group), rate=report.rate)
+        save_weights(args.output, model, pruned)
+    print_table(
+        [
+            (layer.name, layer.shape, layer.density, layer.dense_macs / 1e9, layer.kept_macs / 1e9)
+            for layer in report.layers
+        ],
+        columns=("layer", "weight", "density", "dense GMACs", "kept GMACs"),
+    )
+    print(
+        f"{args.output}: {scheme}, {report.rate:.2f}x: {report.kept_macs / 1e9:.3g} of "
+        f"{report.dense_macs / 1e9:.3g} GMACs kept"
+    )
+    _write_json(args, report)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from rt3d_tvm.export import export_onnx
+
+    model, info = _model_with_weights(args)
+    with progress("export") as stage:
+        stage("trace, write and compare with ONNX Runtime")
+        report = export_onnx(model, _input_shape(info), args.output)
+    print_table(sorted(report.operators.items()), columns=("operator", "nodes"))
+    print(
+        f"{args.output}: {report.bytes / 1e6:.1f} MB, opset {report.opset}, "
+        f"max_rel_error {report.max_rel_error:.2g} (limit {report.tolerance:.2g})"
+    )
+    _write_json(args, report)
+    return 0
+
+
+def _compile(args: argparse.Namespace) -> int:
+    from rt3d_tvm.build import compile_onnx
+
+    with progress("compile") as stage:
+        manifest = compile_onnx(
+            args.onnx, args.folder, target=args.target, group=args.group, progress=stage
+        )
+    print_table(
+        [
+            (
+                layer["name"],
+                layer["weight"],
+                layer["density"],
+                layer["kept_macs"] / 1e6,
+                layer["group"],
+                layer["reason"] or layer["kernel"],
+            )
+            for layer in manifest["layers"]
+        ],
+        columns=("layer", "weight", "density", "kept MMACs", "group", "kernel, or why not"),
+    )
+    print(
+        f"{args.folder}: target {args.target}, {manifest['weight_bytes'] / 1e6:.1f} MB of weights"
+    )
+    _write_json(args, manifest)
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from rt3d_tvm.build import verify
+
+    result = verify(args.folder, args.onnx, inputs=args.inputs)
+    passed = result["max_rel_error"] <= MAX_REL_ERROR
+    print(
+        f"{args.folder}: max_rel_error {result['max_rel_error']:.2g} over {args.inputs} inputs, "
+        f"limit {MAX_REL_ERROR:.0e}: {'passed' if passed else 'FAILED'}"
+    )
+    _write_json(args, {**result, "limit": MAX_REL_ERROR, "passed": passed})
+    return 0 if passed else EXIT_FAILED
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from rt3d_tvm.bench import bench
+
+    rows = bench(
+        args.folder, onnx=args.onnx, torch=args.torch, threads=args.threads, runs=args.runs
+    )
+    print_table(
+        [(row["engine"], row["median_ms"], row["ratio"]) for row in rows],
+        columns=("engine", "median ms", "times this artifact"),
+    )
+    _write_json(args, rows)
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    from rt3d_tvm.classify import Preprocessing, classify_video, read_labels
+    from rt3d_tvm.models import model_spec
+
+    preprocessing = None
+    if args.model is not None:
+        spec = model_spec(args.model)
+        preprocessing = Preprocessing(resize=spec.resize, mean=spec.mean, std=spec.std)
+    result = classify_video(
+        args.folder,
+        args.video,
+        preprocessing=preprocessing,
+        labels=None if args.labels is None else read_labels(args.labels),
+        clips=args.clips,
+        stride=args.stride,
+        threads=args.threads,
+    )
+    for note in result.notes:
+        print(f"note: {note}")
+    print_table(
+        [(guess.index, guess.label or "-", guess.probability) for guess in result.top],
+        columns=("class", "label", "probability"),
+        title=f"{args.video}: {result.clips} clips",
+    )
+    print_table(
+        [
+            ("load", result.load_ms),
+            ("decode", result.decode_ms),
+            ("preprocess", result.preprocess_ms),
+            ("inference", result.inference_ms),
+        ],
+        columns=("stage", "ms"),
+    )
+    _write_json(args, result)
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from rt3d_tvm.doctor import diagnose, healthy
+
+    checks = diagnose()
+    print_table(
+        [(check.state, check.name, check.found, check.remedy) for check in checks],
+        columns=("state", "check", "found", "remedy"),
+    )
+    _write_json(args, {"healthy": healthy(checks), "checks": checks})
+    return 0 if healthy(checks) else EXIT_FAILED
+
+
+def _model_with_weights(args: argparse.Namespace) -> tuple[nn.Module, WeightsInfo]:
+    """The model that the arguments name, with weights from a file or from a seed."""
+    from dataclasses import asdict
+
+    from rt3d_tvm.models import build_model, model_spec
+    from rt3d_tvm.models.seeded import seeded_
+    from rt3d_tvm.models.weights import WeightsInfo, load_weights_, read_info
+
+    chosen = {
+        "model": args.model,
+        "classes": args.classes,
+        "width": args.width,
+        "frames": args.frames,
+        "size": args.size,
+    }
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if args.weights is None and args.model is None:
+        raise InputError("--model or --weights is needed; `rt3d models` lists the models")
+    stated = {}
+    if args.model is not None:
+        stated["classes"] = model_spec(args.model).num_classes
+    if args.weights is None:
+        stated["seed"] = args.seed or 0
+    else:
+        try:
+            stated = asdict(read_info(args.weights))
+        except InputError:
+            # A file from elsewhere does not say whose it is; the arguments then have to.
+            if args.model is None:
+                raise
+        for name in ("model", "classes", "width"):
+            if name in chosen and chosen[name] != stated.get(name, chosen[name]):
+                raise InputError(
+                    f"--{name} {chosen[name]}: {args.weights} is of {name} {stated[name]}"
+                )
+    info = WeightsInfo(**{**stated, **chosen})
+    model = build_model(info.model, info.classes, info.width, frames=info.frames, size=info.size)
+    if args.weights is not None:
+        load_weights_(model, args.weights)
+    else:
+        print(f"benchmark weights of seed {info.seed}: the model is not trained")
+        seeded_(model, seed=info.seed, group=args.group, input_shape=_input_shape(info))
+    return model, info
+
+
+def _input_shape(info: WeightsInfo) -> tuple[int, int, int, int, int]:
+    from rt3d_tvm.models import model_spec
+
+    spec = model_spec(info.model)
+    frames, size = info.frames or spec.frames, info.size or spec.size
+    return (1, spec.channels, frames, size, size)
+
+
+def _write_json(args: argparse.Namespace, value: object) -> None:
+    if args.json is not None:
+        write_json(args.json, value)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="rt3d", description="From a PyTorch 3D CNN to a fast model.so.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+        sub.set_defaults(run=run)
+        return sub
+
+    command("models", _models, "list the models")
+
+    prune = command("prune", _prune, "zero the least important weights of a model")
+    _add_model_arguments(prune)
+    prune.add_argument("--scheme", default="kgs", help="filter, vanilla or kgs (default)")
+    prune.add_argument(
+        "--rate", type=float, help="dense MACs / kept MACs of the whole model; default: the paper's"
+    )
+    prune.add_argument("-o", "--output", type=Path, required=True, metavar="W.safetensors")
+
+    export = command("export", _export, "write a model as ONNX and check the file")
+    _add_model_arguments(export)
+    export.add_argument("-o", "--output", type=Path, required=True, metavar="X.onnx")
+
+    build = command("compile", _compile, "compile an ONNX file into a folder with model.so")
+    build.add_argument("onnx", type=Path, metavar="X.onnx")
+    build.add_argument("-o", "--output", dest="folder", type=Path, required=True, metavar="DIR")
+    build.add_argument("--target", default="host", help="host (default), arm64, ...")
+    build.add_argument(
+        "--group",
+        type=_group_or_auto,
+        metavar="MxN",
+        help="kernel group, such as 16x4; auto (default): what fits the zeros",
+    )
+
+    verify = command("verify", _verify, "compare a compiled model with ONNX Runtime")
+    _add_folder(verify)
+    verify.add_argument("--onnx", type=Path, required=True, metavar="X.onnx")
+    verify.add_argument("--inputs", type=_at_least_one, default=2, metavar="N")
+
+    bench = command("bench", _bench, "time a compiled model, beside others if asked")
+    _add_folder(bench)
+    bench.add_argument("--onnx", type=Path, metavar="X.onnx", help="and ONNX Runtime on this file")
+    bench.add_argument("--torch", metavar="MODEL:WEIGHTS", help="and PyTorch on this model")
+    bench.add_argument("--threads", type=_at_least_one, metavar="N")
+    bench.add_argument("--runs", type=_at_least_one, default=20, metavar="N")
+
+    run = command("run", _run, "classify a video")
+    _add_folder(run)
+    run.add_argument("video", type=Path)
+    run.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one a line")
+    run.add_argument("--model", help="prepare the frames as this model of `rt3d models` wants them")
+    run.add_argument("--clips", type=_at_least_one, default=1, metavar="N", help="average over N")
+    run.add_argument("--stride", type=_at_least_one, default=1, metavar="N", help="every Nth frame")
+    run.add_argument("--threads", type=_at_least_one, metavar="N")
+
+    command("doctor", _doctor, "check this machine")
+    return parser
+
+
+def _add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="made by rt3d compile")
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="one of `rt3d models`; default: what the weights say")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--weights", type=Path, metavar="W.safetensors")
+    source.add_argument("--seed", type=int, help="of benchmark weights, without --weights: 0")
+    parser.add_argument(
+        "--group", type=_group, default="16x4", metavar="MxN", help="kernel group; default: 16x4"
+    )
+    parser.add_argument("--width", type=float, help="factor on the number of channels")
+    for name in ("classes", "frames", "size"):
+        parser.add_argument(f"--{name}", type=_at_least_one, metavar="N")
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number of at least 1 is accepted")
+    return int(text)
+
+
+def _group(text: str) -> KernelGroup:
+    from topi_sparse.kernel_group import KernelGroup
+
+    try:
+        return KernelGroup.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _group_or_auto(text: str) -> KernelGroup | None:
+    return None if text == "auto" else _group(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from rt3d_tvm import cli
+from rt3d_tvm.data.generate import make_clip
+
+COMMANDS = ("models", "prune", "export", "compile", "verify", "bench", "run", "doctor")
+SMALL = ["--model", "c3d", "--width", "0.125", "--classes", "7", "--size", "32"]
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory):
+    """A small pruned C3D taken through the commands: its weights, ONNX file, artifact, a video."""
+    folder = tmp_path_factory.mktemp("flow")
+    weights, model, artifact = folder / "w.safetensors", folder / "m.onnx", folder / "artifact"
+    prune = ["prune", *SMALL, "--rate", "2.5", "-o", weights, "--json", folder / "prune.json"]
+    export = ["export", "--weights", weights, "-o", model, "--json", folder / "export.json"]
+    for argv in (prune, export, ["compile", model, "-o", artifact]):
+        assert cli.main([str(arg) for arg in argv]) == 0
+    make_clip(folder / "v.mp4", frames=20, size=48)
+    return folder
+
+
+def error_of(argv, capsys):
+    """The one line that a command refuses its arguments with."""
+    status = cli.main([str(arg) for arg in argv])
+    errors = capsys.readouterr().err
+    assert status == 2
+    assert errors.startswith("rt3d: error: ")
+    assert errors.count("\n") == 1
+    return errors
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_imports_nothing_heavy(command):
+    argv = [command, "--help"] if command else ["--help"]
+    program = f"""
+import sys
+from rt3d_tvm.cli import main
+try:
+    main({argv!r})
+except SystemExit as exit:
+    assert exit.code == 0
+heavy = {{"torch", "tvm", "onnx", "onnxruntime", "av", "numpy", "rich"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    assert f"usage: rt3d{f' {command}' if command else ''}" in child.stdout
+
+
+def test_models_are_listed(tmp_path, capsys):
+    assert cli.main(["models", "--json", str(tmp_path / "m.json")]) == 0
+    assert "R(2+1)D-18" in capsys.readouterr().out
+    assert {spec["name"] for spec in json.loads((tmp_path / "m.json").read_text())} == {
+        "c3d",
+        "r2plus1d",
+        "s3d",
+    }
+
+
+def test_prune_and_export_report_what_they_did(flow):
+    pruned = json.loads((flow / "prune.json").read_text())
+    assert abs(pruned["rate"] - 2.5) < 0.05
+    exported = json.loads((flow / "export.json").read_text())
+    assert exported["operators"]["Conv"] == 8
+    assert exported["max_rel_error"] <= exported["tolerance"]
+
+
+def test_run_prints_the_top_five_and_the_stages(flow, tmp_path, capsys):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"label{i}\n" for i in range(7)))
+    argv = ["run", flow / "artifact", flow / "v.mp4", "--labels", labels, "--model", "c3d"]
+    argv += ["--clips", "2", "--json", tmp_path / "r.json"]
+    assert cli.main([str(arg) for arg in argv]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("label") == 1 + 5
+    assert all(stage in printed for stage in ("decode", "preprocess", "inference"))
+    result = json.loads((tmp_path / "r.json").read_text())
+    chances = [guess["probability"] for guess in result["top"]]
+    assert len(chances) == 5
+    assert chances == sorted(chances, reverse=True)
+    assert 0 < sum(chances) <= 1 + 1e-9
+    assert result["source"]["frames"] == 20
+    assert result["clips"] == 2
+    assert result["notes"] == []
+
+
+def test_run_says_what_it_assumes_and_what_the_video_lacks(flow, tmp_path, capsys):
+    make_clip(tmp_path / "short.mp4", frames=5, size=48)
+    assert cli.main(["run", str(flow / "artifact"), str(tmp_path / "short.mp4")]) == 0
+    printed = capsys.readouterr().out
+    assert "note: frames are resized to 36 and normalised as Kinetics-400 is" in printed
+    assert "5 frames, a clip has 16: the last one is repeated 11 times" in printed
+
+
+def test_run_agrees_with_onnx_runtime_on_the_same_frames(flow):
+    import onnxruntime
+
+    from rt3d_tvm.classify import classify_video
+    from rt3d_tvm.data.clips import read_clips
+
+    clip = read_clips(flow / "v.mp4", size=32, resize=36).array
+    (logits,) = onnxruntime.InferenceSession(flow / "m.onnx").run(None, {"clip": clip})
+    best = classify_video(flow / "artifact", flow / "v.mp4").top[0]
+    powers = np.exp(logits[0] - logits[0].max())
+    assert best.index == int(powers.argmax())
+    assert best.probability == pytest.approx(float(powers.max() / powers.sum()), rel=1e-3)
+
+
+def write_text(folder):
+    (folder / "text.txt").write_text("no model, no weights, no video\n")
+
+
+# Arguments after the command, with {flow} and {here} (an own, nearly empty folder) filled in.
+REFUSED = [
+    ("", "the following arguments are required: COMMAND"),
+    ("conquer", "invalid choice: 'conquer'"),
+    ("models --jsn x", "unrecognized arguments"),
+    ("models --json {here}/none/m.json", "there is no folder"),
+    ("prune -o {here}/w", "--model or --weights is needed"),
+    ("prune --model c4d -o {here}/w", "no model named 'c4d'; known: c3d, r2plus1d, s3d"),
+    ("prune --model c3d", "required: -o/--output"),
+    ("prune --model c3d -o {here}/none/w", "there is no folder"),
+    ("prune --model c3d -o {here}", "is a folder"),
+    ("prune --model c3d --scheme wild -o {here}/w", "known: filter, vanilla, kgs"),
+    ("prune --model c3d --group 16 -o {here}/w", "FILTERSxCHANNELS"),
+    ("prune --model c3d --group 0x4 -o {here}/w", "g_m must be at least 1"),
+    ("prune --model c3d --width 0 -o {here}/w", "width"),
+    ("prune --model c3d --frames -1 -o {here}/w", "'-1': a whole number of at least 1"),
+    ("prune --model c3d --seed 1 --weights {here}/w -o {here}/w", "not allowed with"),
+    ("prune --weights {here}/none -o {here}/w", "no weight file"),
+    ("prune --weights {here}/text.txt -o {here}/w", "not a safetensors file"),
+    ("prune --model c3d --weights {here}/text.txt -o {here}/w", "not a safetensors file"),
+    ("prune --weights {flow}/w.safetensors --rate 0.5 -o {here}/w", "at least 1, got 0.5"),
+    ("prune --weights {flow}/w.safetensors --rate nan -o {here}/w", "got nan"),
+    ("prune --weights {flow}/w.safetensors --rate 1e9 -o {here}/w", "1e"),
+    ("export --model s3d --weights {flow}/w.safetensors -o {here}/m", "is of model c3d"),
+    ("export --weights {flow}/w.safetensors --classes 9 -o {here}/m", "is of classes 7"),
+    ("export --weights {flow}/w.safetensors --size 64 -o {here}/m", "does not fit"),
+    ("export --weights {flow}/w.safetensors -o {here}/none/m", "there is no folder"),
+    ("compile {here}/none.onnx -o {here}/d", "no such file"),
+    ("compile {here}/text.txt -o {here}/d", "not an ONNX model"),
+    ("compile {here}/dynamic.onnx -o {here}/d", "dimension 0 is dynamic"),
+    ("compile {flow}/m.onnx -o {here}/d --target vax", "unknown target 'vax'"),
+    ("compile {flow}/m.onnx -o {here}/d --group 5x4", "5x4"),
+    ("compile {flow}/m.onnx -o {here}/d --group many", "FILTERSxCHANNELS"),
+    ("compile {flow}/m.onnx -o {here}", "holds other files"),
+    ("compile {flow}/m.onnx -o {here}/text.txt", "is a file"),
+    ("compile {flow}/m.onnx -o {here}/none/d", "no folder"),
+    ("verify {flow}/artifact", "required: --onnx"),
+    ("verify {flow}/artifact --onnx {flow}/m.onnx --inputs 0", "'0': a whole number"),
+    ("bench {flow}/artifact --runs none", "'none': a whole number"),
+    ("run {here} {flow}/v.mp4", "manifest.json"),
+    ("run {flow}/artifact {here}/none.mp4", "no such file"),
+    ("run {flow}/artifact {here}/text.txt", "no video stream|not a video file"),
+    ("run {flow}/artifact {flow}/m.onnx", "not a video file"),
+    ("run {flow}/artifact {flow}/v.mp4 --labels {here}/none", "cannot be read"),
+    ("run {flow}/artifact {flow}/v.mp4 --labels {here}/text.txt", "1 labels .* of 7 classes"),
+    ("run {flow}/artifact {flow}/v.mp4 --labels {flow}/v.mp4", "not text in UTF-8"),
+    ("run {flow}/artifact {flow}/v.mp4 --clips 0", "'0': a whole number"),
+    ("run {flow}/artifact {flow}/v.mp4 --model i3d", "no model named 'i3d'"),
+    ("doctor --json {here}/none/d.json", "there is no folder"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), REFUSED, ids=[argv for argv, _ in REFUSED])
+def test_bad_input_is_one_line_and_writes_nothing(flow, tmp_path, capsys, argv, message):
+    write_text(tmp_path)
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("batch", 3, 4, 6, 6))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("batch", 3, 4, 6, 6))],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]),
+        tmp_path / "dynamic.onnx",
+    )
+    before = sorted(tmp_path.rglob("*"))
+    filled = [part.format(flow=flow, here=tmp_path) for part in argv.split()]
+    assert re.search(message, error_of(filled, capsys))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_every_command_is_refused_something():
+    assert set(COMMANDS) <= {argv.split()[0] for argv, _ in REFUSED if argv}
+
+
+def test_a_message_stays_one_line_whatever_it_holds(tmp_path, capsys):
+    line = error_of(["compile", "a\nb\x1b[31m.onnx", "-o", str(tmp_path / "d")], capsys)
+    assert "a b [31m.onnx: no such file" in line
+
+
+def test_a_missing_package_is_named_with_its_remedy(flow, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "rt3d_tvm.classify", raising=False)
+    monkeypatch.delitem(sys.modules, "rt3d_tvm.data.clips", raising=False)
+    monkeypatch.setitem(sys.modules, "av", None)
+    line = error_of(["run", flow / "artifact", flow / "v.mp4"], capsys)
+    assert "needs the package av" in line
+    assert "pip install 'rt3d-tvm[video]'" in line
+
+
+def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rt3d_tvm.doctor.diagnose", interrupted)
+    assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr().err == "rt3d: interrupted\n"
+
+
+def test_a_bug_is_not_taken_for_bad_input(monkeypatch):
+    def broken():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("rt3d_tvm.doctor.diagnose", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["doctor"])
+
+
+def test_doctor_fails_where_something_required_is_missing(monkeypatch, tmp_path, capsys):
+    from rt3d_tvm.doctor import Check
+
+    found = [
+        Check(name="a", ok=False, required=True, found="no", remedy="get it"),
+        Check(name="b", ok=False, required=False, found="no", remedy="or not"),
+    ]
+    monkeypatch.setattr("rt3d_tvm.doctor.diagnose", lambda: found)
+    assert cli.main(["doctor", "--json", str(tmp_path / "d.json")]) == 1
+    assert "FAIL      a      no     get it" in capsys.readouterr().out
+    report = json.loads((tmp_path / "d.json").read_text())
+    assert (report["healthy"], [check["name"] for check in report["checks"]]) == (False, ["a", "b"])
+    monkeypatch.setattr("rt3d_tvm.doctor.diagnose", lambda: found[1:])
+    assert cli.main(["doctor"]) == 0
+
+
+def test_the_installed_command_is_this_one():
+    rt3d = Path(sys.executable).with_name("rt3d")
+    if not rt3d.exists():
+        pytest.skip("rt3d is not installed beside this interpreter: pip install -e .")
+    child = subprocess.run([rt3d, "conquer"], capture_output=True, text=True)
+    assert child.returncode == 2
+    assert child.stderr.startswith("rt3d: error: argument COMMAND: invalid choice")
+    assert child.stderr.count("\n") == 1
