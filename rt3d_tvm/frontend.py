@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnx
     import tvm
 
-MIN_OPSET, MAX_OPSET = 11, 24
+MIN_OPSET, MAX_OPSET = 11, 23
 INPUT_RANK = 5  # clips, channels, frames, height, width
 MAX_ELEMENTS = 2**31 - 1  # kernels index with 32 bits
 

@@ -263,8 +263,8 @@ def in_domain(model, domain):
 
 
 REFUSED = {
-    "opset too old": (lambda: make_model(one("Relu"), opset=9), "opset 9 .* 11 to 24"),
-    "opset too new": (lambda: make_model(one("Relu"), opset=28), "opset 28 .* 11 to 24"),
+    "opset too old": (lambda: make_model(one("Relu"), opset=9), "opset 9 .* 11 to 23"),
+    "opset too new": (lambda: make_model(one("Relu"), opset=28), "opset 28 .* 11 to 23"),
     "unknown operator": (
         lambda: make_model(one("Celu")),
         "node the_node: operator Celu is not accepted; accepted are Add, .*Conv",
