@@ -1,7 +1,7 @@
 """A model file -> an artifact: model.so, weights.bin and manifest.json in one folder.
 
 model.so holds the code. The weights lie beside it, 64-byte aligned, to be mapped and handed to the
-Relax VM without a copy. Both carry the same id, so that two that do not belong together are refused.
+Relax VM without a copy. Both carry one id, so that two that do not belong together are refused.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import tvm
 from tvm import relax
-from tvm.support.cc import cross_compiler
 from tvm.relax.backend.cpu_generic import pipeline as cpu_pipeline
+from tvm.support.cc import cross_compiler
 from tvm.target import Target
 
-from rt3d_tvm.deploy import ALIGNMENT, MAGIC, MANIFEST, MODEL, WEIGHTS
+from rt3d_tvm.deploy import ALIGNMENT, MAGIC, MANIFEST, MODEL, WEIGHTS, file_sha256
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.frontend import import_onnx
 from rt3d_tvm.passes.dataflow import bindings, dtype_of, is_op, static_shape
@@ -64,15 +64,14 @@ def compile_onnx(
     mod = import_onnx(Path(onnx_path))
     inputs = [_signature(param) for param in mod["main"].params]
     outputs = [_signature(mod["main"].body.body)]
-    names = list(mod["main"].attrs["conv_names"])
+    names = list(mod["main"].attrs["layer_names"])
     report("lower")
     try:
         mod = lower(mod, made_for, group=group)
     except ValueError as error:
         raise InputError(str(error)) from error
     layers = [
-        {"name": name, **asdict(entry)}
-        for name, entry in zip(names+["fc"]*9, read_report(mod), strict=False)
+        {"name": name, **asdict(entry)} for name, entry in zip(names, read_report(mod), strict=True)
     ]
     changes = int(mod.attrs[CHANGES_ATTRIBUTE])
     mod, constants = lift_constants(mod)
@@ -103,7 +102,7 @@ def compile_onnx(
             "largest_activation_bytes": largest,
             "weight_bytes": size,
             "weights": index,
-            "sha256": {name: _sha256(folder / name) for name in (MODEL, WEIGHTS)},
+            "sha256": {name: file_sha256(folder / name) for name in (MODEL, WEIGHTS)},
         }
         text = json.dumps(manifest, indent=1)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -176,11 +175,6 @@ def _linker(target: Target) -> dict:
             "aarch64-linux-gnu-g++ (Debian's g++-aarch64-linux-gnu)"
         )
     return {"fcompile": cross_compiler(compiler)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_replaceable(folder: Path) -> None:

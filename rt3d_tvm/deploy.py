@@ -5,6 +5,7 @@ Needs apache-tvm and numpy only; scripts/run_plain.py does the same without this
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from tvm import relax
 from rt3d_tvm.errors import InputError
 
 MODEL, WEIGHTS, MANIFEST = "model.so", "weights.bin", "manifest.json"
-# The weights file: magic, its size in 8 bytes, the 32 bytes of its id; then each weight at a multiple
-# of this, which is what TVM asks of the memory it is handed.
+# The weights file: magic, its size in 8 bytes, the 32 bytes of its id; then each weight, aligned as
+# TVM asks of the memory that it is handed.
 ALIGNMENT = 64
 MAGIC = b"rt3d-tvm weights\0\0\0\0\0\0\0\0"
 
@@ -36,8 +37,8 @@ class Artifact:
         expected = self.manifest["inputs"][0]
         if list(x.shape) != expected["shape"] or str(x.dtype) != expected["dtype"]:
             raise InputError(
-                f"input {expected['name']!r} is {x.dtype} of shape {tuple(x.shape)}; the model takes "
-                f"{expected['dtype']} of shape {tuple(expected['shape'])}"
+                f"input {expected['name']!r} is {x.dtype} of shape {tuple(x.shape)}; the model "
+                f"takes {expected['dtype']} of shape {tuple(expected['shape'])}"
             )
         return self.vm["main"](tvm.runtime.tensor(x), *self.weights).numpy()
 
@@ -46,7 +47,7 @@ def load(folder: Path, *, threads: int | None = None) -> Artifact:
     """Load the artifact in ``folder``; the weights are mapped, not read.
 
     threads: how many the runtime may use, by default as many as this process has cores. InputError
-    for a folder that holds no artifact, and for model.so and weights.bin that do not belong together.
+    for a folder that holds no artifact, and for files in it that do not belong together.
     """
     folder = Path(folder)
     for name in (MANIFEST, MODEL, WEIGHTS):
@@ -56,7 +57,7 @@ def load(folder: Path, *, threads: int | None = None) -> Artifact:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{folder / MANIFEST}: not JSON: {error}") from error
-    set_threads(threads or len(os.sched_getaffinity(0)))
+    set_threads(threads or available_cores())
     try:
         library = tvm.runtime.load_module(str((folder / MODEL).resolve()))
         vm = relax.VirtualMachine(library, tvm.cpu())
@@ -75,9 +76,25 @@ def load(folder: Path, *, threads: int | None = None) -> Artifact:
     return Artifact(manifest, vm, [_view(mapped, entry) for entry in manifest["weights"]])
 
 
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def set_threads(threads: int) -> None:
     """Let the TVM runtime use that many threads; left alone it takes half the cores on x86-64."""
     tvm.get_global_func("runtime.config_threadpool")(1, threads)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal, without reading it into memory whole."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _view(mapped: np.ndarray, entry: dict) -> tvm.runtime.Tensor:

@@ -18,7 +18,7 @@ from topi_sparse.kernel_group import KernelGroup
 
 
 def phases(target: Target, group: KernelGroup | None = None) -> list[tuple[str, Pass]]:
-    """Names and passes, in order. ``group``: one kernel group for all convolutions, or each its own."""
+    """Names and passes, in order. ``group``: one kernel group for all, or each conv its own."""
     return [
         ("fold_constants", relax.transform.FoldConstant()),
         ("fully_connected", FullyConnectedAsConv3d()),

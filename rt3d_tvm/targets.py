@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_system_cpu
 
+from rt3d_tvm.deploy import available_cores
 from rt3d_tvm.errors import InputError
 
 _X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
@@ -23,8 +22,9 @@ TARGETS: dict[str, dict] = {
 def make_target(name: str) -> Target:
     """The target of that name; "host" is this machine. InputError names the known ones."""
     if name == "host":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return Target({"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": cores or 1})
+        return Target(
+            {"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": available_cores()}
+        )
     if name not in TARGETS:
         known = ", ".join(["host", *sorted(TARGETS)])
         raise InputError(f"unknown target {name!r}; known: {known}")

@@ -1,1 +1,1 @@
-"""How it runs: one folder a device, one file an op. ``schedules.table`` says which rule serves what."""
+"""How it runs: one folder a device, one file an op. ``table`` says which rule serves what."""

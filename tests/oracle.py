@@ -1,4 +1,4 @@
-"""What results are compared with: float64 arithmetic by torch, and error bounds that follow from it."""
+"""What results are compared with: float64 arithmetic by torch, and bounds that follow from it."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def conv3d_float64(x, weight, bias, *, stride, padding, dilation, groups=1) -> n
 def sum_bound(terms: int, absolute_sum: np.ndarray) -> np.ndarray:
     """How far a float32 sum of products may be from the exact one, in whatever order it is made.
 
-    gamma_n = n u / (1 - n u) times the sum of the absolute values (Higham, Accuracy and Stability of
-    Numerical Algorithms, section 3.1), n being one more than the number of terms.
+    gamma_n = n u / (1 - n u) times the sum of the absolute values (Higham, Accuracy and Stability
+    of Numerical Algorithms, section 3.1), n being one more than the number of terms.
     """
     n = terms + 1
     return n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF) * absolute_sum
@@ -114,9 +114,7 @@ class ConvCase:
             x=rng.standard_normal(conv.data).astype("float32"),
             weight=weight,
             bias=rng.standard_normal(conv.filters).astype("float32"),
-            residual=None
-            if residual is None
-            else rng.standard_normal(conv.out).astype("float32"),
+            residual=None if residual is None else rng.standard_normal(conv.out).astype("float32"),
         )
 
     def run(self) -> np.ndarray:

@@ -49,9 +49,7 @@ def cases(draw) -> ConvCase:
     padding = tuple(draw(st.integers(0, min(k, 3))) for k in kernel * 2)
     extents = [
         max(draw(st.integers(1, 9)), (k - 1) * step + 1 - before - after, 1)
-        for k, step, before, after in zip(
-            kernel, dilation, padding[:3], padding[3:], strict=True
-        )
+        for k, step, before, after in zip(kernel, dilation, padding[:3], padding[3:], strict=True)
     ]
     halo = {"halo_h": draw(st.integers(0, 2)), "halo_w": draw(st.integers(0, 2))}
     weight = masked(

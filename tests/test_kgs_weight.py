@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tests.test_kgs_conv3d import SCHEMES, masked
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import KGSWeight, row_blocks
+from topi_sparse.layout import ceil_div
 
 groups = st.builds(KernelGroup, g_m=st.integers(1, 9), g_n=st.integers(1, 5))
 
@@ -25,7 +26,7 @@ def test_from_dense_and_back(shape, group, scheme, density, chunk, row_multiple)
     packed = KGSWeight.from_dense(weight, group=group, chunk=chunk, row_multiple=row_multiple)
     np.testing.assert_array_equal(packed.decompress(), weight)
     blocks, last_rows = row_blocks(shape[0], group.g_m, row_multiple)
-    chunks = -(--(-shape[1] // group.g_n) // chunk)
+    chunks = ceil_div(ceil_div(shape[1], group.g_n), chunk)
     assert len(packed.pointers) == blocks * chunks * shape[2] + 1
     assert packed.pointers[-1] == packed.kept == len(packed.columns)
     assert packed.blocks.size <= packed.kept * group.g_m * group.g_n

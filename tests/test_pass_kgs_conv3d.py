@@ -200,7 +200,7 @@ def test_the_declined_depthwise_convolution_still_computes():
         ("x86-64-avx2", "8x4", "8x4"),
         ("cortex-a77", "8x4", "8x4"),
         ("cortex-a77", "4x4", "4x4"),
-        # 8 filters fill half a vector of 16 lanes: 16x4 keeps 1.7 times as much, in half the vectors.
+        # 8 filters fill half a vector: 16x4 keeps 1.7 times as much, in half as many vectors.
         ("x86-64-avx512", "8x4", "16x4"),
     ],
 )

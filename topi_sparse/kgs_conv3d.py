@@ -96,7 +96,7 @@ class KGSConv3d:
         return PackedLayout(c_block=self.x.c_block, halo_h=halo[0], halo_w=halo[1])
 
     def offsets(self, columns: np.ndarray) -> np.ndarray:
-        """Where each kept column (KGSWeight.columns) starts in x, int32, from location (0, 0, 0)."""
+        """Where each column (KGSWeight.columns) starts in x, int32, from location (0, 0, 0)."""
         strides, c_block = self.x.strides(self.data), self.x.c_block
         q, kd, kh, kw = columns.astype("int64").T
         n = q * self.group.g_n
@@ -234,7 +234,7 @@ def _register_tile(conv: KGSConv3d, args, acc, position, c, *, rows: int, column
     lanes, g_m, g_n, y = conv.tile.lanes, conv.group.g_m, conv.group.g_n, args["y"]
     vectors = range(rows // lanes)
     left = s * min(conv.tile.width, conv.out[4])
-    count_p, last_rows = conv.rows
+    count_p, _ = conv.rows
 
     def lane(start):
         return T.Ramp(start, 1, lanes)

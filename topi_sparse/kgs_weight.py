@@ -1,6 +1,6 @@
 """The one weight format: the kept columns of a conv3d weight, in kernel groups (paper, section 3).
 
-A dense weight is the case where every column is kept; Vanilla and Filter sparsity are coarser masks.
+A dense weight is the case where every column is kept; Vanilla and Filter are coarser masks.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from topi_sparse.layout import ceil_div
 class KGSWeight:
     """Kept columns of W[M, N, KD, KH, KW], one row block of g_m filters after the other.
 
-    A column is the g_m x g_n weights at one location (kd, kh, kw) of one kernel group (p, q); it is
-    kept when any of them is not zero. Columns are sorted by (p, chunk, kd, q, kh, kw), where a chunk
-    is ``chunk`` neighbouring channel groups, so that those of one (p, chunk) and a range of kd are
-    neighbours.
+    A column is the g_m x g_n weights at one location (kd, kh, kw) of one kernel group (p, q); it
+    is kept when any of them is not zero. Columns are sorted by (p, chunk, kd, q, kh, kw), where a
+    chunk is ``chunk`` neighbouring channel groups, so that those of one (p, chunk) and a range of
+    kd are neighbours.
 
     columns  int32 (kept, 4): q, kd, kh, kw
     blocks   one dimension: g_n x rows weights a column, ``rows`` being g_m, but what is left of

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-import tvm
 from tvm import te, tirx
 
 from topi_sparse.layout import PackedLayout, ceil_div

@@ -18,10 +18,10 @@ from topi_sparse.layout import ceil_div
 # The heights of a kernel group that are tried where none is given; g_n is 4, as in the paper.
 GROUP_HEIGHTS = (4, 8, 16, 32)
 GROUP_CHANNELS = 4
-# What one chunk may bring into the L1 cache: 32 KiB of a current x86 core or 64 KiB of a Cortex-A77,
-# where the weights may stream from L2 as long as the inputs stay.
+# What one chunk may bring into the L1 cache: 32 KiB of a current x86 core or 64 KiB of a
+# Cortex-A77, where the weights may stream from L2 as long as the inputs stay.
 CHUNK_BYTES = 48 * 1024
-# A fused multiply-add takes 4 cycles and two can start in each: fewer accumulators leave slots idle.
+# A multiply-add takes 4 cycles and two can start in each: fewer accumulators leave slots idle.
 MIN_ACCUMULATORS = 8
 # Processors whose 512-bit vectors take two turns in pipes of 256 bit.
 HALF_WIDTH_AVX512 = ("znver4",)
@@ -31,8 +31,8 @@ HALF_WIDTH_AVX512 = ("znver4",)
 class VectorUnit:
     """The vector unit of one core, as a float32 kernel sees it.
 
-    lanes: of the widest register. pipe_lanes: that one of the two multiply-add pipes takes at a time;
-    wider vectors go through in several passes.
+    lanes: of the widest register. pipe_lanes: that one of the two multiply-add pipes takes at a
+    time; wider vectors go through in several passes.
     by_element: a multiply-add can take its scalar from a lane, so that g_n scalars cost one load.
     broadcasts: a multiply-add can broadcast its scalar from memory, without a register.
     """

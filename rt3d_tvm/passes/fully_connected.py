@@ -92,9 +92,7 @@ class _Rewriter(relax.PyExprMutator):
                 y = self.builder_.emit(relax.op.nn.relu(y))
             else:
                 bias = next(v for v in map(constant, call.args) if v is not None)
-                y = self.builder_.emit(
-                    relax.op.add(y, relax.const(bias.reshape(1, -1, 1, 1, 1)))
-                )
+                y = self.builder_.emit(relax.op.add(y, relax.const(bias.reshape(1, -1, 1, 1, 1))))
         return relax.op.reshape(y, (batch, weight.shape[1]))
 
 

@@ -26,7 +26,7 @@ from dataclasses import replace
 import tvm
 from tvm import relax
 
-from rt3d_tvm.passes.dataflow import bindings, constant, is_op, static_shape, users
+from rt3d_tvm.passes.dataflow import bindings, constant, static_shape, users
 from rt3d_tvm.passes.packed_call import (
     called,
     emit_call,
@@ -36,7 +36,6 @@ from rt3d_tvm.passes.packed_call import (
 from topi_sparse import packed
 from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d, kgs_conv3d
 from topi_sparse.layout import PackedLayout
-
 
 # The module attribute under which the pass writes how many layout changes it has left.
 CHANGES_ATTRIBUTE = "layout_changes"
@@ -233,9 +232,7 @@ class _Rewriter(relax.PyExprMutator):
             self.twin[var] = emit_call(self.builder_, operator, func, args)
             self.only_packed.add(var)
 
-    def emit_kernel(
-        self, func: tvm.tirx.PrimFunc, call: relax.Call, y: PackedLayout
-    ) -> relax.Var:
+    def emit_kernel(self, func: tvm.tirx.PrimFunc, call: relax.Call, y: PackedLayout) -> relax.Var:
         """The same kernel for the layouts in which its tensors are stored now."""
         conv = KGSConv3d.from_json(func.attrs[SPEC_ATTRIBUTE])
         x, blocks, offsets, pointers, bias, *residual = call.args[1].fields
@@ -310,5 +307,3 @@ def _layout_changes(mod: tvm.IRModule) -> int:
         if isinstance(function, relax.Function)
         for binding in bindings(function)
     )
-
-

@@ -22,7 +22,7 @@ UNITS_PER_THREAD = 4
 
 
 def schedule_kgs_conv3d(sch: s_tir.Schedule, block, target: Target) -> None:
-    """Order (row blocks, planes, rows) in parallel > chunk > row blocks > planes > rows > strips."""
+    """Parallel (row blocks, planes, rows) > chunk > row blocks > planes > rows > strips."""
     batch, p, d, h, strips, chunk = sch.get_loops(block)
     p_out, d_out, h_out = default_splits(sch, block, int(target.attrs.get("num-cores", 1)))
     p_out, p_in = sch.split(p, _tiled(sch, p, p_out))
