@@ -61,10 +61,9 @@ def import_onnx(path: Path) -> tvm.IRModule:
 
     The input is float32 of fixed shape (clips, channels, frames, height, width); there is one
     output. A Conv arrives as ``relax.nn.conv3d`` followed by reshape and add for its bias, its
-    weights as constants. ``main`` has two attributes, since the importer keeps no name of a node:
-    ``conv_names``, see `conv_names`, and ``layer_names``, the same with the fully connected layers
-    (a matrix times a constant matrix) in their places. Nodes that no output depends on are left
-    out.
+    weights as constants. ``main`` has the attribute ``layer_names``: `layer_names` of the file, in
+    the order of the graph, since the importer keeps no name of a node. Nodes that no output depends
+    on are left out.
 
     Raises InputError for anything else, naming the node or the tensor and what is accepted.
     """
@@ -90,20 +89,18 @@ def import_onnx(path: Path) -> tvm.IRModule:
             raise InputError(
                 f"{path}: TVM cannot import this model: {_first_line(error)}"
             ) from error
-    convs = _names([node for node in model.graph.node if node.op_type == "Conv"])
-    layers = _names([node for node in model.graph.node if _is_layer(node, model, shapes)])
-    module["main"] = module["main"].with_attrs({"conv_names": convs, "layer_names": layers})
+    module["main"] = module["main"].with_attr("layer_names", _layer_names(model, shapes))
     return module
 
 
-def conv_names(path: Path) -> list[str]:
-    """Name every Conv of an ONNX file, in graph order, after the torch module it came from.
+def layer_names(path: Path) -> list[str]:
+    """Name every layer of an ONNX file, in graph order, after the torch module it came from.
 
-    The name is that of the weight less ``.weight`` (``features.conv3a``), else the node's, else the
+    Layers are the convolutions, and the fully connected ones: a matrix times a constant matrix. The
+    name is that of the weight less ``.weight`` (``features.conv3a``), else the node's, else the
     output's; one used twice gets ``#2``. Raises InputError for a file that is not accepted.
     """
-    model, _ = _accepted_model(Path(path))
-    return _names([node for node in model.graph.node if node.op_type == "Conv"])
+    return _layer_names(*_accepted_model(Path(path)))
 
 
 def _accepted_model(path: Path) -> tuple[onnx.ModelProto, dict[str, list[int]]]:
@@ -360,25 +357,30 @@ def _remove_dead_nodes(model: onnx.ModelProto) -> None:
     model.graph.node.extend(reversed(live))
 
 
-def _is_layer(node: onnx.NodeProto, model: onnx.ModelProto, shapes: dict[str, list[int]]) -> bool:
-    """Whether a node is a convolution or a fully connected layer."""
-    if node.op_type not in ("Gemm", "MatMul"):
-        return node.op_type == "Conv"
-    constants = {tensor.name for tensor in model.graph.initializer}
-    constants.update(name for n in model.graph.node if n.op_type == "Constant" for name in n.output)
-    ranks = [len(shapes.get(name, ())) for name in node.input[:2]]
-    return node.input[1] in constants and ranks == [2, 2]
-
-
-def _names(nodes: list[onnx.NodeProto]) -> list[str]:
+def _layer_names(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> list[str]:
+    # What depends on constants alone is folded away and becomes no layer.
+    constants = {"", *(tensor.name for tensor in model.graph.initializer)}
     names: list[str] = []
-    for node in nodes:
-        weight = node.input[1]
-        stem = weight.removesuffix(".weight")
-        name = stem if stem and stem != weight else _label(node)
-        used = sum(other == name or other.startswith(f"{name}#") for other in names)
-        names.append(f"{name}#{used + 1}" if used else name)
+    for node in model.graph.node:
+        if constants.issuperset(node.input):
+            constants.update(node.output)
+        elif node.op_type == "Conv" or (
+            node.op_type in ("Gemm", "MatMul")
+            and node.input[1] in constants
+            and [len(shapes.get(name, ())) for name in node.input[:2]] == [2, 2]
+        ):
+            names.append(_unique(_layer_name(node), names))
     return names
+
+
+def _layer_name(node: onnx.NodeProto) -> str:
+    stem = node.input[1].removesuffix(".weight")
+    return stem if stem and stem != node.input[1] else _label(node)
+
+
+def _unique(name: str, others: list[str]) -> str:
+    used = sum(other == name or other.startswith(f"{name}#") for other in others)
+    return f"{name}#{used + 1}" if used else name
 
 
 def _label(node: onnx.NodeProto) -> str:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.frontend import ACCEPTED_OPS, MAX_OPSET, MIN_OPSET, conv_names, import_onnx
+from rt3d_tvm.frontend import ACCEPTED_OPS, MAX_OPSET, MIN_OPSET, import_onnx, layer_names
 
 SHAPE = (1, 3, 4, 6, 6)
 
@@ -101,7 +101,6 @@ def test_convs_arrive_as_conv3d_with_their_names(save):
         "relax.reshape",
         "relax.add",
     ]
-    assert list(module["main"].attrs["conv_names"]) == ["stem.conv1", "stem.conv2"]
     assert list(module["main"].attrs["layer_names"]) == ["stem.conv1", "stem.conv2", "fc"]
 
 
@@ -116,6 +115,20 @@ def test_a_product_of_two_activations_is_no_layer(save):
     assert list(module["main"].attrs["layer_names"]) == ["fc"]
 
 
+def test_what_depends_on_constants_alone_is_folded_and_no_layer(save):
+    nodes = [
+        helper.make_node("Identity", ["w"], ["fc.weight"]),
+        helper.make_node("Flatten", ["x"], ["f"], axis=4),
+        helper.make_node("MatMul", ["f", "fc.weight"], ["p"], "fully_connected"),
+        helper.make_node("MatMul", ["w", "fc.weight"], ["c"], "of_constants"),
+        helper.make_node("MatMul", ["p", "c"], ["y"], "again"),
+    ]
+    path = save(make_model(nodes, [tensor("w", weights(6, 6))]))
+    assert layer_names(path) == ["fc", "again"]
+    folded = relax.transform.FoldConstant()(import_onnx(path))
+    assert str(folded).count("R.matmul") == 2
+
+
 def test_names_fall_back_to_the_node_and_stay_unique(save):
     shared = tensor("a.weight", weights(3, 3, 1, 1, 1))
     nodes = [
@@ -126,8 +139,8 @@ def test_names_fall_back_to_the_node_and_stay_unique(save):
         helper.make_node("Conv", ["3", "a.weight"], ["dead"], "dead"),
     ]
     path = save(make_model(nodes, [shared, tensor("onnx::Conv_7", weights(3, 3, 1, 1, 1))]))
-    assert conv_names(path) == ["a", "a#2", "three", "y"]
-    assert len(import_onnx(path)["main"].attrs["conv_names"]) == 4
+    assert layer_names(path) == ["a", "a#2", "three", "y"]
+    assert len(import_onnx(path)["main"].attrs["layer_names"]) == 4
 
 
 def test_a_conv_with_a_computed_weight_is_no_error(save):
@@ -137,7 +150,7 @@ def test_a_conv_with_a_computed_weight_is_no_error(save):
         helper.make_node("Conv", ["m", "w"], ["y"], "conv"),
     ]
     path = save(make_model(nodes, [tensor("axis", np.array([1], np.int64))]))
-    assert list(import_onnx(path)["main"].attrs["conv_names"]) == ["conv"]
+    assert list(import_onnx(path)["main"].attrs["layer_names"]) == ["conv"]
 
 
 def test_the_whole_model_computes_what_onnx_runtime_does(save):
@@ -406,7 +419,11 @@ def external(save, tmp_path):
 
 def test_external_data_beside_the_model_is_read(external):
     path, _, _ = external
-    assert list(import_onnx(path)["main"].attrs["conv_names"]) == ["stem.conv1", "stem.conv2"]
+    assert list(import_onnx(path)["main"].attrs["layer_names"]) == [
+        "stem.conv1",
+        "stem.conv2",
+        "fc",
+    ]
 
 
 def test_external_data_missing_or_truncated_is_refused(external):
