@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,6 +17,7 @@ from rt3d_tvm.report import print_table, progress, write_json
 from rt3d_tvm.whole_file import check_writable
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from rt3d_tvm.models.weights import WeightsInfo
@@ -172,30 +173,84 @@ def _compile(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from rt3d_tvm.build import verify
+    from dataclasses import asdict
+    from math import isfinite
+
+    from rt3d_tvm.verify import verify
 
     result = verify(args.folder, args.onnx, inputs=args.inputs)
-    passed = result["max_rel_error"] <= MAX_REL_ERROR
+    passed = result.max_rel_error <= MAX_REL_ERROR
     print(
-        f"{args.folder}: max_rel_error {result['max_rel_error']:.2g} over {args.inputs} inputs, "
-        f"limit {MAX_REL_ERROR:.0e}: {'passed' if passed else 'FAILED'}"
+        f"{args.folder}: max_rel_error {result.max_rel_error:.2g} over {args.inputs} inputs, limit "
+        f"{MAX_REL_ERROR:.0e}: {'passed' if passed else 'FAILED'}"
     )
-    _write_json(args, {**result, "limit": MAX_REL_ERROR, "passed": passed})
+    if result.sensitivity is not None:
+        print(f"another input moves the output by {result.sensitivity:.2g} of its largest value")
+    # JSON has no infinity: null is an output that is not finite.
+    error = result.max_rel_error if isfinite(result.max_rel_error) else None
+    record = {**asdict(result), "max_rel_error": error, "limit": MAX_REL_ERROR, "passed": passed}
+    _write_json(args, record)
     return 0 if passed else EXIT_FAILED
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from rt3d_tvm.bench import bench
+    import numpy as np
 
-    rows = bench(
-        args.folder, onnx=args.onnx, torch=args.torch, threads=args.threads, runs=args.runs
-    )
+    from rt3d_tvm.bench import bench
+    from rt3d_tvm.deploy import available_cores, load
+
+    threads = args.threads or available_cores()
+    artifact = load(args.folder, threads=threads)
+    shape = artifact.manifest["inputs"][0]["shape"]
+    engines = {"rt3d": artifact.run}
+    if args.onnx is not None:
+        engines["ONNX Runtime"] = _onnx_engine(args.onnx, shape, threads)
+    if args.torch is not None:
+        engines["PyTorch"] = _torch_engine(args.torch, shape, threads)
+    clip = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    timings = bench(engines, clip, runs=args.runs)
     print_table(
-        [(row["engine"], row["median_ms"], row["ratio"]) for row in rows],
-        columns=("engine", "median ms", "times this artifact"),
+        [(timing.engine, timing.median_ms, timing.ratio) for timing in timings],
+        columns=("engine", "median ms", "times rt3d's"),
+        title=f"{args.folder}: {threads} threads, {args.runs} runs in turns",
     )
-    _write_json(args, rows)
+    _write_json(args, {"threads": threads, "runs": args.runs, "timings": timings})
     return 0
+
+
+def _onnx_engine(path: Path, shape: list[int], threads: int) -> Callable[[np.ndarray], object]:
+    from rt3d_tvm.verify import reference_session
+
+    session = reference_session(path, threads=threads)
+    taken = session.get_inputs()[0]
+    if taken.shape != shape:
+        raise InputError(f"{path} takes {taken.shape}, the artifact {shape}: not of one model")
+    return lambda clip: session.run(None, {taken.name: clip})
+
+
+def _torch_engine(text: str, shape: list[int], threads: int) -> Callable[[np.ndarray], object]:
+    name, colon, weights = text.partition(":")
+    if not colon:
+        raise InputError(f"--torch {text}: MODEL:WEIGHTS is accepted, such as c3d:w.safetensors")
+    import torch
+
+    from rt3d_tvm.models.weights import load_model
+
+    model, info = load_model(weights)
+    if info.model != name:
+        raise InputError(f"--torch {text}: {weights} is of model {info.model}")
+    if list(_input_shape(info)) != shape:
+        raise InputError(
+            f"--torch {text}: takes {list(_input_shape(info))}, the artifact {shape}: not of one "
+            "model"
+        )
+    torch.set_num_threads(threads)
+
+    def run(clip: np.ndarray) -> object:
+        with torch.inference_mode():
+            return model(torch.from_numpy(clip))
+
+    return run
 
 
 def _run(args: argparse.Namespace) -> int:

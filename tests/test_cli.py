@@ -75,6 +75,37 @@ def test_prune_and_export_report_what_they_did(flow):
     assert exported["max_rel_error"] <= exported["tolerance"]
 
 
+def test_verify_passes_and_says_so(flow, tmp_path, capsys):
+    argv = ["verify", flow / "artifact", "--onnx", flow / "m.onnx", "--json", tmp_path / "v.json"]
+    assert cli.main([str(arg) for arg in argv]) == 0
+    assert "passed" in capsys.readouterr().out
+    assert json.loads((tmp_path / "v.json").read_text())["max_rel_error"] <= 1e-4
+
+
+def test_verify_fails_against_another_model(flow, tmp_path, capsys):
+    model = onnx.load(flow / "m.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.name == "fc8.weight":
+            values = -onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, tmp_path / "other.onnx")
+    argv = ["verify", flow / "artifact", "--onnx", tmp_path / "other.onnx"]
+    assert cli.main([str(arg) for arg in argv]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_bench_times_every_engine_in_one_run(flow, tmp_path, capsys):
+    argv = ["bench", flow / "artifact", "--onnx", flow / "m.onnx", "--runs", "3", "--threads", "1"]
+    argv += ["--torch", f"c3d:{flow / 'w.safetensors'}", "--json", tmp_path / "b.json"]
+    assert cli.main([str(arg) for arg in argv]) == 0
+    assert "1 threads, 3 runs" in capsys.readouterr().out
+    timings = json.loads((tmp_path / "b.json").read_text())["timings"]
+    assert [timing["engine"] for timing in timings] == ["rt3d", "ONNX Runtime", "PyTorch"]
+    assert all(
+        len(timing["samples_ms"]) == 3 and min(timing["samples_ms"]) > 0 for timing in timings
+    )
+
+
 def test_run_prints_the_top_five_and_the_stages(flow, tmp_path, capsys):
     labels = tmp_path / "labels.txt"
     labels.write_text("".join(f"label{i}\n" for i in range(7)))
@@ -156,9 +187,19 @@ REFUSED = [
     ("compile {flow}/m.onnx -o {here}", "holds other files"),
     ("compile {flow}/m.onnx -o {here}/text.txt", "is a file"),
     ("compile {flow}/m.onnx -o {here}/none/d", "no folder"),
+    ("verify {here} --onnx {flow}/m.onnx", "manifest.json"),
     ("verify {flow}/artifact", "required: --onnx"),
+    ("verify {flow}/artifact --onnx {here}/none.onnx", r"none\.onnx"),
+    ("verify {flow}/artifact --onnx {here}/text.txt", r"text\.txt: ONNX Runtime cannot load it"),
+    ("verify {flow}/artifact --onnx {here}/dynamic.onnx", "not of one model"),
     ("verify {flow}/artifact --onnx {flow}/m.onnx --inputs 0", "'0': a whole number"),
+    ("bench {here}", "manifest.json"),
     ("bench {flow}/artifact --runs none", "'none': a whole number"),
+    ("bench {flow}/artifact --onnx {here}/none.onnx", r"none\.onnx"),
+    ("bench {flow}/artifact --onnx {here}/dynamic.onnx", "not of one model"),
+    ("bench {flow}/artifact --torch c3d", "MODEL:WEIGHTS"),
+    ("bench {flow}/artifact --torch c3d:{here}/none", "no weight file"),
+    ("bench {flow}/artifact --torch s3d:{flow}/w.safetensors", "is of model c3d"),
     ("run {here} {flow}/v.mp4", "manifest.json"),
     ("run {flow}/artifact {here}/none.mp4", "no such file"),
     ("run {flow}/artifact {here}/text.txt", "no video stream|not a video file"),
@@ -181,10 +222,9 @@ def test_bad_input_is_one_line_and_writes_nothing(flow, tmp_path, capsys, argv, 
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("batch", 3, 4, 6, 6))],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("batch", 3, 4, 6, 6))],
     )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]),
-        tmp_path / "dynamic.onnx",
-    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 10
+    onnx.save(model, tmp_path / "dynamic.onnx")
     before = sorted(tmp_path.rglob("*"))
     filled = [part.format(flow=flow, here=tmp_path) for part in argv.split()]
     assert re.search(message, error_of(filled, capsys))
