@@ -106,12 +106,11 @@ def test_avg_pool3d(shape, x, y, window, stride):
 
 
 @slow
-@given(shapes, layouts)
-def test_mean(shape, x):
+@given(shapes, layouts, layouts)
+def test_mean(shape, x, y):
     data = draw(shape)
     axes = (2, 3, 4)
     expected = data.astype("float64").mean(axes, keepdims=True)
     size = abs(data).astype("float64").mean(axes, keepdims=True)
-    y = PackedLayout(c_block=C_BLOCK)
     function = ops.mean(shape, x, y, "float32")
     check(function, [packed(data, x)], expected, y, sum_bound(np.prod(shape[2:]) + 1, size))

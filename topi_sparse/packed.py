@@ -90,8 +90,6 @@ def concat(
 
 def mean(data: Shape, x: PackedLayout, y: PackedLayout, dtype: str) -> tirx.PrimFunc:
     """Mean over (D, H, W), kept as axes of extent 1; accumulated in float32."""
-    if y.halo_h or y.halo_w:
-        raise ValueError(f"a mean is stored without a halo, got {y}")
     a = _placeholder(x.shape(data), dtype, "x")
     axes = [_reduce_axis(extent, name) for extent, name in zip(data[2:], "dhw", strict=True)]
     d, h, w = axes
@@ -104,12 +102,14 @@ def mean(data: Shape, x: PackedLayout, y: PackedLayout, dtype: str) -> tirx.Prim
         "total",
     )
     scale = tirx.const(1.0 / (data[2] * data[3] * data[4]), "float32")
-    y_ = _compute(
-        y.shape((*data[:2], 1, 1, 1)),
-        lambda n, block, d, h, w, c: (total[n, block, c] * scale).astype(dtype),
-        "mean",
-    )
-    return _prim_func([a], y_)
+    out = (*data[:2], 1, 1, 1)
+
+    def value(n, block, d, h, w, c):
+        return _guarded(
+            _inside(y, out, h, w), lambda: (total[n, block, c] * scale).astype(dtype), dtype
+        )
+
+    return _prim_func([a], _compute(y.shape(out), value, "mean"))
 
 
 def max_pool3d(

@@ -49,6 +49,8 @@ class KeepPacked:
         self, mod: tvm.IRModule, _context: tvm.transform.PassContext
     ) -> tvm.IRModule:
         """The module with packed values kept packed wherever every operator between allows it."""
+        # A value that several convolutions read has been packed for each.
+        mod = relax.transform.EliminateCommonSubexpr()(mod)
         rewriter = _Rewriter(mod)
         for name, function in mod.functions_items():
             if isinstance(function, relax.Function):
