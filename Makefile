@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make demo       prune, compile, check and time C3D on this machine"
 	@echo "make test       the tests; make test-full adds the full-size models"
-	@echo "make lint       ruff; make bench: times of the kernels; make clean: remove what was built, .venv apart"
+	@echo "make lint       ruff; make bench: time what make demo compiled; make clean: remove what was built, .venv apart"
 
 setup: $(READY)
 
@@ -38,7 +38,8 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check .
 
 bench: $(READY)
-	$(VENV)/bin/python scripts/bench.py
+	@ls build/demo/*/manifest.json >/dev/null 2>&1 || { echo "Nothing compiled yet: run make demo first"; exit 1; }
+	@for manifest in build/demo/*/manifest.json; do $(VENV)/bin/rt3d bench "$$(dirname $$manifest)" || exit 1; done
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
