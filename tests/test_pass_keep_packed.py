@@ -55,7 +55,6 @@ SAME = {"pool_size": (3, 3, 3), "strides": (1, 1, 1), "padding": (1, 1, 1)}
         ("avg_pool", lambda b, y: relax.op.nn.avg_pool3d(y, **POOL)),
         ("relu", lambda b, y: relax.op.nn.relu(b.emit(relax.op.nn.max_pool3d(y, **POOL)))),
         ("add", lambda b, y: relax.op.add(y, b.emit(relax.op.nn.max_pool3d(y, **SAME)))),
-        ("mean", lambda b, y: relax.op.mean(y, axis=[2, 3, 4], keepdims=True)),
     ],
 )
 def test_an_operator_between_two_convolutions_is_packed(name, operator):
@@ -67,6 +66,14 @@ def test_an_operator_between_two_convolutions_is_packed(name, operator):
     assert not [op for op in left if op.startswith("relax.")]
     assert any(op.startswith(name) for op in left)
     assert int(after.attrs[CHANGES_ATTRIBUTE]) == 2
+
+
+def test_a_mean_is_packed_and_the_single_position_behind_it_is_a_view():
+    def mean(builder, y):
+        return relax.op.mean(y, axis=[2, 3, 4], keepdims=True)
+
+    kernels = ["pack", "kgs_conv3d", "mean", "kgs_conv3d"]
+    assert operators(check(between(mean))) == [*kernels, "relax.reshape"]
 
 
 def test_concat_of_whole_channel_blocks_is_packed():

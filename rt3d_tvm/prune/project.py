@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite
+from typing import TextIO
 
 import torch
 from torch import Tensor, nn
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.prune.macs import LayerMacs, count_macs
+from rt3d_tvm.prune.macs import LayerMacs, count_macs, layer_positions
 from rt3d_tvm.prune.schemes import Scheme
+from rt3d_tvm.report import print_table
+from topi_sparse.kernel_group import KernelGroup
 
 _PRUNABLE = (nn.Conv2d, nn.Conv3d)
 _RATE_TOLERANCE = 0.01
@@ -21,28 +24,38 @@ _RATE_TOLERANCE = 0.01
 class LayerReport:
     """What became of one layer. ``pruned`` is False for those that only count in the total.
 
-    ``empty_filters`` have no weight left: they put out their bias, whatever the input.
+    ``group`` is the kernel group a layer was pruned by, if its scheme has one. Parameters are
+    weights and biases. ``empty_filters`` have no weight left: they put out their bias, whatever
+    the input.
     """
 
     name: str
     shape: tuple[int, ...]
     pruned: bool
+    group: str | None
     density: float
     dense_macs: int
     kept_macs: int
+    dense_params: int
+    kept_params: int
     empty_filters: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionReport:
-    """What a projection did to a model; ``rate`` is dense MACs / kept MACs of the whole of it."""
+    """What pruning did to a model; ``rate`` is dense MACs / kept MACs of the whole of it.
 
+    Parameters are those of the whole model too: more than its layers have, if it normalises.
+    """
+
+    algorithm: str
     scheme: str
-    order: int
     target_rate: float
     rate: float
     dense_macs: int
     kept_macs: int
+    dense_params: int
+    kept_params: int
     layers: tuple[LayerReport, ...]
 
 
@@ -73,19 +86,13 @@ def project_(
         model, scheme=scheme, rate=rate, input_shape=input_shape, order=order, ignore=ignore
     )
     apply_masks_(model, masks)
-    layers = tuple(
-        _layer_report(layer, masks.get(layer.name)) for layer in count_macs(model, input_shape)
-    )
-    dense = sum(layer.dense_macs for layer in layers)
-    kept = sum(layer.kept_macs for layer in layers)
-    return ProjectionReport(
-        scheme=str(scheme),
-        order=order,
+    return report_masks(
+        model,
+        masks,
+        layer_schemes(model, scheme=scheme, input_shape=input_shape, ignore=ignore),
+        input_shape=input_shape,
+        algorithm=f"projection by l{order} norm",
         target_rate=rate,
-        rate=dense / kept,
-        dense_macs=dense,
-        kept_macs=kept,
-        layers=layers,
     )
 
 
@@ -97,6 +104,8 @@ def choose_masks(
     input_shape: Sequence[int],
     order: int = 2,
     ignore: Iterable[str] = (),
+    group_sizes: Mapping[str, KernelGroup] | None = None,
+    importance: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Which weights stay, by layer name: bool masks of the weights' shapes.
 
@@ -105,45 +114,78 @@ def choose_masks(
     One threshold serves all layers. It cuts the mean norm of each unit (see `Scheme.mean_norms`)
     over the RMS of its layer, so that a layer with a few strong units and many weak ones gives
     more than one whose units are alike, and a layer's overall scale, which BatchNorm undoes,
-    does not matter.
+    does not matter. Where the unit at the threshold is too large to meet the rate with it or
+    without it, weaker ones just above the threshold go in its place.
 
     The best unit of a layer always stays, so that the signal gets through every layer. A filter
     has no such floor: under ``filter`` that would forbid pruning, and under the other schemes a
     row block whose units are all weak is better spent elsewhere. `LayerReport.empty_filters`
     counts those that lost everything.
 
+    ``group_sizes`` are the kernel groups of layers that have one of their own. ``importance``
+    has a tensor of the weight's shape for each layer, to be compared in the weights' place. What
+    is zero already counts as pruned in either case.
+
     InputError for a rate below 1 or beyond reach (with the highest that is not), for one that
     this scheme's units are too coarse to meet within 1 % (with the nearest they do), for a name
-    in ``ignore`` that is not a layer, and for weights that are not finite.
+    in ``ignore`` or ``group_sizes`` that is not a layer, and for weights that are not finite.
     """
     if not (isfinite(rate) and rate >= 1):
         raise InputError(f"a pruning rate is a finite number of at least 1, got {rate}")
+    schemes = layer_schemes(
+        model, scheme=scheme, input_shape=input_shape, ignore=ignore, group_sizes=group_sizes
+    )
     layers = count_macs(model, input_shape)
-    ignore = frozenset(ignore)
-    if unknown := ignore - {layer.name for layer in layers}:
-        raise InputError(
-            f"no layer to ignore named {', '.join(sorted(unknown))}; "
-            f"layers: {', '.join(layer.name for layer in layers)}"
-        )
     units = []
-    whole = 0
     for layer in layers:
-        module = model.get_submodule(layer.name)
-        if isinstance(module, _PRUNABLE) and layer.name not in ignore:
-            units.append(_units(layer, module, scheme, order))
-        else:
-            whole += layer.kept
-    if not units:
-        raise InputError("the model has no convolution to prune; Conv2d and Conv3d are pruned")
-
-    keep = _threshold(units, whole=whole, dense=sum(layer.dense for layer in layers), rate=rate)
+        if layer.name in schemes:
+            module = model.get_submodule(layer.name)
+            compared = module.weight if importance is None else importance[layer.name]
+            units.append(_units(layer, module, schemes[layer.name], order, compared.detach()))
+    keep = _threshold(
+        units,
+        whole=sum(layer.kept for layer in layers if layer.name not in schemes),
+        dense=sum(layer.dense for layer in layers),
+        rate=rate,
+    )
     masks = {}
     for layer, kept in zip(units, keep, strict=True):
         module = model.get_submodule(layer.name)
-        masks[layer.name] = scheme.mask(
+        masks[layer.name] = schemes[layer.name].mask(
             kept.reshape(layer.grid), module.weight.shape, groups=module.groups
         )
     return masks
+
+
+def layer_schemes(
+    model: nn.Module,
+    *,
+    scheme: Scheme,
+    input_shape: Sequence[int],
+    ignore: Iterable[str] = (),
+    group_sizes: Mapping[str, KernelGroup] | None = None,
+) -> dict[str, Scheme]:
+    """The scheme of each layer that is to be pruned, in execution order.
+
+    These are the Conv2d and Conv3d that run and are not in ``ignore``. InputError for a name that
+    is no such layer, for one that is both ignored and given a group, and if no layer is left.
+    """
+    group_sizes = group_sizes or {}
+    ignore = frozenset(ignore)
+    layers = layer_positions(model, input_shape)
+    convolutions = [n for n in layers if isinstance(model.get_submodule(n), _PRUNABLE)]
+    _refuse_unknown("no layer to ignore named", ignore, layers)
+    _refuse_unknown("no convolution to set a group size for named", group_sizes, convolutions)
+    if both := sorted(ignore & group_sizes.keys()):
+        raise InputError(f"ignored and given a group size at once: {', '.join(both)}; take one")
+    schemes = {
+        name: replace(scheme, group=group_sizes.get(name, scheme.group))
+        for name in convolutions
+        if name not in ignore
+    }
+    if not schemes:
+        raise InputError("the model has no convolution to prune; Conv2d and Conv3d are pruned")
+    return schemes
 
 
 def apply_masks_(model: nn.Module, masks: dict[str, Tensor]) -> None:
@@ -154,16 +196,84 @@ def apply_masks_(model: nn.Module, masks: dict[str, Tensor]) -> None:
             model.get_submodule(name).weight.masked_fill_(~mask, 0.0)
 
 
-def _units(layer: LayerMacs, module: nn.Conv2d | nn.Conv3d, scheme: Scheme, order: int) -> _Units:
+def report_masks(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    schemes: Mapping[str, Scheme],
+    *,
+    input_shape: Sequence[int],
+    algorithm: str,
+    target_rate: float,
+) -> ProjectionReport:
+    """What a model has left, layer by layer, under the masks that were chosen by ``schemes``."""
+    layers = tuple(
+        _layer_report(model, layer, masks.get(layer.name), schemes.get(layer.name))
+        for layer in count_macs(model, input_shape)
+    )
+    dense = sum(layer.dense_macs for layer in layers)
+    kept = sum(layer.kept_macs for layer in layers)
+    params = sum(tensor.numel() for tensor in model.parameters())
+    return ProjectionReport(
+        algorithm=algorithm,
+        scheme=", ".join(dict.fromkeys(map(str, schemes.values()))),
+        target_rate=target_rate,
+        rate=dense / kept,
+        dense_macs=dense,
+        kept_macs=kept,
+        dense_params=params,
+        kept_params=params - sum(layer.dense_params - layer.kept_params for layer in layers),
+        layers=layers,
+    )
+
+
+def print_report(report: ProjectionReport, *, file: TextIO | None = None) -> None:
+    """Print MACs, parameters and density of each layer and of the whole, before and after."""
+    rows = [
+        (
+            layer.name,
+            layer.shape,
+            layer.group if layer.pruned else "whole",
+            layer.dense_macs,
+            layer.kept_macs,
+            layer.dense_params,
+            layer.kept_params,
+            layer.density,
+        )
+        for layer in report.layers
+    ]
+    total = (report.dense_macs, report.kept_macs, report.dense_params, report.kept_params)
+    rows.append(("model", None, None, *total, report.kept_macs / report.dense_macs))
+    print_table(
+        rows,
+        columns=("layer", "shape", "group", "MACs", "kept", "parameters", "kept", "density"),
+        title=f"{report.algorithm}, {report.scheme}: {report.rate:.4g}x",
+        file=file,
+    )
+
+
+def _refuse_unknown(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    known = list(known)
+    if unknown := sorted(set(names).difference(known)):
+        raise InputError(f"{what} {', '.join(unknown)}; layers: {', '.join(known)}")
+
+
+def _units(
+    layer: LayerMacs,
+    module: nn.Conv2d | nn.Conv3d,
+    scheme: Scheme,
+    order: int,
+    compared: Tensor,
+) -> _Units:
     weight = module.weight.detach()
     if not bool(torch.isfinite(weight).all()):
         raise InputError(f"layer {layer.name!r} has weights that are not finite")
-    norms = scheme.mean_norms(weight, order=order, groups=module.groups)
-    rms = weight.double().square().mean().sqrt()
+    norms = scheme.mean_norms(compared, order=order, groups=module.groups)
+    rms = compared.double().square().mean().sqrt()
     # A layer that is all zeros has nothing to compare, and nothing to lose.
     score = norms / rms if rms > 0 else norms
     sizes = scheme.sizes(weight.shape, groups=module.groups, device=weight.device)
-    macs = torch.where(norms > 0, sizes * layer.positions, 0)
+    alive = scheme.mean_norms(weight, order=1, groups=module.groups) > 0
+    macs = torch.where(alive, sizes * layer.positions, 0)
     return _Units(layer.name, norms.shape, score.flatten(), macs.flatten())
 
 
@@ -172,22 +282,45 @@ def _threshold(units: list[_Units], *, whole: int, dense: int, rate: float) -> l
     score = torch.cat([layer.score for layer in units])
     macs = torch.cat([layer.macs for layer in units])
     first = 0
-    floor = whole
     for layer in units:
-        best = first + int(layer.score.argmax())
-        score[best] = torch.inf
-        floor += int(macs[best])
+        score[first + int(layer.score.argmax())] = torch.inf
         first += len(layer.score)
 
     order = torch.argsort(score, stable=True)[: len(score) - len(units)]
     # kept[i]: MACs left when the i least important units are gone.
     kept = whole + int(macs.sum()) - torch.cat([macs.new_zeros(1), macs[order].cumsum(0)])
     cut = int((kept - dense / rate).abs().argmin())
-    if abs(dense / int(kept[cut]) / rate - 1) > _RATE_TOLERANCE:
-        raise InputError(_unreachable(rate, dense / kept.unique().double(), dense / floor))
     keep = macs > 0
-    keep[order[:cut]] = False
+    if _meets(dense / int(kept[cut]), rate):
+        keep[order[:cut]] = False
+    else:
+        keep[_in_its_place(order, kept, macs, dense=dense, rate=rate)] = False
     return list(keep.split([len(layer.score) for layer in units]))
+
+
+def _in_its_place(order: Tensor, kept: Tensor, macs: Tensor, *, dense: int, rate: float) -> Tensor:
+    """The units to prune when the one at the threshold is too large to go and too large to stay.
+
+    All below the threshold, then those above it that fit, the least important first. InputError
+    if that does not meet the rate either.
+    """
+    below = int((kept * rate >= dense).sum()) - 1
+    if below >= 0:
+        gone = order[:below].tolist()
+        left = int(kept[below])
+        least = dense / (rate * (1 + _RATE_TOLERANCE))
+        sizes = macs.tolist()
+        for unit in order[below:].tolist():
+            if sizes[unit] and left - sizes[unit] >= least:
+                left -= sizes[unit]
+                gone.append(unit)
+                if _meets(dense / left, rate):
+                    return torch.tensor(gone, device=order.device)
+    raise InputError(_unreachable(rate, dense / kept.unique().double(), dense / int(kept[-1])))
+
+
+def _meets(achieved: float, rate: float) -> bool:
+    return abs(achieved / rate - 1) <= _RATE_TOLERANCE
 
 
 def _unreachable(rate: float, reachable: Tensor, highest: float) -> str:
@@ -207,16 +340,22 @@ def _unreachable(rate: float, reachable: Tensor, highest: float) -> str:
     )
 
 
-def _layer_report(layer: LayerMacs, mask: Tensor | None) -> LayerReport:
+def _layer_report(
+    model: nn.Module, layer: LayerMacs, mask: Tensor | None, scheme: Scheme | None
+) -> LayerReport:
     """By the mask where there is one: a kept unit costs all its MACs, zeros in it or not."""
     kept = layer.kept if mask is None else int(mask.sum()) * layer.positions
     empty = 0 if mask is None else int((~mask.flatten(1).any(1)).sum())
+    params = sum(p.numel() for p in model.get_submodule(layer.name).parameters(recurse=False))
     return LayerReport(
         name=layer.name,
         shape=layer.shape,
         pruned=mask is not None,
+        group=None if scheme is None or scheme.name == "filter" else str(scheme.group),
         density=kept / layer.dense,
         dense_macs=layer.dense,
         kept_macs=kept,
+        dense_params=params,
+        kept_params=params - (layer.dense - kept) // layer.positions,
         empty_filters=empty,
     )

@@ -96,13 +96,17 @@ class Scheme:
 
     def mask(self, keep: Tensor, shape: Sequence[int], *, groups: int = 1) -> Tensor:
         """Spread a bool per unit over the weights: True where the weight stays."""
+        return self.spread(keep, shape, groups=groups)
+
+    def spread(self, values: Tensor, shape: Sequence[int], *, groups: int = 1) -> Tensor:
+        """Give every weight the value of its unit; InputError where the units do not fit."""
         view, block = self._partition(shape, groups)
         units = tuple(-(-extent // step) for extent, step in zip(view, block, strict=True))
-        if tuple(keep.shape) != units:
-            raise InputError(f"{self} has units {list(units)} here, got {list(keep.shape)}")
+        if tuple(values.shape) != units:
+            raise InputError(f"{self} has units {list(units)} here, got {list(values.shape)}")
         for axis, (extent, step) in enumerate(zip(view, block, strict=True)):
-            keep = keep.repeat_interleave(step, dim=axis).narrow(axis, 0, extent)
-        return keep.reshape(tuple(shape))
+            values = values.repeat_interleave(step, dim=axis).narrow(axis, 0, extent)
+        return values.reshape(tuple(shape))
 
     def _partition(self, shape: Sequence[int], groups: int) -> tuple[Shape, Shape]:
         """The weight's shape with the convolution's groups as an axis, and the block in it."""
