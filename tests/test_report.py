@@ -85,7 +85,7 @@ def test_json_that_cannot_be_written_leaves_the_old_file_alone(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, {"not a number": float("nan")})
     assert json.loads(path.read_text()) == {"old": True}
-    with pytest.raises(InputError, match="there is no folder .*none; make it first"):
+    with pytest.raises(InputError, match=r"there is no folder .*none; make it first"):
         write_json(tmp_path / "none" / "r.json", {})
     with pytest.raises(InputError, match="is a folder"):
         write_json(tmp_path, {})
