@@ -201,7 +201,9 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         made.chmod(0o755)
         if folder.exists():
             folder.rename(made / ".replaced")
-        (made).rename(folder)
+        made.rename(folder)
         shutil.rmtree(folder / ".replaced", ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(made, ignore_errors=True)

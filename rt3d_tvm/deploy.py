@@ -64,15 +64,16 @@ def load(folder: Path, *, threads: int | None = None) -> Artifact:
     except RuntimeError as error:
         raise InputError(f"{folder / MODEL}: {str(error).splitlines()[0]}") from error
     expected = vm["artifact_id"]().numpy().tobytes()
-    mapped = np.memmap(folder / WEIGHTS, dtype="uint8", mode="c")
     header = len(MAGIC) + 8 + len(expected)
-    if mapped.size < header or mapped[: len(MAGIC)].tobytes() != MAGIC:
-        raise InputError(f"{folder / WEIGHTS}: not a weights file")
+    path = folder / WEIGHTS
+    mapped = np.memmap(path, dtype="uint8", mode="c") if path.stat().st_size >= header else None
+    if mapped is None or mapped[: len(MAGIC)].tobytes() != MAGIC:
+        raise InputError(f"{path}: not a weights file")
     if mapped[len(MAGIC) + 8 : header].tobytes() != expected:
         raise InputError(f"{folder}: {MODEL} and {WEIGHTS} are of two different artifacts")
     size = int.from_bytes(mapped[len(MAGIC) : len(MAGIC) + 8].tobytes(), "little")
     if mapped.size != size:
-        raise InputError(f"{folder / WEIGHTS}: {mapped.size} bytes long, should be {size}")
+        raise InputError(f"{path}: {mapped.size} bytes long, should be {size}")
     return Artifact(manifest, vm, [_view(mapped, entry) for entry in manifest["weights"]])
 
 

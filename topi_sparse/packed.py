@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from tvm import te, tirx
 
-from topi_sparse.layout import PackedLayout, ceil_div
+from topi_sparse.layout import PackedLayout
 
 Shape = tuple[int, int, int, int, int]
 # max_pool3d writes its window out tap by tap; above this the code outgrows the instruction cache.
@@ -62,28 +62,38 @@ def add(data: Shape, layouts: Sequence[PackedLayout], y: PackedLayout, dtype: st
 def concat(
     data: Sequence[Shape], layouts: Sequence[PackedLayout], y: PackedLayout, dtype: str
 ) -> tirx.PrimFunc:
-    """Along the channels; every part but the last must fill its channel blocks."""
-    if any(part[1] % y.c_block for part in data[:-1]):
-        raise ValueError(
-            f"parts of {[part[1] for part in data]} channels do not fill blocks of {y.c_block}"
-        )
+    """Along the channels.
+
+    Where every part but the last fills its channel blocks, blocks are copied whole; else lane by
+    lane, which takes several times as long.
+    """
     inputs = [
         _placeholder(layout.shape(part), dtype, f"x{i}")
         for i, (part, layout) in enumerate(zip(data, layouts, strict=True))
     ]
     whole = (data[0][0], sum(part[1] for part in data), *data[0][2:])
+    c_block = y.c_block
+    ends = list(itertools.accumulate(part[1] for part in data))
+    by_block = all(end % c_block == 0 for end in ends[:-1])
 
     def value(n, block, d, h, w, c):
-        def read(i: int, first: int):
+        def read(i: int):
             row = h - y.halo_h + layouts[i].halo_h
             column = w - y.halo_w + layouts[i].halo_w
-            here = inputs[i][n, block - first, d, row, column, c]
-            end = first + ceil_div(data[i][1], y.c_block)
-            if i + 1 == len(inputs):
-                return here
-            return tirx.if_then_else(block < end, here, read(i + 1, end))
+            first = ends[i] - data[i][1]
+            channel = block * c_block + c - first
+            if by_block:
+                here = inputs[i][n, block - first // c_block, d, row, column, c]
+                inside = block < ends[i] // c_block
+            else:
+                here = inputs[i][n, channel // c_block, d, row, column, channel % c_block]
+                inside = channel < data[i][1]
+            return here if i + 1 == len(inputs) else tirx.if_then_else(inside, here, read(i + 1))
 
-        return _guarded(_inside(y, whole, h, w), lambda: read(0, 0), dtype)
+        conditions = _inside(y, whole, h, w)
+        if not by_block and whole[1] % c_block:
+            conditions.append(block * c_block + c < whole[1])
+        return _guarded(conditions, lambda: read(0), dtype)
 
     return _prim_func(inputs, _compute(y.shape(whole), value, "concat"))
 
