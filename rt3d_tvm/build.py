@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +21,11 @@ import numpy as np
 import tvm
 from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as cpu_pipeline
-from tvm.support.cc import cross_compiler
-from tvm.target import Target
 
 from rt3d_tvm.deploy import ALIGNMENT, MAGIC, MANIFEST, MODEL, WEIGHTS, file_sha256
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.frontend import import_onnx
+from rt3d_tvm.link import export_arguments
 from rt3d_tvm.passes.dataflow import bindings, dtype_of, is_op, static_shape
 from rt3d_tvm.passes.keep_packed import CHANGES_ATTRIBUTE
 from rt3d_tvm.passes.kgs_conv3d import read_report
@@ -60,6 +58,7 @@ def compile_onnx(
     out_dir = Path(out_dir)
     _check_replaceable(out_dir)
     made_for = make_target(target)
+    linking = export_arguments(made_for)
     report("import")
     mod = import_onnx(Path(onnx_path))
     inputs = [_signature(param) for param in mod["main"].params]
@@ -85,7 +84,7 @@ def compile_onnx(
     executable = relax.build(mod, made_for, relax_pipeline=finalize)
     report("write")
     with _new_folder(out_dir) as folder:
-        executable.export_library(str(folder / MODEL), **_linker(made_for))
+        executable.export_library(str(folder / MODEL), **linking)
         _write_weights(folder / WEIGHTS, constants, index, size, digest)
         manifest = {
             "format": FORMAT,
@@ -161,20 +160,6 @@ def _write_weights(
         file.truncate(size)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _linker(target: Target) -> dict:
-    """Arguments of export_library that link for the target."""
-    triple = str(target.attrs.get("mtriple", ""))
-    if not triple.startswith("aarch64") or platform.machine() == "aarch64":
-        return {}
-    compiler = shutil.which("aarch64-linux-gnu-g++")
-    if compiler is None:
-        raise InputError(
-            f"target {triple} needs a cross-linker and there is none: install "
-            "aarch64-linux-gnu-g++ (Debian's g++-aarch64-linux-gnu)"
-        )
-    return {"fcompile": cross_compiler(compiler)}
 
 
 def _check_replaceable(folder: Path) -> None:

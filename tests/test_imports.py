@@ -27,7 +27,7 @@ ALLOWED = {
 PRUNING = ("models", "prune", "data", "export")
 COMPILER = (
     *("frontend", "passes", "pipeline", "targets", "build", "deploy", "classify"),
-    *("tune", "remote", "bench", "verify"),
+    *("tune", "remote", "bench", "verify", "link"),
 )
 # Neither half: they are imported by both, or call both from inside functions.
 NEUTRAL = ("cli", "doctor", "errors", "report", "whole_file")

@@ -74,6 +74,7 @@ def cases(draw) -> ConvCase:
             lanes=min(lanes, group.g_m),
             width=draw(st.integers(1, 7)),
             chunk=draw(st.sampled_from([1, 3, 64])),
+            by_element=n >= 4 and draw(st.booleans()),
         ),
         x=PackedLayout(c_block=lanes if n >= 4 else n, halo_w=draw(st.integers(0, 2))),
         y=PackedLayout(c_block=lanes, **halo),

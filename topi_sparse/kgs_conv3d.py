@@ -96,12 +96,13 @@ class KGSConv3d:
         return PackedLayout(c_block=self.x.c_block, halo_h=halo[0], halo_w=halo[1])
 
     def offsets(self, columns: np.ndarray) -> np.ndarray:
-        """Where each column (KGSWeight.columns) starts in x, int32, from location (0, 0, 0)."""
+        """Where each column (KGSWeight.columns) of output position (0, 0, 0) starts in x, int32."""
         strides, c_block = self.x.strides(self.data), self.x.c_block
         q, kd, kh, kw = columns.astype("int64").T
         n = q * self.group.g_n
         offsets = (
-            n // c_block * strides[1]
+            self._origin
+            + n // c_block * strides[1]
             + n % c_block
             + kd * self.dilation[0] * strides[2]
             + kh * self.dilation[1] * strides[3]
@@ -109,10 +110,20 @@ class KGSConv3d:
         )
         return offsets.astype("int32")
 
+    @property
+    def _origin(self) -> int:
+        """Where location (0, 0, 0) of output position (0, 0, 0) is in x; before it, if padded."""
+        strides = self.x.strides(self.data)
+        return (
+            -self.padding[0] * strides[2]
+            + (self.x.halo_h - self.padding[1]) * strides[3]
+            + (self.x.halo_w - self.padding[2]) * strides[4]
+        )
+
     def columns(self, offsets: np.ndarray) -> np.ndarray:
         """The inverse of ``offsets``."""
         strides, c_block = self.x.strides(self.data), self.x.c_block
-        block, rest = np.divmod(offsets.astype("int64"), strides[1])
+        block, rest = np.divmod(offsets.astype("int64") - self._origin, strides[1])
         d, rest = np.divmod(rest, strides[2])
         h, rest = np.divmod(rest, strides[3])
         w, n = np.divmod(rest, strides[4])
@@ -182,9 +193,15 @@ def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
                     T.evaluate(0)
                 size = conv.group.g_m * width
                 acc = T.sblock_alloc_buffer((size,), conv.dtype, scope="local", layout=None)
+                scalars = None
+                if conv.tile.by_element:
+                    shape = (width * conv.group.g_n,)
+                    scalars = T.sblock_alloc_buffer(shape, conv.dtype, scope="local", layout=None)
 
                 def tile(rows: int, columns: int) -> None:
-                    _register_tile(conv, args, acc, position, c, rows=rows, columns=columns)
+                    _register_tile(
+                        conv, args, acc, scalars, position, c, rows=rows, columns=columns
+                    )
 
                 def strip(rows: int) -> None:
                     _either(position[4] < strips - 1, rest, width, lambda n: tile(rows, n))
@@ -228,8 +245,14 @@ def _tile_region(conv: KGSConv3d, y, position, width: int):
     ]
 
 
-def _register_tile(conv: KGSConv3d, args, acc, position, c, *, rows: int, columns: int) -> None:
-    """rows x columns accumulators: start from the bias or y, add one chunk, store, finish."""
+def _register_tile(
+    conv: KGSConv3d, args, acc, scalars, position, c, *, rows: int, columns: int
+) -> None:
+    """rows x columns accumulators: start from the bias or y, add one chunk, finish, store.
+
+    ``scalars``: room for the inputs of one column at every position, or None to read them one by
+    one.
+    """
     n, p, d, h, s = position
     lanes, g_m, g_n, y = conv.tile.lanes, conv.group.g_m, conv.group.g_n, args["y"]
     vectors = range(rows // lanes)
@@ -269,24 +292,28 @@ def _register_tile(conv: KGSConv3d, args, acc, position, c, *, rows: int, column
     kd_begin, kd_end = _valid_locations(conv, d)
     begin, end = pointers[first + kd_begin], pointers[first + kd_end]
     strides = conv.x.strides(conv.data)
-    origin = (
-        (d * conv.stride[0] - conv.padding[0]) * strides[2]
-        + (h * conv.stride[1] - conv.padding[1] + conv.x.halo_h) * strides[3]
-        + (left * conv.stride[2] - conv.padding[2] + conv.x.halo_w) * strides[4]
-    )
+    steps = [step * stride for step, stride in zip(conv.stride, strides[2:], strict=False)]
+    here = d * steps[0] + h * steps[1] + left * steps[2]
     with T.serial(begin, end) as j:
         weight = j * (g_n * rows)
         if rows < g_m:  # the last row block: the columns before it have g_m rows
             before = pointers[(count_p - 1) * conv.chunks * conv.kernel[0]]
             weight = weight + before * (g_n * (g_m - rows))
+        x = args["x"]
+        for i in range(0 if scalars is None else columns):
+            at = args["offsets"][j] + here + i * steps[2]
+            vector = x[n, 0, 0, 0, 0, T.Ramp(at, 1, g_n)]
+            T.buffer_store(scalars, vector, [T.Ramp(i * g_n, 1, g_n)])
         for channel in range(g_n):
             for i in range(columns):
-                shift = origin + i * conv.stride[2] * strides[4] + channel
-                x = args["x"][n, 0, 0, 0, 0, args["offsets"][j] + shift]
+                if scalars is not None:
+                    value = scalars[i * g_n + channel]
+                else:
+                    value = x[n, 0, 0, 0, 0, args["offsets"][j] + here + i * steps[2] + channel]
                 for b in vectors:
                     w = args["blocks"][lane(weight + channel * rows + b * lanes)]
                     at = accumulator(i, b)
-                    T.buffer_store(acc, acc[tuple(at)] + T.Broadcast(x, lanes) * w, at)
+                    T.buffer_store(acc, acc[tuple(at)] + T.Broadcast(value, lanes) * w, at)
 
     def finish() -> None:
         zero = T.Broadcast(tvm.tirx.const(0, conv.dtype), lanes)

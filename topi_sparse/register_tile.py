@@ -23,6 +23,8 @@ GROUP_CHANNELS = 4
 CHUNK_BYTES = 48 * 1024
 # A multiply-add takes 4 cycles and two can start in each: fewer accumulators leave slots idle.
 MIN_ACCUMULATORS = 8
+# Registers that LLVM fills with broadcast scalars ahead of their use on AVX2: with fewer it spills.
+SCALARS_IN_FLIGHT = 6
 # Processors whose 512-bit vectors take two turns in pipes of 256 bit.
 HALF_WIDTH_AVX512 = ("znver4",)
 
@@ -49,11 +51,14 @@ class Tile:
     """The register tile: g_m / lanes vectors x ``width`` output columns, a chunk of channel groups.
 
     ``width`` need not divide the output's width: a second, narrower body takes the rest.
+    by_element: the g_n channels of a position are loaded as one vector, whose lanes multiply-adds
+    then take; else each is broadcast from memory.
     """
 
     lanes: int
     width: int
     chunk: int
+    by_element: bool = False
 
 
 def vector_unit(target: Target) -> VectorUnit:
@@ -75,7 +80,7 @@ def tile_width(*, vectors: int, lanes: int, out_width: int, unit: VectorUnit) ->
     if unit.by_element:  # LLVM keeps one vector of scalars a column and g_n weights a row vector
         most = (unit.registers - GROUP_CHANNELS * vectors) // (vectors + 1)
     else:
-        scalars = 0 if unit.broadcasts else 1
+        scalars = 0 if unit.broadcasts else SCALARS_IN_FLIGHT
         most = (unit.registers - vectors - scalars) // vectors
     most = min(max(most, 1), out_width)
 
@@ -130,7 +135,12 @@ def default_tile(
     groups = ceil_div(channels, group.g_n)
     chunk = max(round(CHUNK_BYTES / (weights + inputs) / block), 1) * block
     chunks = ceil_div(groups, chunk)
-    return Tile(lanes=lanes, width=width, chunk=ceil_div(ceil_div(groups, chunks), block) * block)
+    return Tile(
+        lanes=lanes,
+        width=width,
+        chunk=ceil_div(ceil_div(groups, chunks), block) * block,
+        by_element=unit.by_element and group.g_n == GROUP_CHANNELS,
+    )
 
 
 def default_group(
@@ -168,3 +178,13 @@ def columns_by_row_block(weight: np.ndarray, group: KernelGroup, blocks: int) ->
     padded[:m, :n] = weight != 0
     split = padded.reshape(blocks, group.g_m, -1, group.g_n, *weight.shape[2:])
     return split.any(axis=(1, 3)).sum(axis=(1, 2, 3, 4))
+
+
+def pruning_group(unit: VectorUnit) -> KernelGroup:
+    """The smallest kernel group that keeps the unit busy: what to prune in for this target.
+
+    Two vectors of filters for each column, where there are registers for both, so that each scalar
+    is loaded for two multiply-adds; smaller groups leave pruning more freedom (paper, section 3).
+    """
+    vectors = 2 if unit.registers >= 32 else 1
+    return KernelGroup(g_m=min(vectors * unit.pipe_lanes, GROUP_HEIGHTS[-1]), g_n=GROUP_CHANNELS)

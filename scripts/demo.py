@@ -1,0 +1,166 @@
+"""The whole flow once, on this machine: prune, export, compile, verify, classify, time.
+
+    python scripts/demo.py [--model c3d] [--out build/demo]
+
+Ends with one table (PyTorch, this project dense, this project sparse; one run, the same threads)
+and writes OUT/summary.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from rt3d_tvm.bench import bench
+from rt3d_tvm.build import compile_onnx
+from rt3d_tvm.classify import Preprocessing, classify_video
+from rt3d_tvm.data.generate import make_clip
+from rt3d_tvm.deploy import available_cores, load
+from rt3d_tvm.export import export_onnx
+from rt3d_tvm.models import MODELS, build_model
+from rt3d_tvm.models.seeded import calibrate_, noise_clip, seeded_
+from rt3d_tvm.prune.project import project_
+from rt3d_tvm.prune.schemes import Scheme
+from rt3d_tvm.report import print_table, write_json
+from rt3d_tvm.targets import make_target
+from rt3d_tvm.verify import verify
+from topi_sparse.register_tile import pruning_group, vector_unit
+
+SEED = 0
+RUN_PLAIN = Path(__file__).with_name("run_plain.py")
+
+
+def main() -> int:
+    """Run the demo; the exit status is 1 where the artifact does not compute the right numbers."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="c3d", choices=list(MODELS))
+    parser.add_argument("--out", type=Path, default=Path("build/demo"))
+    parser.add_argument("--runs", type=int, default=15, help="timed runs of each engine")
+    args = parser.parse_args()
+    spec, out, threads = MODELS[args.model], args.out, available_cores()
+    out.mkdir(parents=True, exist_ok=True)
+    group = pruning_group(vector_unit(make_target("host")))
+    shape = spec.input_shape
+
+    print(f"{spec.title}, clip {shape}, seeded weights (none trained are at hand)", flush=True)
+    model = build_model(spec.name)
+    seeded_(model, seed=SEED, group=group, input_shape=shape)
+    export_onnx(model, shape, out / "dense.onnx")
+    print(f"prune: KGS {group}, which suits the vectors of this machine", flush=True)
+    pruned = project_(
+        model,
+        scheme=Scheme(name="kgs", group=group),
+        rate=spec.paper_rate,
+        input_shape=shape,
+        ignore=spec.classifiers,
+    )
+    calibrate_(model, seed=SEED, input_shape=shape)
+    print(
+        f"  {pruned.rate:.2f}x: {pruned.kept_macs / 1e9:.1f} of {pruned.dense_macs / 1e9:.1f} GMACs"
+    )
+    export_onnx(model, shape, out / "sparse.onnx")
+
+    errors = {}
+    for kind in ("dense", "sparse"):
+        print(f"compile {kind}.onnx for this machine, compare with ONNX Runtime", flush=True)
+        manifest = compile_onnx(out / f"{kind}.onnx", out / kind)
+        errors[kind] = verify(out / kind, out / f"{kind}.onnx").max_rel_error
+        declined = [layer for layer in manifest["layers"] if layer["reason"]]
+        print(
+            f"  max_rel_error {errors[kind]:.1e}; {len(manifest['layers']) - len(declined)} of "
+            f"{len(manifest['layers'])} layers accelerated"
+        )
+        for layer in declined:
+            print(f"  {layer['name']}: {layer['reason']}")
+
+    print("classify a generated H.264 clip", flush=True)
+    make_clip(out / "clip.mp4", seed=SEED)
+    seen = classify_video(
+        out / "sparse",
+        out / "clip.mp4",
+        preprocessing=Preprocessing(resize=spec.resize, mean=spec.mean, std=spec.std),
+        threads=threads,
+    )
+    for guess in seen.top:
+        print(f"  class {guess.index}: {guess.probability:.3f}")
+
+    peak_rss, importing = peak_rss_mb(out / "sparse", threads)
+    timings = time_engines(model, out, threads, args.runs, shape)
+    torch_ms, dense_ms, sparse_ms = (timing.median_ms for timing in timings)
+    summary = {
+        "model": spec.name,
+        "group": str(group),
+        "pruning_rate": pruned.rate,
+        "max_rel_error": max(errors.values()),
+        "torch_ms": torch_ms,
+        "dense_ms": dense_ms,
+        "sparse_ms": sparse_ms,
+        "eta": dense_ms / sparse_ms / pruned.rate,
+        "threads": threads,
+        "peak_rss_mb": peak_rss - importing,
+        "import_tvm_mb": importing,
+        "weights_mb": manifest["weight_bytes"] / 1e6,
+        "planned_activations_mb": manifest["planned_activation_bytes"] / 1e6,
+        "timings": timings,
+    }
+    write_json(out / "summary.json", summary)
+    print_table(
+        [(timing.engine, timing.median_ms, torch_ms / timing.median_ms) for timing in timings],
+        columns=("engine", "median ms", "times as fast as PyTorch"),
+        title=f"{spec.title}, {threads} threads, median of {args.runs} runs in turns",
+    )
+    print(
+        f"sparse against dense: {dense_ms / sparse_ms:.2f}x at a pruning rate of "
+        f"{pruned.rate:.2f}x (eta {summary['eta']:.2f})\n"
+        f"memory to load and run: {summary['peak_rss_mb']:.0f} MB "
+        f"(weights {summary['weights_mb']:.0f}, "
+        f"activations {summary['planned_activations_mb']:.0f})\n{out / 'summary.json'}"
+    )
+    return 0 if summary["max_rel_error"] <= 1e-4 else 1
+
+
+def time_engines(model: torch.nn.Module, out: Path, threads: int, runs: int, shape) -> list:
+    """PyTorch, dense and sparse in turns; PyTorch takes as long whatever the weights are."""
+    torch.set_num_threads(threads)
+
+    def run_torch(clip):
+        with torch.inference_mode():
+            return model(torch.from_numpy(clip))
+
+    engines = {
+        "PyTorch": run_torch,
+        "rt3d dense": load(out / "dense", threads=threads).run,
+        "rt3d sparse": load(out / "sparse", threads=threads).run,
+    }
+    return bench(engines, noise_clip(shape, seed=SEED + 1).numpy(), runs=runs)
+
+
+def peak_rss_mb(folder: Path, threads: int) -> tuple[float, float]:
+    """Peak memory of a process that loads and runs an artifact, and of one that imports tvm."""
+    peak = (
+        "import pathlib, re; status = pathlib.Path('/proc/self/status').read_text();"
+        "print(re.search(r'VmHWM:\\s+(\\d+)', status)[1])"
+    )
+    run = (
+        f"import runpy, sys; sys.argv = ['', {str(folder)!r}]; runpy.run_path({str(RUN_PLAIN)!r});"
+    )
+    sizes = []
+    for start in (run, "import tvm, tvm.relax, numpy;"):
+        done = subprocess.run(
+            [sys.executable, "-c", start + peak],
+            env={**os.environ, "TVM_NUM_THREADS": str(threads)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        sizes.append(int(done.stdout.split()[-1]) * 1024 / 1e6)
+    return sizes[0], sizes[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

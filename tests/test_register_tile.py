@@ -1,0 +1,130 @@
+"""Default tiles: what they cost by the rule, and that the code made from them does not spill."""
+
+import re
+
+import numpy as np
+import pytest
+import tvm
+from tvm.s_tir import dlight
+
+from rt3d_tvm.targets import make_target
+from schedules.table import rules
+from tests.oracle import ConvCase
+from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.kgs_conv3d import kgs_conv3d
+from topi_sparse.layout import PackedLayout
+from topi_sparse.register_tile import (
+    default_group,
+    default_tile,
+    issue_slots,
+    pruning_group,
+    tile_width,
+    vector_unit,
+)
+
+TARGETS = ["x86-64-avx512", "x86-64-avx2", "cortex-a77", "arm64"]
+
+
+def inner_loop(target_name: str, group: KernelGroup, width: int) -> tuple[list[str], int]:
+    """The loop over kept columns in the generated code, and the multiply-adds it has to hold."""
+    target = make_target(target_name)
+    unit = vector_unit(target)
+    layout = PackedLayout(c_block=unit.lanes)
+    tile = default_tile(
+        channels=64,
+        kernel=(3, 3, 3),
+        density=0.3,
+        out_width=width,
+        stride_w=1,
+        c_block=unit.lanes,
+        group=group,
+        unit=unit,
+    )
+    case = ConvCase.make(
+        np.ones((64, 64, 3, 3, 3), "float32"),
+        seed=0,
+        group=group,
+        data=(1, 64, 2, 4, width),
+        stride=(1, 1, 1),
+        padding=(1,) * 6,
+        dilation=(1, 1, 1),
+        tile=tile,
+        x=layout,
+        y=layout,
+        relu=True,
+    )
+    mod = tvm.IRModule({"main": kgs_conv3d(case.conv).with_attr("global_symbol", "main")})
+    with target:
+        mod = dlight.ApplyDefaultSchedule(*rules("cpu"))(mod)
+    lines = tvm.compile(mod, target=target).mod.inspect_source("s").splitlines()
+    labels, loops = {}, []
+    for number, line in enumerate(lines):
+        if label := re.match(r"(\.L\w+):", line):
+            labels[label[1]] = number
+        if (jump := re.search(r"\t(?:b\.?\w*|cbn?z|tbn?z|j\w+)\t.*?(\.L\w+)$", line)) and (
+            jump[1] in labels
+        ):
+            loops.append(lines[labels[jump[1]] : number + 1])
+    multiply_adds = [sum("fmla" in x or "vfmadd" in x for x in loop) for loop in loops]
+    # The innermost ones only: a loop around them holds their multiply-adds as well.
+    best = max(zip(multiply_adds, loops, strict=True), key=lambda p: p[0] / (len(p[1]) + 20))[1]
+    return best, group.g_m // tile.lanes * tile.width * group.g_n
+
+
+@pytest.mark.parametrize(
+    ("target", "group"),
+    [
+        ("cortex-a77", "8x4"),
+        ("cortex-a77", "4x4"),
+        ("cortex-a77", "16x4"),
+        ("arm64", "8x4"),
+        ("x86-64-avx2", "8x4"),
+        ("x86-64-avx2", "16x4"),
+        ("x86-64-avx512", "16x4"),
+    ],
+)
+@pytest.mark.parametrize("width", [28, 7])
+def test_the_inner_loop_is_multiply_adds_without_spills(target, group, width):
+    loop, expected = inner_loop(target, KernelGroup.parse(group), width)
+    multiply_adds = [line for line in loop if "fmla" in line or "vfmadd" in line]
+    assert len(multiply_adds) == expected
+    stack = [line for line in loop if re.search(r"\[sp|%rsp", line)]
+    assert stack == []
+    if not target.startswith("x86"):
+        # Each takes its scalar from a lane of a loaded vector: nothing is broadcast first.
+        assert all(re.search(r"\.s\[\d\]", line) for line in multiply_adds)
+        assert not [line for line in loop if re.match(r"\t(ld1r|dup)", line)]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("vectors", [1, 2, 4, 8])
+def test_a_row_is_covered_with_the_fewest_slots(target, vectors):
+    unit = vector_unit(make_target(target))
+    for out_width in (1, 7, 14, 28, 56, 100, 112):
+        width = tile_width(vectors=vectors, lanes=unit.lanes, out_width=out_width, unit=unit)
+        assert 1 <= width <= out_width
+        if vectors * width + vectors < unit.registers and out_width % (width + 1) == 0:
+            return  # a wider tile would need more registers than there are
+        slots = issue_slots(vectors, unit.lanes, width, unit)
+        assert slots >= vectors * width
+
+
+@pytest.mark.parametrize(
+    ("target", "group"),
+    [("x86-64-avx512", "32x4"), ("x86-64-avx2", "8x4"), ("cortex-a77", "8x4")],
+)
+def test_the_group_to_prune_in_is_also_chosen_to_run_in(target, group):
+    unit = vector_unit(make_target(target))
+    assert str(pruning_group(unit)) == group
+    rng = np.random.default_rng(0)
+    chosen = pruning_group(unit)
+    keep = rng.random((128 // chosen.g_m, 16, 3, 3, 3)) < 0.3
+    weight = keep.repeat(chosen.g_m, 0).repeat(4, 1)
+    found = default_group(weight, out_width=28, c_block=unit.lanes, unit=unit)
+    assert found == chosen
+
+
+def test_a_target_without_vectors_is_refused():
+    bare = tvm.target.Target({"kind": "llvm", "mtriple": "riscv64-linux-gnu"})
+    with pytest.raises(ValueError, match="has none of AVX-512, AVX2, SSE2 and NEON"):
+        vector_unit(bare)
