@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from torch import nn
 
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.models import build_model
+from rt3d_tvm.whole_file import whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +39,10 @@ _READ = {"model": str, "scheme": str, "group": str, "width": float, "rate": floa
 
 def save_weights(path: str | Path, model: nn.Module, info: WeightsInfo) -> None:
     """Write a model's state dict with its info. The file appears whole or not at all."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
     metadata = {key: str(value) for key, value in asdict(info).items() if value is not None}
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        whole = Path(folder) / path.name
-        save_file(state, whole, metadata=metadata)
-        with whole.open("rb") as file:
-            os.fsync(file.fileno())
-        whole.replace(path)
+    with whole_file(Path(path)) as temporary:
+        save_file(state, temporary, metadata=metadata)
 
 
 def read_info(path: str | Path) -> WeightsInfo:
