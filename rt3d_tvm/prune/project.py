@@ -18,6 +18,7 @@ from topi_sparse.kernel_group import KernelGroup
 
 _PRUNABLE = (nn.Conv2d, nn.Conv3d)
 _RATE_TOLERANCE = 0.01
+_SPARED = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,7 @@ def choose_masks(
     ignore: Iterable[str] = (),
     group_sizes: Mapping[str, KernelGroup] | None = None,
     importance: Mapping[str, Tensor] | None = None,
+    exact: bool = True,
 ) -> dict[str, Tensor]:
     """Which weights stay, by layer name: bool masks of the weights' shapes.
 
@@ -115,7 +117,7 @@ def choose_masks(
     over the RMS of its layer, so that a layer with a few strong units and many weak ones gives
     more than one whose units are alike, and a layer's overall scale, which BatchNorm undoes,
     does not matter. Where the unit at the threshold is too large to meet the rate with it or
-    without it, weaker ones just above the threshold go in its place.
+    without it, smaller ones just above the threshold go in its place.
 
     The best unit of a layer always stays, so that the signal gets through every layer. A filter
     has no such floor: under ``filter`` that would forbid pruning, and under the other schemes a
@@ -123,8 +125,10 @@ def choose_masks(
     counts those that lost everything.
 
     ``group_sizes`` are the kernel groups of layers that have one of their own. ``importance``
-    has a tensor of the weight's shape for each layer, to be compared in the weights' place. What
-    is zero already counts as pruned in either case.
+    has a tensor of the weight's shape for each layer, to be compared in the weights' place, and
+    by its rank in the layer alone: all layers then give the same share. What is zero already
+    counts as pruned in either case. If not ``exact``, the threshold stays as high
+    as it can without exceeding the rate, for a step on the way to a higher one.
 
     InputError for a rate below 1 or beyond reach (with the highest that is not), for one that
     this scheme's units are too coarse to meet within 1 % (with the nearest they do), for a name
@@ -140,13 +144,14 @@ def choose_masks(
     for layer in layers:
         if layer.name in schemes:
             module = model.get_submodule(layer.name)
-            compared = module.weight if importance is None else importance[layer.name]
-            units.append(_units(layer, module, schemes[layer.name], order, compared.detach()))
+            given = None if importance is None else importance[layer.name]
+            units.append(_units(layer, module, schemes[layer.name], order, given))
     keep = _threshold(
         units,
         whole=sum(layer.kept for layer in layers if layer.name not in schemes),
         dense=sum(layer.dense for layer in layers),
         rate=rate,
+        exact=exact,
     )
     masks = {}
     for layer, kept in zip(units, keep, strict=True):
@@ -262,22 +267,32 @@ def _units(
     module: nn.Conv2d | nn.Conv3d,
     scheme: Scheme,
     order: int,
-    compared: Tensor,
+    importance: Tensor | None,
 ) -> _Units:
     weight = module.weight.detach()
     if not bool(torch.isfinite(weight).all()):
         raise InputError(f"layer {layer.name!r} has weights that are not finite")
+    compared = weight if importance is None else importance
     norms = scheme.mean_norms(compared, order=order, groups=module.groups)
-    rms = compared.double().square().mean().sqrt()
-    # A layer that is all zeros has nothing to compare, and nothing to lose.
-    score = norms / rms if rms > 0 else norms
     sizes = scheme.sizes(weight.shape, groups=module.groups, device=weight.device)
     alive = scheme.mean_norms(weight, order=1, groups=module.groups) > 0
+    # The best unit stays: one of those that are left, even if none of them is of any importance.
+    score = torch.where(alive, norms, -1.0).flatten()
+    if importance is None:
+        rms = weight.double().square().mean().sqrt()
+        # A layer that is all zeros has nothing to compare, and nothing to lose.
+        score = score / rms if rms > 0 else score
+    else:
+        ascending = score.argsort(stable=True)
+        share = sizes.flatten()[ascending].cumsum(0) / sizes.sum()
+        score = torch.empty_like(share).index_put_((ascending,), share)
     macs = torch.where(alive, sizes * layer.positions, 0)
-    return _Units(layer.name, norms.shape, score.flatten(), macs.flatten())
+    return _Units(layer.name, norms.shape, score, macs.flatten())
 
 
-def _threshold(units: list[_Units], *, whole: int, dense: int, rate: float) -> list[Tensor]:
+def _threshold(
+    units: list[_Units], *, whole: int, dense: int, rate: float, exact: bool
+) -> list[Tensor]:
     """Cut all units at the one score that brings the kept MACs closest to dense / rate."""
     score = torch.cat([layer.score for layer in units])
     macs = torch.cat([layer.macs for layer in units])
@@ -289,28 +304,29 @@ def _threshold(units: list[_Units], *, whole: int, dense: int, rate: float) -> l
     order = torch.argsort(score, stable=True)[: len(score) - len(units)]
     # kept[i]: MACs left when the i least important units are gone.
     kept = whole + int(macs.sum()) - torch.cat([macs.new_zeros(1), macs[order].cumsum(0)])
-    cut = int((kept - dense / rate).abs().argmin())
-    keep = macs > 0
-    if _meets(dense / int(kept[cut]), rate):
-        keep[order[:cut]] = False
+    if exact:
+        gone = order[: int((kept - dense / rate).abs().argmin())]
+        if not _meets(dense / int(kept[len(gone)]), rate):
+            gone = _in_its_place(order, kept, macs, dense=dense, rate=rate)
     else:
-        keep[_in_its_place(order, kept, macs, dense=dense, rate=rate)] = False
+        gone = order[: max(0, int((kept * rate >= dense).sum()) - 1)]
+    keep = macs > 0
+    keep[gone] = False
     return list(keep.split([len(layer.score) for layer in units]))
 
 
 def _in_its_place(order: Tensor, kept: Tensor, macs: Tensor, *, dense: int, rate: float) -> Tensor:
     """The units to prune when the one at the threshold is too large to go and too large to stay.
 
-    All below the threshold, then those above it that fit, the least important first. InputError
-    if that does not meet the rate either.
+    One unit at or just below the threshold is spared, and those above it go that fit, the least
+    important first. InputError if the rate is not met by sparing any of the last few.
     """
-    below = int((kept * rate >= dense).sum()) - 1
-    if below >= 0:
-        gone = order[:below].tolist()
-        left = int(kept[below])
-        least = dense / (rate * (1 + _RATE_TOLERANCE))
-        sizes = macs.tolist()
-        for unit in order[below:].tolist():
+    at = int((kept * rate >= dense).sum()) - 1
+    least = dense / (rate * (1 + _RATE_TOLERANCE))
+    units, sizes = order.tolist(), macs.tolist()
+    for spared in range(at, max(-1, at - _SPARED), -1):
+        gone, left = units[:spared], int(kept[spared])
+        for unit in units[spared + 1 :]:
             if sizes[unit] and left - sizes[unit] >= least:
                 left -= sizes[unit]
                 gone.append(unit)
