@@ -184,6 +184,25 @@ def test_units_too_coarse_for_the_rate_name_the_nearest():
         choose_masks(model, scheme=scheme("filter"), rate=1.6, input_shape=(1, 4, 1, 1, 1))
 
 
+@pytest.mark.parametrize(("kept", "gone"), [(272, "b0 b1 b2"), (256, "a0"), (240, "a0 b0")])
+def test_a_unit_too_large_for_the_rate_is_spared_for_smaller_ones(kept, gone):
+    """Filters of 64 MACs in layer a, of 16 in b; the ascending order is b0 a0 b1 b2 a1 a2."""
+    first = torch.tensor([0.2, 0.8, 0.9, 1.0]).reshape(4, 1).repeat(1, 4)
+    second = torch.tensor([0.1, 0.3, 0.4, 1.0]).reshape(4, 1).repeat(1, 4)
+    a, b = stack(first, second)
+    model = nn.Sequential(a, nn.AvgPool3d((1, 2, 2)), b)
+    masks = choose_masks(
+        model, scheme=scheme("filter"), rate=320 / kept, input_shape=(1, 4, 1, 4, 4)
+    )
+    pruned = {
+        f"{x}{m}"
+        for x, name in (("a", "0"), ("b", "2"))
+        for m in range(4)
+        if not masks[name][m].any()
+    }
+    assert pruned == set(gone.split())
+
+
 def test_other_bad_input_is_named():
     model = reduced()
     with pytest.raises(InputError, match=r"conv9.*stem\.0"):
