@@ -32,13 +32,13 @@ class Regularization:
     and (2) it would move s by lr * lambda / (sqrt(n) * r): at initialisation 11 times as much in
     C3D's conv5b as in its conv1, because r falls with the square root of the fan-in.
 
-    Put differently, n * r * m is the unit's share of sum(w ** 2), and lambda is in the units of
-    weight decay: at s = c = P = 1 a unit shrinks as under weight decay of lambda, and the weaker
-    it is, the faster for its size. Hence the rule for lambda: the sum of lr / (1 - momentum) over
-    all steps, times lambda, is the share of its norm that a typical unit loses if the loss does
-    not object. Useful is 0.3 to 1, and 1e-2 gives 0.7 on the paper's schedule (120 epochs of
-    UCF101, 36,000 steps at 2e-4, momentum 0.9). The paper's 5e-4 multiplies bare norms; for 8x4
-    groups that is 1.6e-3 (conv1) to 1.8e-2 (conv5b) here.
+    Put differently, n * r * m has the units of sum(w ** 2), and lambda those of weight decay: at
+    s = c = P = 1 a unit shrinks as under weight decay of lambda, and the weaker it is, the faster
+    for its size. Hence the rule for lambda: the sum of lr / (1 - momentum) over all steps, times
+    lambda, is the share of its norm that a typical unit loses if the loss does not object. Useful
+    is 0.3 to 1, and 1e-2 gives 0.7 on the paper's schedule (120 epochs of UCF101, 36,000 steps at
+    2e-4, momentum 0.9). The paper's 5e-4 multiplies bare norms; for 8x4 groups that is 1.6e-3
+    (conv1) to 1.8e-2 (conv5b) here.
 
     ``eps`` is where zero begins. The gradient of a norm has the same length however small the
     unit, so that every step carries it past zero and it comes to rest at the size of a step; with
