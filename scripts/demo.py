@@ -71,9 +71,10 @@ def main() -> int:
         manifest = compile_onnx(out / f"{kind}.onnx", out / kind)
         verified[kind] = verify(out / kind, out / f"{kind}.onnx")
         declined = [layer for layer in manifest["layers"] if layer["reason"]]
+        layers = len(manifest["layers"])
         print(
-            f"  max_rel_error {verified[kind].max_rel_error:.1e}; {len(manifest['layers']) - len(declined)} of "
-            f"{len(manifest['layers'])} layers accelerated"
+            f"  max_rel_error {verified[kind].max_rel_error:.1e}; "
+            f"{layers - len(declined)} of {layers} layers accelerated"
         )
         for layer in declined:
             print(f"  {layer['name']}: {layer['reason']}")
