@@ -59,6 +59,16 @@ def test_importance_is_propagated_by_magnitudes():
     torch.testing.assert_close(importance["0"], factor * (absolute(model[3]).T @ last))
 
 
+@pytest.mark.parametrize(
+    "norm", [nn.GroupNorm(2, 6), nn.InstanceNorm3d(6), nn.BatchNorm3d(6, track_running_stats=False)]
+)
+def test_norms_by_the_input_itself_are_passed_over(norm):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv3d(4, 6, 1), norm, nn.ReLU(), nn.Conv3d(6, 3, 1), nn.Flatten())
+    importance = channel_importance(model, CLIP, ["0"])["0"]
+    torch.testing.assert_close(importance, 18 * absolute(model[3]).sum(0))
+
+
 def test_forks_sum_what_all_their_readers_make_of_a_channel():
     torch.manual_seed(0)
     model = Forked()

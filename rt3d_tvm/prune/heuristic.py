@@ -8,6 +8,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.prune.activations import Batches, eval_mode, input_strength
@@ -16,8 +18,7 @@ from rt3d_tvm.prune.project import apply_masks_, choose_masks, layer_schemes
 from rt3d_tvm.prune.schemes import Scheme
 from topi_sparse.kernel_group import KernelGroup
 
-# These compute their statistics from the input, and would divide the importance out.
-_LIVE_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
+_LIVE_NORMS = (nn.GroupNorm, nn.LayerNorm, _InstanceNorm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,21 +123,19 @@ def channel_importance(
 ) -> dict[str, Tensor]:
     """S of the output channels of each named layer, in float64: NISP's propagation.
 
-    It is the gradient of the summed outputs of the same network with |w| for every weight and no
-    biases: on an input of ones its activations are positive, ReLU lets all of it through, and
-    autograd follows whatever joins and forks the model has. Float64, because the sums grow by
-    the square root of the fan-in with every layer.
+    It is the gradient of the summed outputs of the same network with the absolute value of every
+    parameter, and running means of 0: on an input of ones its activations are positive, ReLU lets
+    all of it through, and autograd follows whatever joins and forks the model has. Norms that take
+    their statistics from the input are passed over. Float64, because the sums grow by the square
+    root of the fan-in with every layer.
 
     InputError if a sum is not finite, as in a model of more than some 150 layers.
     """
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        absolute = parameter.detach().double().abs()
-        tensors[name] = torch.zeros_like(absolute) if name.endswith("bias") else absolute
+    tensors = {name: p.detach().double().abs() for name, p in model.named_parameters()}
     for name, buffer in model.named_buffers():
         mean = name.endswith("running_mean")
-        tensors[name] = torch.zeros_like(buffer, dtype=torch.float64) if mean else buffer
-        if tensors[name].is_floating_point():
+        tensors[name] = torch.zeros_like(buffer) if mean else buffer
+        if buffer.is_floating_point():
             tensors[name] = tensors[name].double()
 
     names = list(names)
@@ -150,7 +149,9 @@ def channel_importance(
 
         hooks.append(module.register_forward_hook(keep))
     for module in model.modules():
-        if isinstance(module, _LIVE_NORMS):
+        # Statistics of the input would divide the importance out.
+        live = isinstance(module, _BatchNorm) and module.running_mean is None
+        if live or isinstance(module, _LIVE_NORMS):
             hooks.append(module.register_forward_hook(lambda _module, inputs, _output: inputs[0]))
     device = next(model.parameters()).device
     ones = torch.ones((1, *input_shape[1:]), dtype=torch.float64, device=device, requires_grad=True)
