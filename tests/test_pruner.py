@@ -345,6 +345,7 @@ def test_reweighting_drives_units_to_zero_and_keeps_what_matters():
 def test_batchnorm_is_estimated_again_from_the_pruned_model():
     model = small().train()
     pruner = pruner_of(model)
+    train(pruner, batches())  # so that there are statistics to forget
     data = batches(3)
     momentum = model[1].momentum
     pruner.finalize(data)
