@@ -21,6 +21,8 @@ MODEL, WEIGHTS, MANIFEST = "model.so", "weights.bin", "manifest.json"
 # The weights file: magic, its size in 8 bytes, the 32 bytes of its id; then each weight, aligned as
 # TVM asks of the memory that it is handed.
 ALIGNMENT = 64
+# The affinity mode of TVM's thread pool that prefers big cores, where there are big and little ones.
+_BIG_CORES = 1
 MAGIC = b"rt3d-tvm weights\0\0\0\0\0\0\0\0"
 
 
@@ -85,8 +87,16 @@ def available_cores() -> int:
 
 
 def set_threads(threads: int) -> None:
-    """Let the TVM runtime use that many threads; left alone it takes half the cores on x86-64."""
-    tvm.get_global_func("runtime.config_threadpool")(1, threads)
+    """Let the TVM runtime use that many threads; left alone it takes half the cores on x86-64.
+
+    InputError for more threads than cores: TVM's threads wait for each other by spinning.
+    """
+    cores = available_cores()
+    if not 1 <= threads <= cores:
+        raise InputError(f"{threads} threads: this process may use 1 to {cores}")
+    # TVM makes its threads when it needs the first, as many as this says; later it can use fewer.
+    os.environ["TVM_NUM_THREADS"] = str(cores)
+    tvm.get_global_func("runtime.config_threadpool")(_BIG_CORES, threads)
 
 
 def file_sha256(path: Path) -> str:

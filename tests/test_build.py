@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from rt3d_tvm.build import compile_onnx
-from rt3d_tvm.deploy import ALIGNMENT, load
+from rt3d_tvm.deploy import ALIGNMENT, available_cores, load, set_threads
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.verify import verify
 from topi_sparse.kernel_group import KernelGroup
@@ -161,6 +161,30 @@ def test_an_input_of_another_shape_or_type_is_refused(compiled_c3d):
         artifact.run(np.zeros((1, 3, 8, 32, 32), "float32"))
     with pytest.raises(InputError, match="is float64 of shape"):
         artifact.run(np.zeros((1, 3, 16, 32, 32)))
+
+
+def test_threads_beyond_the_cores_are_refused(compiled_c3d):
+    with pytest.raises(InputError, match="0 threads: this process may use 1 to"):
+        set_threads(0)
+    with pytest.raises(InputError, match="9999 threads"):
+        load(compiled_c3d.folder, threads=9999)
+
+
+def test_the_runtime_starts_the_threads_it_is_told_to(compiled_c3d):
+    """As a process of its own: TVM makes its threads once."""
+    cores = available_cores()
+    start = (
+        "import os, numpy; from pathlib import Path; from rt3d_tvm.deploy import load;"
+        f"artifact = load(Path({str(compiled_c3d.folder)!r}), threads={cores});"
+        "artifact.run(numpy.zeros(artifact.manifest['inputs'][0]['shape'], 'float32'));"
+        "print(os.environ['TVM_NUM_THREADS'], len(os.listdir('/proc/self/task')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", start], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    allowed, tasks = map(int, done.stdout.split())
+    assert allowed == cores
+    assert tasks >= cores
 
 
 def test_the_weights_are_mapped_not_copied(compiled_c3d):
