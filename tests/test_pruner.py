@@ -479,11 +479,14 @@ def test_a_file_that_does_not_fit_changes_nothing(tmp_path):
     other = nn.Sequential(*small(), nn.Linear(CLASSES, 2))
     narrow = small()
     narrow[9] = nn.Linear(9, 2)
+    mixed = small()
+    mixed[9].bias = nn.Parameter(mixed[9].bias.double())
     frozen = small()
     frozen_optimizer = torch.optim.SGD(frozen[:4].parameters(), lr=0.1)
     cases = [
-        (pruner_of(other), "another model: its 10.weight has shape None"),
-        (pruner_of(narrow), r"another model: its 9.weight has shape \(3, 9\), here it is \(2, 9\)"),
+        (pruner_of(other), r"another model: there 10\.weight is missing, here it is \[2, 3\]"),
+        (pruner_of(narrow), r"there 9\.weight is \[3, 9\] .*, here it is \[2, 9\]"),
+        (pruner_of(mixed), r"there 9\.bias is \[3\] torch.float32, here it is \[3\] torch.float64"),
         (pruner_of(small(), rate=2.5), r"rate 2\.0, here it is 2\.5"),
         (pruner_of(small(), algorithm=Heuristic()), "algorithm reweighted, here it is heuristic"),
         (pruner_of(small(), algorithm=Reweighted(eps=0.5)), "hyperparameters"),

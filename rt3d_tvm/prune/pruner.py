@@ -372,13 +372,13 @@ class Pruner:
         for what, here in self._settings().items():
             if (there := saved["settings"].get(what)) != here:
                 raise InputError(f"{path} was written with {what} {there}, here it is {here}")
-        state = {key: tuple(value.shape) for key, value in self.model.state_dict().items()}
-        there = {key: tuple(value.shape) for key, value in saved["model"].items()}
-        for key in [*state, *there]:
-            if state.get(key) != there.get(key):
+        tensors = {key: _form(value) for key, value in self.model.state_dict().items()}
+        others = {key: _form(value) for key, value in saved["model"].items()}
+        for key in [*tensors, *others]:
+            if tensors.get(key) != others.get(key):
                 raise InputError(
-                    f"{path} is of another model: its {key} has shape {there.get(key)}, "
-                    f"here it is {state.get(key)}"
+                    f"{path} is of another model: there {key} is {others.get(key, 'missing')}, "
+                    f"here it is {tensors.get(key, 'missing')}"
                 )
         kind = type(self.optimizer).__name__
         if kind != saved["optimizer"]["kind"]:
@@ -407,6 +407,10 @@ class Pruner:
     @property
     def _device(self) -> torch.device:
         return self._weight(next(iter(self._schemes))).device
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} {tensor.dtype}"
 
 
 @contextmanager
