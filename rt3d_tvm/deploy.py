@@ -21,7 +21,7 @@ MODEL, WEIGHTS, MANIFEST = "model.so", "weights.bin", "manifest.json"
 # The weights file: magic, its size in 8 bytes, the 32 bytes of its id; then each weight, aligned as
 # TVM asks of the memory that it is handed.
 ALIGNMENT = 64
-# The affinity mode of TVM's thread pool that prefers big cores, where there are big and little ones.
+# The affinity mode of TVM's thread pool that prefers big cores, where there are two kinds.
 _BIG_CORES = 1
 MAGIC = b"rt3d-tvm weights\0\0\0\0\0\0\0\0"
 

@@ -1,0 +1,59 @@
+"""The README's code runs as it stands, and what it shows of a file is that file."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from rt3d_tvm.cli import _parser
+from rt3d_tvm.frontend import import_onnx
+from rt3d_tvm.targets import make_target
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def block(word: str) -> str:
+    (found,) = [text for text in BLOCKS if word in text]
+    return found
+
+
+def test_the_python_api_in_ten_lines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(block("project_("), names)
+    assert names["y"].shape == (1, 32, 12, 28, 28)
+    assert np.isfinite(names["y"]).all()
+    kept = np.count_nonzero(names["model"][2].weight.detach().numpy())
+    assert kept < 0.5 * names["model"][2].weight.numel()
+
+
+def test_the_pass_in_a_pipeline_of_ones_own(compiled_c3d, capsys):
+    names: dict = {}
+    exec(block("compile_with_kgs"), names)
+    executable = names["compile_with_kgs"](import_onnx(compiled_c3d.onnx), make_target("host"))
+    assert capsys.readouterr().out.split() == ["kgs_conv3d"] * 8
+    vm = relax.VirtualMachine(executable, tvm.cpu())
+    clip = np.zeros(compiled_c3d.manifest["inputs"][0]["shape"], "float32")
+    assert np.isfinite(vm["main"](tvm.runtime.tensor(clip)).numpy()).all()
+
+
+def test_the_loader_shown_is_the_loader_that_is_tested():
+    script = (ROOT / "scripts" / "run_plain.py").read_text(encoding="utf-8")
+    assert block("artifact_id") in script
+
+
+def test_the_commands_shown_are_commands():
+    shown = re.findall(r"^    rt3d (.*)$", README, re.M)
+    assert len(shown) >= 6
+    for command in shown:
+        _parser().parse_args(command.split())
+
+
+def test_the_files_shown_are_there():
+    listing = README.split("## Files")[1]
+    for name in re.findall(r"^    ([\w/.]+?)/?\s", listing, re.M):
+        assert (ROOT / name).exists(), name
