@@ -40,37 +40,5 @@ lint: $(READY)
 bench: $(READY)
 	for model in c3d r2plus1d s3d; do $(VENV)/bin/python scripts/demo.py --model $$model --out build/bench/$$model || exit 1; done
 
-clean: remove what was built, .venv apart"
-
-setup: $(READY)
-
-# One stamp: a second run installs nothing until the dependencies change.
-$(READY): requirements.txt setup.py
-	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here: install Python 3.10 to 3.13, or name one: make PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else "Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d: name another, e.g. make PYTHON=python3.12" % v)'
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
-	@command -v gcc >/dev/null || { echo "No gcc here: install it (Debian, Ubuntu: apt install gcc); TVM links the compiled model with it"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -r requirements.txt
-	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	@touch $@
-
-demo: $(READY)
-	$(VENV)/bin/python scripts/demo.py
-
-test: $(READY)
-	$(VENV)/bin/python -m pytest
-
-test-full: $(READY)
-	$(VENV)/bin/python -m pytest -m "full or not full"
-
-lint: $(READY)
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-
-bench: $(READY)
-	@ls build/demo/*/manifest.json >/dev/null 2>&1 || { echo "Nothing compiled yet: run make demo first"; exit 1; }
-	@for manifest in build/demo/*/manifest.json; do $(VENV)/bin/rt3d bench "$$(dirname $$manifest)" || exit 1; done
-
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
