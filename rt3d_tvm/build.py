@@ -26,13 +26,15 @@ from rt3d_tvm.deploy import ALIGNMENT, MAGIC, MANIFEST, MODEL, WEIGHTS, file_sha
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.frontend import import_onnx
 from rt3d_tvm.link import export_arguments
-from rt3d_tvm.passes.dataflow import bindings, dtype_of, is_op, static_shape
+from rt3d_tvm.passes.dataflow import bindings, constant, dtype_of, is_op, static_shape
 from rt3d_tvm.passes.keep_packed import CHANGES_ATTRIBUTE
-from rt3d_tvm.passes.kgs_conv3d import read_report
+from rt3d_tvm.passes.kgs_conv3d import read_report, weights_digest
 from rt3d_tvm.passes.lift_constants import lift_constants
+from rt3d_tvm.passes.packed_call import called
 from rt3d_tvm.pipeline import lower
 from rt3d_tvm.targets import make_target
 from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE
 from topi_sparse.layout import ceil_div
 
 # The manifest's own version: raised when a field changes its meaning.
@@ -73,6 +75,7 @@ def compile_onnx(
         {"name": name, **asdict(entry)} for name, entry in zip(names, read_report(mod), strict=True)
     ]
     changes = int(mod.attrs[CHANGES_ATTRIBUTE])
+    calls = _calls(mod, layers)
     mod, constants = lift_constants(mod)
     index, size, digest = _weight_index(constants)
     mod = _with_id(mod, digest)
@@ -96,6 +99,7 @@ def compile_onnx(
             "outputs": outputs,
             "group": str(group) if group else "auto",
             "layers": layers,
+            "calls": calls,
             "layout_changes": changes,
             "planned_activation_bytes": planned,
             "largest_activation_bytes": largest,
@@ -114,6 +118,21 @@ def _signature(expr: relax.Expr) -> dict:
         "shape": static_shape(expr),
         "dtype": dtype_of(expr),
     }
+
+
+def _calls(mod: tvm.IRModule, layers: list[dict]) -> list[dict]:
+    """The functions that main calls, in order, and the layer that each computes, if it is one."""
+    names = {layer["weights_digest"]: layer["name"] for layer in layers}
+    calls = []
+    for binding in bindings(mod["main"]):
+        func = called(mod, binding.value)
+        if func is None:
+            continue
+        layer = None
+        if SPEC_ATTRIBUTE in func.attrs:
+            layer = names[weights_digest(constant(binding.value.args[1].fields[1]))]
+        calls.append({"function": binding.value.args[0].name_hint, "layer": layer})
+    return calls
 
 
 def _planned_bytes(mod: tvm.IRModule) -> tuple[int, int]:

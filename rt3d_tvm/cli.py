@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from rt3d_tvm.deploy import Artifact
     from rt3d_tvm.models.weights import WeightsInfo
     from topi_sparse.kernel_group import KernelGroup
 
@@ -208,6 +209,8 @@ def _bench(args: argparse.Namespace) -> int:
     if args.torch is not None:
         engines["PyTorch"] = _torch_engine(args.torch, shape, threads)
     clip = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    if args.layers:
+        return _bench_layers(args, artifact, clip)
     timings = bench(engines, clip, runs=args.runs)
     print_table(
         [(timing.engine, timing.median_ms, timing.ratio) for timing in timings],
@@ -215,6 +218,31 @@ def _bench(args: argparse.Namespace) -> int:
         title=f"{args.folder}: {threads} threads, {args.runs} runs in turns",
     )
     _write_json(args, {"threads": threads, "runs": args.runs, "timings": timings})
+    return 0
+
+
+def _bench_layers(args: argparse.Namespace, artifact: Artifact, clip: np.ndarray) -> int:
+    from rt3d_tvm.bench import bench_layers
+
+    if args.onnx is not None or args.torch is not None:
+        raise InputError("--layers times this artifact only; leave --onnx and --torch out")
+    timings = bench_layers(artifact, clip, runs=args.runs)
+    print_table(
+        [
+            (
+                timing.layer or timing.function,
+                timing.ms,
+                f"{timing.share:.1%}",
+                "-" if timing.density is None else timing.density,
+                "-" if timing.gflops is None else timing.gflops,
+                "-" if timing.peak_share is None else f"{timing.peak_share:.0%}",
+            )
+            for timing in timings
+        ],
+        columns=("layer", "ms", "share", "density", "useful GFLOP/s", "of the FMA peak"),
+        title=f"{args.folder}: {artifact.threads} threads, median of {args.runs} runs",
+    )
+    _write_json(args, {"threads": artifact.threads, "runs": args.runs, "calls": timings})
     return 0
 
 
@@ -409,6 +437,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_folder(bench)
     bench.add_argument("--onnx", type=Path, metavar="X.onnx", help="and ONNX Runtime on this file")
     bench.add_argument("--torch", metavar="MODEL:WEIGHTS", help="and PyTorch on this model")
+    bench.add_argument(
+        "--layers", action="store_true", help="time each layer of this artifact instead"
+    )
     bench.add_argument("--threads", type=_at_least_one, metavar="N")
     bench.add_argument("--runs", type=_at_least_one, default=20, metavar="N")
 

@@ -33,6 +33,7 @@ class Artifact:
     manifest: dict
     vm: relax.VirtualMachine
     weights: list[tvm.runtime.Tensor]
+    threads: int
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """The model's output for one float32 input; InputError for another shape or type."""
@@ -59,7 +60,8 @@ def load(folder: Path, *, threads: int | None = None) -> Artifact:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{folder / MANIFEST}: not JSON: {error}") from error
-    set_threads(threads or available_cores())
+    threads = threads or available_cores()
+    set_threads(threads)
     try:
         library = tvm.runtime.load_module(str((folder / MODEL).resolve()))
         vm = relax.VirtualMachine(library, tvm.cpu())
@@ -76,7 +78,7 @@ def load(folder: Path, *, threads: int | None = None) -> Artifact:
     size = int.from_bytes(mapped[len(MAGIC) : len(MAGIC) + 8].tobytes(), "little")
     if mapped.size != size:
         raise InputError(f"{path}: {mapped.size} bytes long, should be {size}")
-    return Artifact(manifest, vm, [_view(mapped, entry) for entry in manifest["weights"]])
+    return Artifact(manifest, vm, [_view(mapped, entry) for entry in manifest["weights"]], threads)
 
 
 def available_cores() -> int:

@@ -29,6 +29,7 @@ def phases(target: Target, group: KernelGroup | None = None) -> list[tuple[str, 
         ("annotate", relax.transform.AnnotateTIROpPattern()),
         ("fuse_ops", relax.transform.FuseOps()),
         ("fuse_tir", relax.transform.FuseTIR()),
+        ("views", relax.transform.RewriteDataflowReshape()),
         ("schedule", dlight.ApplyDefaultSchedule(*schedules.table.rules(device(target)))),
     ]
 

@@ -20,6 +20,7 @@ convolutions are left for KeepPacked.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 
@@ -62,7 +63,11 @@ MAX_ISSUED = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class ConvReport:
-    """What became of one convolution: a kernel, or the reason why not."""
+    """What became of one convolution: a kernel, or the reason why not.
+
+    weights_digest tells the kernel's stored weights from others: calls move and are renamed, but
+    keep them.
+    """
 
     weight: tuple[int, ...]
     out: tuple[int, ...]
@@ -72,7 +77,13 @@ class ConvReport:
     issued_macs: int | None = None
     kernel: str | None = None
     group: str | None = None
+    weights_digest: str | None = None
     reason: str | None = None
+
+
+def weights_digest(blocks: np.ndarray) -> str:
+    """A short digest of a kernel's stored weights."""
+    return hashlib.sha256(np.ascontiguousarray(blocks).data).hexdigest()[:16]
 
 
 def read_report(mod: tvm.IRModule) -> list[ConvReport]:
@@ -298,6 +309,7 @@ def _report(binding: relax.VarBinding, kernel: _Kernel | None) -> ConvReport:
         issued_macs=definition.weights * int(np.prod(out[2:])) * out[0],
         kernel="kgs_conv3d",
         group=str(definition.group),
+        weights_digest=weights_digest(kernel.weight.blocks),
     )
 
 

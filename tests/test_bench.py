@@ -1,0 +1,40 @@
+"""Timing: what is run how often, and that every call of a model is accounted for."""
+
+import numpy as np
+import pytest
+
+from rt3d_tvm.bench import bench, bench_layers, multiply_add_peak
+from rt3d_tvm.deploy import load
+
+
+def test_engines_run_in_turns_and_ratios_are_to_the_first():
+    order = []
+    engines = {name: lambda x, name=name: order.append((name, x.sum())) for name in "ab"}
+    timings = bench(engines, np.ones(3), runs=4)
+    assert order[-8:] == [("a", 3), ("b", 3)] * 4
+    assert [timing.engine for timing in timings] == ["a", "b"]
+    assert timings[0].ratio == 1
+    for timing in timings:
+        assert len(timing.samples_ms) == 4
+        assert min(timing.samples_ms) <= timing.median_ms <= max(timing.samples_ms)
+
+
+def test_every_layer_is_timed_once(compiled):
+    artifact = load(compiled.folder)
+    x = np.zeros(compiled.manifest["inputs"][0]["shape"], "float32")
+    before = artifact.run(x)
+    timings = bench_layers(artifact, x, runs=2)
+    layers = {layer["name"]: layer for layer in compiled.manifest["layers"]}
+    assert sorted(t.layer for t in timings if t.layer) == sorted(layers)
+    assert sum(timing.share for timing in timings) == pytest.approx(1)
+    for timing in timings:
+        assert timing.ms > 0
+        if timing.layer:
+            assert timing.density == layers[timing.layer]["density"]
+            assert timing.gflops == 2 * layers[timing.layer]["kept_macs"] / timing.ms / 1e6
+    np.testing.assert_array_equal(artifact.run(x), before)
+
+
+def test_the_peak_is_that_of_multiply_adds():
+    """A core does at least one multiply-add of 4 lanes a nanosecond, and 2 x 32 lanes at 10 GHz."""
+    assert 8 < multiply_add_peak(1, repeats=2) < 1280
