@@ -16,22 +16,20 @@ from pathlib import Path
 
 import torch
 
-from rt3d_tvm.bench import bench
+from rt3d_tvm.bench import Timing, bench
 from rt3d_tvm.build import compile_onnx
 from rt3d_tvm.classify import Preprocessing, classify_video
 from rt3d_tvm.data.generate import make_clip
 from rt3d_tvm.deploy import available_cores, load
 from rt3d_tvm.export import export_onnx
-from rt3d_tvm.models import MODELS, build_model
-from rt3d_tvm.models.seeded import calibrate_, noise_clip, seeded_
-from rt3d_tvm.prune.project import project_
-from rt3d_tvm.prune.schemes import Scheme
+from rt3d_tvm.models import MODELS
+from rt3d_tvm.models.seeded import noise_clip
+from rt3d_tvm.prune.benchmark import SEED, BenchmarkPair, benchmark_pair
 from rt3d_tvm.report import print_table, write_json
 from rt3d_tvm.targets import make_target
 from rt3d_tvm.verify import verify
 from topi_sparse.register_tile import pruning_group, vector_unit
 
-SEED = 0
 RUN_PLAIN = Path(__file__).with_name("run_plain.py")
 
 
@@ -45,25 +43,16 @@ def main() -> int:
     spec, out, threads = MODELS[args.model], args.out, available_cores()
     out.mkdir(parents=True, exist_ok=True)
     group = pruning_group(vector_unit(make_target("host")))
-    shape = spec.input_shape
 
-    print(f"{spec.title}, clip {shape}, seeded weights (none trained are at hand)", flush=True)
-    model = build_model(spec.name)
-    seeded_(model, seed=SEED, group=group, input_shape=shape)
-    export_onnx(model, shape, out / "dense.onnx")
+    print(f"{spec.title}, clip {spec.input_shape}, seeded weights (none trained are at hand)")
     print(f"prune: KGS {group}, which suits the vectors of this machine", flush=True)
-    pruned = project_(
-        model,
-        scheme=Scheme(name="kgs", group=group),
-        rate=spec.paper_rate,
-        input_shape=shape,
-        ignore=spec.classifiers,
-    )
-    calibrate_(model, seed=SEED, input_shape=shape)
+    pair = benchmark_pair(spec.name, group=group)
+    pruned = pair.report
     print(
         f"  {pruned.rate:.2f}x: {pruned.kept_macs / 1e9:.1f} of {pruned.dense_macs / 1e9:.1f} GMACs"
     )
-    export_onnx(model, shape, out / "sparse.onnx")
+    export_onnx(pair.dense, pair.input_shape, out / "dense.onnx")
+    export_onnx(pair.pruned, pair.input_shape, out / "sparse.onnx")
 
     verified = {}
     for kind in ("dense", "sparse"):
@@ -91,7 +80,7 @@ def main() -> int:
         print(f"  class {guess.index}: {guess.probability:.3f}")
 
     peak_rss, importing = peak_rss_mb(out / "sparse", threads)
-    timings = time_engines(model, out, threads, args.runs, shape)
+    timings = time_engines(pair, out, threads, args.runs)
     torch_ms, dense_ms, sparse_ms = (timing.median_ms for timing in timings)
     summary = {
         "model": spec.name,
@@ -126,20 +115,20 @@ def main() -> int:
     return 0 if summary["max_rel_error"] <= 1e-4 else 1
 
 
-def time_engines(model: torch.nn.Module, out: Path, threads: int, runs: int, shape) -> list:
+def time_engines(pair: BenchmarkPair, out: Path, threads: int, runs: int) -> list[Timing]:
     """PyTorch, dense and sparse in turns; PyTorch takes as long whatever the weights are."""
     torch.set_num_threads(threads)
 
     def run_torch(clip):
         with torch.inference_mode():
-            return model(torch.from_numpy(clip))
+            return pair.dense(torch.from_numpy(clip))
 
     engines = {
         "PyTorch": run_torch,
         "rt3d dense": load(out / "dense", threads=threads).run,
         "rt3d sparse": load(out / "sparse", threads=threads).run,
     }
-    return bench(engines, noise_clip(shape, seed=SEED + 1).numpy(), runs=runs)
+    return bench(engines, noise_clip(pair.input_shape, seed=SEED + 1).numpy(), runs=runs)
 
 
 def peak_rss_mb(folder: Path, threads: int) -> tuple[float, float]:

@@ -9,10 +9,7 @@ import pytest
 
 from rt3d_tvm.build import compile_onnx
 from rt3d_tvm.export import export_onnx
-from rt3d_tvm.models import MODELS, build_model
-from rt3d_tvm.models.seeded import calibrate_, seeded_
-from rt3d_tvm.prune.project import project_
-from rt3d_tvm.prune.schemes import Scheme
+from rt3d_tvm.prune.benchmark import benchmark_pair
 from topi_sparse.kernel_group import KernelGroup
 
 # Width, frames and size of the reduced models: odd channel counts, every operator of the full ones.
@@ -48,20 +45,11 @@ _made: dict[str, Compiled] = {}
 def _compiled(name: str, tmp_path_factory) -> Compiled:
     if name not in _made:
         width, frames, size = REDUCED[name]
-        shape = (1, 3, frames, size, size)
-        model = build_model(name, 10, width, frames=frames, size=size)
-        seeded_(model, seed=0, group=GROUP, input_shape=shape)
-        spec = MODELS[name]
-        project_(
-            model,
-            scheme=Scheme(name="kgs", group=GROUP),
-            rate=spec.paper_rate,
-            input_shape=shape,
-            ignore=spec.classifiers,
+        pair = benchmark_pair(
+            name, group=GROUP, num_classes=10, width=width, frames=frames, size=size
         )
-        calibrate_(model, seed=0, input_shape=shape)
         folder = tmp_path_factory.mktemp(name)
-        export_onnx(model, shape, folder / "model.onnx")
+        export_onnx(pair.pruned, pair.input_shape, folder / "model.onnx")
         manifest = compile_onnx(folder / "model.onnx", folder / "artifact")
         _made[name] = Compiled(name, folder / "model.onnx", folder / "artifact", manifest)
     return _made[name]
