@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-full lint bench clean
+.PHONY: help setup demo test test-full lint bench peers clean
 
 help:
 	@echo "make demo       prune, compile, check and time C3D on this machine"
 	@echo "make test       the tests; make test-full adds the full-size models"
+	@echo "make peers      other engines, for scripts/compare_peers.py"
 	@echo "make lint       ruff; make bench: the demo's table for all three models; make clean: remove what was built, .venv apart"
 
 setup: $(READY)
@@ -39,6 +40,14 @@ lint: $(READY)
 
 bench: $(READY)
 	for model in c3d r2plus1d s3d; do $(VENV)/bin/python scripts/demo.py --model $$model --out build/bench/$$model || exit 1; done
+
+# OpenVINO and MNN, to compare with; then: .venv/bin/python scripts/compare_peers.py
+peers: $(READY) .venv-peers/.ready
+
+.venv-peers/.ready: requirements-peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet -r requirements-peers.txt
+	@touch $@
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
