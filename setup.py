@@ -10,7 +10,7 @@ setup(
     version="0.1.0",
     description="Structured-sparse 3D CNNs from pruning to phone: RT3D on Apache TVM",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.10,<3.14",
     packages=find_packages(include=["rt3d_tvm*", "topi_sparse*", "schedules*"]),
     install_requires=[
         # Both exact: apache-tvm-ffi 0.1.15 crashes apache-tvm 0.27 in JSON serialisation.
@@ -22,8 +22,6 @@ setup(
     extras_require={
         "prune": PRUNE,
         "video": VIDEO,
-        # Not part of "test": xgboost's wheel pulls in a GPU library of 300 MB.
-        "tune": ["xgboost"],
         "test": ["pytest", "hypothesis", "ruff", "pre-commit", *PRUNE, *VIDEO],
     },
     entry_points={"console_scripts": ["rt3d = rt3d_tvm.cli:main"]},

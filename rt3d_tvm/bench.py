@@ -6,14 +6,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-import tvm
-from tvm.script import tirx as T
 
-from rt3d_tvm.deploy import Artifact
-from rt3d_tvm.targets import make_target
-from topi_sparse.register_tile import vector_unit
+from rt3d_tvm.deploy import load
+from rt3d_tvm.peak import multiply_add_peak
 
 # Worker threads of an engine spin for a while after a run, in the way of the next engine's.
 PAUSE_S = 0.05
@@ -77,11 +75,15 @@ class CallTiming:
     peak_share: float | None = None
 
 
-def bench_layers(artifact: Artifact, x: np.ndarray, *, runs: int = 20) -> list[CallTiming]:
-    """Time every call of a model, over ``runs`` runs, in the order they are made.
+def bench_layers(
+    folder: Path, x: np.ndarray, *, threads: int | None = None, runs: int = 20
+) -> list[CallTiming]:
+    """Time every call of an artifact, over ``runs`` runs, in the order they are made.
 
-    Timed from outside each call, so short ones look a little longer than they are.
+    Timed from outside each call, so short ones look a little longer than they are. It loads the
+    artifact for itself: TVM has no way to take its instrument off a loaded one again.
     """
+    artifact = load(folder, threads=threads)
     calls = artifact.manifest["calls"]
     samples: list[list[float]] = []
     started = 0.0
@@ -113,47 +115,3 @@ def bench_layers(artifact: Artifact, x: np.ndarray, *, runs: int = 20) -> list[C
             )
         timings.append(timing)
     return timings
-
-
-def multiply_add_peak(threads: int, *, repeats: int = 5) -> float:
-    """GFLOP/s of float32 multiply-adds on registers alone, measured on that many threads now."""
-    target = make_target("host")
-    unit = vector_unit(target)
-    function = _multiply_adds(threads, unit.lanes)
-    library = tvm.compile(tvm.IRModule({"main": function}), target=target)
-    values = tvm.runtime.tensor(np.full((threads, _CHAINS * unit.lanes), 0.5, "float32"))
-    seconds = library.mod.time_evaluator("main", tvm.cpu(), number=1, repeat=repeats)(
-        values
-    ).results
-    return 2 * threads * _CHAINS * unit.lanes * _STEPS / min(seconds) / 1e9
-
-
-# Independent accumulators: more than the 8 that two pipes of 4 cycles latency need, and few enough
-# for 16 registers. Steps: some milliseconds.
-_CHAINS, _STEPS = 12, 1 << 21
-
-
-def _multiply_adds(threads: int, lanes: int) -> tvm.tirx.PrimFunc:
-    @T.prim_func(s_tir=True, check_well_formed=False)
-    def peak(values: T.Buffer((threads, _CHAINS * lanes), "float32")):
-        T.func_attr({"global_symbol": "main", "tirx.noalias": True})
-        with T.sblock("root"):
-            for thread in T.parallel(threads):
-                with T.sblock("thread"):
-                    v = T.axis.spatial(threads, thread)
-                    T.reads(values[v, 0 : _CHAINS * lanes])
-                    T.writes(values[v, 0 : _CHAINS * lanes])
-                    acc = T.sblock_alloc_buffer((_CHAINS * lanes,), "float32", scope="local")
-                    for i in T.unroll(_CHAINS):
-                        acc[T.Ramp(i * lanes, 1, lanes)] = values[v, T.Ramp(i * lanes, 1, lanes)]
-                    for _ in T.serial(_STEPS):
-                        for i in T.unroll(_CHAINS):
-                            acc[T.Ramp(i * lanes, 1, lanes)] = acc[
-                                T.Ramp(i * lanes, 1, lanes)
-                            ] * T.Broadcast(T.float32(0.999), lanes) + T.Broadcast(
-                                T.float32(0.0005), lanes
-                            )
-                    for i in T.unroll(_CHAINS):
-                        values[v, T.Ramp(i * lanes, 1, lanes)] = acc[T.Ramp(i * lanes, 1, lanes)]
-
-    return peak

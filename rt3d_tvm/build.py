@@ -22,23 +22,20 @@ import tvm
 from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as cpu_pipeline
 
-from rt3d_tvm.deploy import ALIGNMENT, MAGIC, MANIFEST, MODEL, WEIGHTS, file_sha256
+from rt3d_tvm.deploy import ALIGNMENT, FORMAT, MAGIC, MANIFEST, MODEL, WEIGHTS, file_sha256
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.frontend import import_onnx
 from rt3d_tvm.link import export_arguments
 from rt3d_tvm.passes.dataflow import bindings, constant, dtype_of, is_op, static_shape
-from rt3d_tvm.passes.keep_packed import CHANGES_ATTRIBUTE
+from rt3d_tvm.passes.keep_packed import CHANGES_ATTRIBUTE, UNPACKED_ATTRIBUTE
 from rt3d_tvm.passes.kgs_conv3d import read_report, weights_digest
 from rt3d_tvm.passes.lift_constants import lift_constants
 from rt3d_tvm.passes.packed_call import called
 from rt3d_tvm.pipeline import lower
 from rt3d_tvm.targets import make_target
 from topi_sparse.kernel_group import KernelGroup
-from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE
+from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d
 from topi_sparse.layout import ceil_div
-
-# The manifest's own version: raised when a field changes its meaning.
-FORMAT = 1
 
 
 def compile_onnx(
@@ -75,6 +72,7 @@ def compile_onnx(
         {"name": name, **asdict(entry)} for name, entry in zip(names, read_report(mod), strict=True)
     ]
     changes = int(mod.attrs[CHANGES_ATTRIBUTE])
+    not_packed = json.loads(mod.attrs[UNPACKED_ATTRIBUTE])
     calls = _calls(mod, layers)
     mod, constants = lift_constants(mod)
     index, size, digest = _weight_index(constants)
@@ -87,7 +85,10 @@ def compile_onnx(
     executable = relax.build(mod, made_for, relax_pipeline=finalize)
     report("write")
     with _new_folder(out_dir) as folder:
-        executable.export_library(str(folder / MODEL), **linking)
+        try:
+            executable.export_library(str(folder / MODEL), **linking)
+        except RuntimeError as error:
+            raise InputError(f"{MODEL} cannot be linked: {error}") from error
         _write_weights(folder / WEIGHTS, constants, index, size, digest)
         manifest = {
             "format": FORMAT,
@@ -101,6 +102,7 @@ def compile_onnx(
             "layers": layers,
             "calls": calls,
             "layout_changes": changes,
+            "not_packed": not_packed,
             "planned_activation_bytes": planned,
             "largest_activation_bytes": largest,
             "weight_bytes": size,
@@ -122,7 +124,9 @@ def _signature(expr: relax.Expr) -> dict:
 
 def _calls(mod: tvm.IRModule, layers: list[dict]) -> list[dict]:
     """The functions that main calls, in order, and the layer that each computes, if it is one."""
-    names = {layer["weights_digest"]: layer["name"] for layer in layers}
+    names: dict[str, list[str]] = {}
+    for layer in layers:
+        names.setdefault(layer["weights_digest"], []).append(layer["name"])
     calls = []
     for binding in bindings(mod["main"]):
         func = called(mod, binding.value)
@@ -130,7 +134,10 @@ def _calls(mod: tvm.IRModule, layers: list[dict]) -> list[dict]:
             continue
         layer = None
         if SPEC_ATTRIBUTE in func.attrs:
-            layer = names[weights_digest(constant(binding.value.args[1].fields[1]))]
+            conv = KGSConv3d.from_json(func.attrs[SPEC_ATTRIBUTE])
+            # Layers of one shape with equal weights: in the order of their calls.
+            digest = weights_digest(conv, constant(binding.value.args[1].fields[1]))
+            layer = names[digest].pop(0)
         calls.append({"function": binding.value.args[0].name_hint, "layer": layer})
     return calls
 
@@ -182,32 +189,43 @@ def _write_weights(
 
 
 def _check_replaceable(folder: Path) -> None:
-    """InputError for a path that holds something else than an artifact."""
+    """InputError for a path that holds something else than an artifact, or cannot be written to."""
     if folder.is_dir():
-        if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        names = {path.name for path in folder.iterdir()}
+        if names and not (names <= {MODEL, WEIGHTS, MANIFEST} and MANIFEST in names):
             raise InputError(
                 f"{folder} holds other files; an artifact replaces an artifact, an empty folder or "
                 "nothing"
             )
     elif folder.exists():
         raise InputError(f"{folder} is a file; the name of a folder is expected")
-    elif not folder.absolute().parent.is_dir():
-        raise InputError(f"{folder.absolute().parent} is no folder; make it first")
+    parent = folder.absolute().parent
+    if not parent.is_dir():
+        raise InputError(f"{parent} is no folder; make it first")
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"{parent} cannot be written to")
 
 
 @contextlib.contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that takes the given name once its content is complete."""
-    parent = folder.absolute().parent
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=parent))
+    """A folder that takes the given name once its content is complete; until then the old one does.
+
+    At no moment is the only copy inside a folder that will be removed.
+    """
     try:
-        yield made
-        made.chmod(0o755)
-        if folder.exists():
-            folder.rename(made / ".replaced")
-        made.rename(folder)
-        shutil.rmtree(folder / ".replaced", ignore_errors=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{folder.name}.", dir=folder.absolute().parent
+        ) as temporary:
+            made, old = Path(temporary) / "new", Path(f"{temporary}.old")
+            made.mkdir()
+            yield made
+            if folder.exists():
+                folder.rename(old)
+            try:
+                made.rename(folder)
+            except OSError:
+                old.rename(folder)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)

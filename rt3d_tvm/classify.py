@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rt3d_tvm.data.clips import KINETICS_MEAN, KINETICS_STD, VideoSource, read_clips
+from rt3d_tvm.data.clips import VideoSource, read_clips
+from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
 from rt3d_tvm.deploy import load
 from rt3d_tvm.errors import InputError
 

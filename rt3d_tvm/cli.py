@@ -20,22 +20,14 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from rt3d_tvm.deploy import Artifact
     from rt3d_tvm.models.weights import WeightsInfo
     from topi_sparse.kernel_group import KernelGroup
 
 EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 # The largest |y - ref| over max |ref| that `rt3d verify` passes.
 MAX_REL_ERROR = 1e-4
-# Which extra of this package brings a module that not every command needs.
-EXTRAS = {
-    "torch": "prune",
-    "safetensors": "prune",
-    "onnx": "prune",
-    "onnxscript": "prune",
-    "onnxruntime": "prune",
-    "av": "video",
-}
+# Packages that not every command needs.
+OPTIONAL = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime", "av")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
+        if error.name not in OPTIONAL:
             raise
         return _fail(
             f"this command needs the package {error.name}, which is not installed: "
-            f"pip install 'rt3d-tvm[{EXTRAS[error.name]}]'"
+            f"pip install {error.name}"
         )
     except KeyboardInterrupt:
         print("rt3d: interrupted", file=sys.stderr)
@@ -198,19 +190,19 @@ def _bench(args: argparse.Namespace) -> int:
     import numpy as np
 
     from rt3d_tvm.bench import bench
-    from rt3d_tvm.deploy import available_cores, load
+    from rt3d_tvm.deploy import MANIFEST, available_cores, load, read_manifest
 
     threads = args.threads or available_cores()
+    shape = read_manifest(args.folder / MANIFEST)["inputs"][0]["shape"]
+    clip = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    if args.layers:
+        return _bench_layers(args, clip, threads)
     artifact = load(args.folder, threads=threads)
-    shape = artifact.manifest["inputs"][0]["shape"]
     engines = {"rt3d": artifact.run}
     if args.onnx is not None:
         engines["ONNX Runtime"] = _onnx_engine(args.onnx, shape, threads)
     if args.torch is not None:
         engines["PyTorch"] = _torch_engine(args.torch, shape, threads)
-    clip = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    if args.layers:
-        return _bench_layers(args, artifact, clip)
     timings = bench(engines, clip, runs=args.runs)
     print_table(
         [(timing.engine, timing.median_ms, timing.ratio) for timing in timings],
@@ -221,12 +213,12 @@ def _bench(args: argparse.Namespace) -> int:
     return 0
 
 
-def _bench_layers(args: argparse.Namespace, artifact: Artifact, clip: np.ndarray) -> int:
+def _bench_layers(args: argparse.Namespace, clip: np.ndarray, threads: int) -> int:
     from rt3d_tvm.bench import bench_layers
 
     if args.onnx is not None or args.torch is not None:
         raise InputError("--layers times this artifact only; leave --onnx and --torch out")
-    timings = bench_layers(artifact, clip, runs=args.runs)
+    timings = bench_layers(args.folder, clip, threads=threads, runs=args.runs)
     print_table(
         [
             (
@@ -240,9 +232,9 @@ def _bench_layers(args: argparse.Namespace, artifact: Artifact, clip: np.ndarray
             for timing in timings
         ],
         columns=("layer", "ms", "share", "density", "useful GFLOP/s", "of the FMA peak"),
-        title=f"{args.folder}: {artifact.threads} threads, median of {args.runs} runs",
+        title=f"{args.folder}: {threads} threads, median of {args.runs} runs",
     )
-    _write_json(args, {"threads": artifact.threads, "runs": args.runs, "calls": timings})
+    _write_json(args, {"threads": threads, "runs": args.runs, "calls": timings})
     return 0
 
 
@@ -337,6 +329,7 @@ def _model_with_weights(args: argparse.Namespace) -> tuple[nn.Module, WeightsInf
     from rt3d_tvm.models import build_model, model_spec
     from rt3d_tvm.models.seeded import seeded_
     from rt3d_tvm.models.weights import WeightsInfo, load_weights_, read_info
+    from rt3d_tvm.prune.macs import layer_positions
 
     chosen = {
         "model": args.model,
@@ -370,6 +363,7 @@ def _model_with_weights(args: argparse.Namespace) -> tuple[nn.Module, WeightsInf
     if args.weights is not None:
         load_weights_(model, args.weights)
     else:
+        layer_positions(model, _input_shape(info))  # an input it does not take is an InputError
         print(f"benchmark weights of seed {info.seed}: the model is not trained")
         seeded_(model, seed=info.seed, group=args.group, input_shape=_input_shape(info))
     return model, info

@@ -18,6 +18,9 @@ from tvm import relax
 from rt3d_tvm.errors import InputError
 
 MODEL, WEIGHTS, MANIFEST = "model.so", "weights.bin", "manifest.json"
+# The manifest's own version, raised when a field changes its meaning, and what loading reads in it.
+FORMAT = 1
+_FIELDS = {"format", "id", "inputs", "outputs", "weights", "sha256"}
 # The weights file: magic, its size in 8 bytes, the 32 bytes of its id; then each weight, aligned as
 # TVM asks of the memory that it is handed.
 ALIGNMENT = 64
@@ -53,21 +56,19 @@ def load(folder: Path, *, threads: int | None = None) -> Artifact:
     for a folder that holds no artifact, and for files in it that do not belong together.
     """
     folder = Path(folder)
-    for name in (MANIFEST, MODEL, WEIGHTS):
+    manifest = read_manifest(folder / MANIFEST)
+    for name in (MODEL, WEIGHTS):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: no {name} in it; a folder made by `rt3d compile` has one")
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{folder / MANIFEST}: not JSON: {error}") from error
     threads = threads or available_cores()
     set_threads(threads)
     try:
         library = tvm.runtime.load_module(str((folder / MODEL).resolve()))
         vm = relax.VirtualMachine(library, tvm.cpu())
-    except RuntimeError as error:
-        raise InputError(f"{folder / MODEL}: {str(error).splitlines()[0]}") from error
-    expected = vm["artifact_id"]().numpy().tobytes()
+        expected = vm["artifact_id"]().numpy().tobytes()
+    except (RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{folder / MODEL}: not a model of `rt3d compile`: {reason}") from error
     header = len(MAGIC) + 8 + len(expected)
     path = folder / WEIGHTS
     mapped = np.memmap(path, dtype="uint8", mode="c") if path.stat().st_size >= header else None
@@ -75,10 +76,33 @@ def load(folder: Path, *, threads: int | None = None) -> Artifact:
         raise InputError(f"{path}: not a weights file")
     if mapped[len(MAGIC) + 8 : header].tobytes() != expected:
         raise InputError(f"{folder}: {MODEL} and {WEIGHTS} are of two different artifacts")
+    if manifest["id"] != expected.hex():
+        raise InputError(f"{folder}: {MODEL} and {MANIFEST} are of two different artifacts")
     size = int.from_bytes(mapped[len(MAGIC) : len(MAGIC) + 8].tobytes(), "little")
     if mapped.size != size:
         raise InputError(f"{path}: {mapped.size} bytes long, should be {size}")
-    return Artifact(manifest, vm, [_view(mapped, entry) for entry in manifest["weights"]], threads)
+    try:
+        weights = [_view(mapped, entry) for entry in manifest["weights"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / MANIFEST}: its list of weights is damaged: {error}") from error
+    return Artifact(manifest, vm, weights, threads)
+
+
+def read_manifest(path: Path) -> dict:
+    """The manifest; InputError for one that is missing, damaged or of another version."""
+    if not path.is_file():
+        raise InputError(
+            f"{path.parent}: no {path.name} in it; a folder made by `rt3d compile` has one"
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(manifest, dict) or not set(manifest) >= _FIELDS:
+        raise InputError(f"{path}: not the manifest of an artifact")
+    if manifest["format"] != FORMAT:
+        raise InputError(f"{path}: of format {manifest['format']}; this version reads {FORMAT}")
+    return manifest
 
 
 def available_cores() -> int:

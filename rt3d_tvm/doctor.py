@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from rt3d_tvm.link import cross_linker
+
 PYTHON = ((3, 10), (3, 13))
 PINS = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}
 PACKAGES = {
@@ -160,7 +162,7 @@ def _opencl() -> list[Check]:
 
 def _emulation() -> list[Check]:
     emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-    linker = shutil.which("aarch64-linux-gnu-g++")
+    linker = cross_linker()
     return [
         _check(
             "qemu-aarch64",
@@ -173,8 +175,8 @@ def _emulation() -> list[Check]:
             "arm64 linker",
             linker is not None,
             required=False,
-            found=linker or "not found",
-            remedy="apt install g++-aarch64-linux-gnu (to compile for arm64)",
+            found=" ".join(linker) if linker else "not found",
+            remedy="apt install g++-aarch64-linux-gnu, or pip install ziglang (for arm64)",
         ),
     ]
 

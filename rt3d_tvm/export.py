@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.whole_file import check_writable
 
 INPUT_NAME = "clip"
 OUTPUT_NAME = "logits"
@@ -56,8 +57,7 @@ def export_onnx(
     not take ``input_shape``, and one whose export computes something else.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+    check_writable(path)
     clip = torch.from_numpy(
         np.random.default_rng(0).standard_normal(tuple(input_shape), dtype=np.float32)
     )

@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-
-from tvm.support.cc import get_cc
-from tvm.target import Target
+from typing import TYPE_CHECKING
 
 from rt3d_tvm.errors import InputError
+
+if TYPE_CHECKING:
+    from tvm.target import Target
 
 GNU_LINKER = "aarch64-linux-gnu-g++"
 # The oldest C library that a current Debian, Ubuntu or phone userland still has.
@@ -25,11 +26,16 @@ def export_arguments(target: Target) -> dict[str, Callable]:
 
     InputError where no linker for the target is installed.
     """
-    triple = str(target.attrs.get("mtriple", ""))
-    if not triple.startswith("aarch64") or platform.machine() == "aarch64":
+    from tvm.support.cc import get_cc
+
+    machine = platform.machine()
+    triple = str(target.attrs.get("mtriple", machine))
+    if triple.partition("-")[0] == machine:
         if get_cc() is None:
             raise InputError("no C compiler is installed to link model.so with: gcc will do")
         return {}
+    if not triple.startswith("aarch64"):
+        raise InputError(f"target {triple} cannot be linked on {machine}: compile on that machine")
     command = cross_linker()
     if command is None:
         raise InputError(

@@ -11,6 +11,7 @@ from rt3d_tvm.errors import InputError
 _X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
 _ARM = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "num-cores": 8}
 
+# num-cores decides how finely kernels are split; any machine may run them with other numbers.
 TARGETS: dict[str, dict] = {
     "x86-64-avx512": {**_X86, "mcpu": "skylake-avx512", "num-cores": 2},
     "x86-64-avx2": {**_X86, "mcpu": "haswell", "num-cores": 2},

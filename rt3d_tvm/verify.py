@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rt3d_tvm.deploy import MANIFEST, file_sha256, load
+from rt3d_tvm.deploy import MANIFEST, file_sha256, load, read_manifest
 from rt3d_tvm.errors import InputError
 
 
@@ -30,17 +31,21 @@ def verify(folder: Path, onnx_path: Path, *, inputs: int = 2, seed: int = 0) -> 
     InputError for an artifact whose files do not have the checksums of its manifest, and for an
     ONNX file that ONNX Runtime does not load or whose input or output is another.
     """
-    artifact = load(folder)
-    for name, expected in artifact.manifest["sha256"].items():
+    manifest = read_manifest(Path(folder) / MANIFEST)
+    for name, expected in manifest["sha256"].items():
+        if not (Path(folder) / name).is_file():
+            raise InputError(f"{folder}: no {name} in it; a folder made by `rt3d compile` has one")
         if file_sha256(Path(folder) / name) != expected:
             raise InputError(f"{Path(folder) / name}: not the file that {MANIFEST} describes")
+    artifact = load(folder)
     reference = reference_session(onnx_path)
     expected_input = artifact.manifest["inputs"][0]
     session_input = reference.get_inputs()[0]
-    if session_input.shape != expected_input["shape"]:
+    taken = (session_input.type, session_input.shape)
+    if taken != ("tensor(float)", expected_input["shape"]):
         raise InputError(
-            f"{onnx_path} takes {tuple(session_input.shape)}, the artifact "
-            f"{tuple(expected_input['shape'])}: they are not of one model"
+            f"{onnx_path} takes {taken[0]} of shape {taken[1]}, the artifact tensor(float) of "
+            f"shape {expected_input['shape']}: they are not of one model"
         )
     rng = np.random.default_rng(seed)
     errors, references = [], []
@@ -51,16 +56,24 @@ def verify(folder: Path, onnx_path: Path, *, inputs: int = 2, seed: int = 0) -> 
             raise InputError(
                 f"{onnx_path} gives {ref.shape}, the artifact {y.shape}: they are not of one model"
             )
-        errors.append(float(np.max(abs(y - ref)) / np.max(abs(ref))))
+        errors.append(relative_distance(y, ref))
         references.append(ref)
-    moved = [np.max(abs(ref - references[0])) / np.max(abs(ref)) for ref in references[1:]]
-    # A NaN is an infinite error: max() would pass over it.
-    worst = max(error if np.isfinite(error) else float("inf") for error in errors)
     return Verification(
         inputs=inputs,
-        max_rel_error=worst,
-        sensitivity=float(max(moved)) if moved else None,
+        max_rel_error=max(errors),
+        sensitivity=max(
+            (relative_distance(references[0], ref) for ref in references[1:]), default=None
+        ),
     )
+
+
+def relative_distance(y: np.ndarray, ref: np.ndarray) -> float:
+    """Largest |y - ref| over the largest |ref|: 0 where both are 0, the largest float for a NaN."""
+    distance, size = np.max(abs(y - ref)), np.max(abs(ref))
+    if distance == 0:
+        return 0.0
+    relative = float(distance / size) if size else float("inf")
+    return relative if np.isfinite(relative) else sys.float_info.max
 
 
 def reference_session(onnx_path: Path, *, threads: int | None = None):

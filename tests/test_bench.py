@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rt3d_tvm.bench import bench, bench_layers, multiply_add_peak
-from rt3d_tvm.deploy import load
+from rt3d_tvm.bench import bench, bench_layers
+from rt3d_tvm.peak import multiply_add_peak
 
 
 def test_engines_run_in_turns_and_ratios_are_to_the_first():
@@ -20,10 +20,8 @@ def test_engines_run_in_turns_and_ratios_are_to_the_first():
 
 
 def test_every_layer_is_timed_once(compiled):
-    artifact = load(compiled.folder)
     x = np.zeros(compiled.manifest["inputs"][0]["shape"], "float32")
-    before = artifact.run(x)
-    timings = bench_layers(artifact, x, runs=2)
+    timings = bench_layers(compiled.folder, x, runs=2)
     layers = {layer["name"]: layer for layer in compiled.manifest["layers"]}
     assert sorted(t.layer for t in timings if t.layer) == sorted(layers)
     assert sum(timing.share for timing in timings) == pytest.approx(1)
@@ -32,7 +30,6 @@ def test_every_layer_is_timed_once(compiled):
         if timing.layer:
             assert timing.density == layers[timing.layer]["density"]
             assert timing.gflops == 2 * layers[timing.layer]["kept_macs"] / timing.ms / 1e6
-    np.testing.assert_array_equal(artifact.run(x), before)
 
 
 def test_the_peak_is_that_of_multiply_adds():

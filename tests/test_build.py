@@ -86,9 +86,13 @@ def test_bad_arguments_leave_nothing_behind(compiled_c3d, tmp_path):
         ({"target": "z80"}, "new", r"unknown target 'z80'; known: host, arm64"),
         ({"group": KernelGroup(g_m=5, g_n=4)}, "new", r"kernel group 5x4: there are kernels for"),
         ({}, "mine", "holds other files"),
+        ({}, "site", "holds other files"),
         ({}, "mine/thesis.txt", "is a file; the name of a folder"),
         ({}, "none/new", "is no folder; make it first"),
     ]
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "manifest.json").write_text('{"name": "web app"}')
+    (tmp_path / "site" / "index.html").write_text("<p>")
     before = sorted(tmp_path.rglob("*"))
     for arguments, folder, message in cases:
         with pytest.raises(InputError, match=message):
@@ -139,12 +143,24 @@ def test_files_that_do_not_belong_together_are_refused(compiled_c3d, tmp_path):
 
         return change
 
+    def edited(**fields):
+        def change(path: Path):
+            path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+        return change
+
     cases = [
         ("weights.bin", flip(40), "are of two different artifacts"),
         ("weights.bin", flip(0), "not a weights file"),
         ("weights.bin", lambda p: p.write_bytes(p.read_bytes()[:-64]), "bytes long, should be"),
         ("weights.bin", lambda p: p.write_bytes(b""), "not a weights file"),
         ("weights.bin", Path.unlink, "no weights.bin in it"),
+        ("manifest.json", Path.unlink, "no manifest.json in it"),
+        ("manifest.json", lambda p: p.write_text("{}"), "not the manifest of an artifact"),
+        ("manifest.json", lambda p: p.write_text("[]"), "not the manifest of an artifact"),
+        ("manifest.json", edited(format=99), "of format 99; this version reads 1"),
+        ("manifest.json", edited(id="00"), "model.so and manifest.json are of two different"),
+        ("manifest.json", edited(weights=[{"offset": 0}]), "its list of weights is damaged"),
         ("manifest.json", lambda p: p.write_text("{"), "not JSON"),
         ("model.so", lambda p: p.write_bytes(b"\x7fELF" + bytes(99)), "model.so"),
     ]

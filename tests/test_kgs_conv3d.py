@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.oracle import ConvCase, packed
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d import KGSConv3d, kgs_conv3d
+from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout
 from topi_sparse.register_tile import Tile
 
@@ -46,7 +47,7 @@ def cases(draw) -> ConvCase:
     lanes = draw(st.sampled_from([16, 8]))
     group = KernelGroup(g_m=draw(st.sampled_from([32, 16, 8, 4])), g_n=min(4, n))
     dilation = tuple(draw(st.integers(1, 2)) for _ in kernel)
-    padding = tuple(draw(st.integers(0, min(k, 3))) for k in kernel * 2)
+    padding = tuple(draw(st.integers(0, min(k, 3) + 2)) for k in kernel * 2)
     extents = [
         max(draw(st.integers(1, 9)), (k - 1) * step + 1 - before - after, 1)
         for k, step, before, after in zip(kernel, dilation, padding[:3], padding[3:], strict=True)
@@ -101,18 +102,11 @@ def test_a_definition_survives_json_and_its_offsets_are_invertible(case: ConvCas
     conv = case.conv
     assert KGSConv3d.from_json(conv.to_json()) == conv
     assert json.loads(conv.to_json())["kept"] == conv.kept
-    q, kd, kh, kw = np.meshgrid(
-        np.arange(-(-conv.data[1] // conv.group.g_n)), *map(np.arange, conv.kernel), indexing="ij"
+    weight = KGSWeight.from_dense(
+        case.weight, group=conv.group, chunk=conv.tile.chunk, row_multiple=conv.y.c_block
     )
-    columns = np.stack([q, kd, kh, kw], axis=-1).reshape(-1, 4)
-    fits = all(  # a dilated kernel may be larger than the padded input's row
-        (k - 1) * step < extent
-        for k, step, extent in zip(
-            conv.kernel, conv.dilation, conv.x.shape(conv.data)[2:5], strict=True
-        )
-    )
-    if fits:
-        np.testing.assert_array_equal(conv.columns(conv.offsets(columns)), columns)
+    offsets = conv.offsets(weight.columns)
+    np.testing.assert_array_equal(conv.columns(offsets, weight.pointers), weight.columns)
 
 
 def test_a_wrong_weight_is_noticed():

@@ -130,6 +130,9 @@ def test_a_value_that_is_read_twice_is_not_fused_away():
         ({"padding": (0, 1, 1)}, weight_of((5, 8, 1, 3, 3))),
         ({"padding": (1, 0, 0)}, weight_of((5, 8, 3, 1, 1), density=1.0)),
         ({"padding": 0}, weight_of((33, 8, 1, 1, 1), density=0.0)),
+        # Windows that lie in the padding whole, before the first plane and behind the last.
+        ({"padding": (2, 0, 0, 3, 0, 0)}, weight_of((9, 8, 1, 1, 1), density=1.0)),
+        ({"padding": (5, 4, 3, 4, 5, 6), "strides": (2, 3, 1)}, weight_of()),
     ],
 )
 def test_geometry(attributes, weight):
@@ -182,6 +185,15 @@ def test_a_declined_dtype_and_a_dynamic_shape():
     assert "not static" in entry.reason
 
 
+def test_a_conv2d_is_listed_with_the_reason():
+    def body(builder, x):
+        flat = builder.emit(relax.op.reshape(x, (1, 8, 24, 7)))
+        return relax.op.nn.conv2d(flat, relax.const(draw((4, 8, 3, 3))))
+
+    (entry,) = read_report(KGSConv3d(make_target("host"))(module(SHAPE, body)))
+    assert entry.reason == "it is a conv2d; a conv3d is expected"
+
+
 def test_the_declined_depthwise_convolution_still_computes():
     depthwise = draw((8, 1, 3, 3, 3))
     mod = KGSConv3d(make_target("host"))(module(SHAPE, lambda b, x: conv(x, depthwise, groups=8)))
@@ -227,7 +239,7 @@ def test_a_given_kernel_group_is_used():
 
 
 def test_it_stands_alone_beside_the_passes_of_tvm():
-    """The README's example: somebody else's pipeline with nothing but this pass added."""
+    """Somebody else's pipeline with nothing but this pass added."""
     weight = weight_of()
     mod = module(SHAPE, lambda b, x: conv(x, weight))
     target = make_target("host")

@@ -46,6 +46,10 @@ def test_the_loader_shown_is_the_loader_that_is_tested():
     assert block("artifact_id") in script
 
 
+def test_nothing_is_left_to_fill_in():
+    assert "@@" not in README
+
+
 def test_the_commands_shown_are_commands():
     shown = re.findall(r"^    rt3d (.*)$", README, re.M)
     assert len(shown) >= 6

@@ -98,15 +98,22 @@ def test_the_inner_loop_is_multiply_adds_without_spills(target, group, width):
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("vectors", [1, 2, 4, 8])
-def test_a_row_is_covered_with_the_fewest_slots(target, vectors):
+@pytest.mark.parametrize("out_width", [1, 7, 14, 28, 56, 100, 112])
+def test_no_other_width_covers_a_row_in_fewer_slots(target, vectors, out_width):
+    """Among all that leave a register for each accumulator, weight vector and scalar in flight."""
     unit = vector_unit(make_target(target))
-    for out_width in (1, 7, 14, 28, 56, 100, 112):
-        width = tile_width(vectors=vectors, lanes=unit.lanes, out_width=out_width, unit=unit)
-        assert 1 <= width <= out_width
-        if vectors * width + vectors < unit.registers and out_width % (width + 1) == 0:
-            return  # a wider tile would need more registers than there are
-        slots = issue_slots(vectors, unit.lanes, width, unit)
-        assert slots >= vectors * width
+
+    def slots(width: int) -> int:
+        strips = [width] * (out_width // width) + [out_width % width] * (out_width % width > 0)
+        return sum(issue_slots(vectors, unit.lanes, strip, unit) for strip in strips)
+
+    chosen = tile_width(vectors=vectors, lanes=unit.lanes, out_width=out_width, unit=unit)
+    assert chosen * vectors <= unit.registers or chosen == 1
+    assert all(slots(chosen) <= slots(width) for width in range(1, chosen))
+    wider = [width for width in range(chosen + 1, out_width + 1) if slots(width) < slots(chosen)]
+    room = 0 if unit.broadcasts else 6
+    needed = 4 * vectors + 1 if unit.by_element else vectors + room
+    assert all(width * vectors + needed > unit.registers for width in wider)
 
 
 @pytest.mark.parametrize(

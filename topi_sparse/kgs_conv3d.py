@@ -120,16 +120,22 @@ class KGSConv3d:
             + (self.x.halo_w - self.padding[2]) * strides[4]
         )
 
-    def columns(self, offsets: np.ndarray) -> np.ndarray:
-        """The inverse of ``offsets``."""
+    def columns(self, offsets: np.ndarray, pointers: np.ndarray) -> np.ndarray:
+        """The inverse of ``offsets``, for the ``pointers`` of the same KGSWeight.
+
+        kd comes from the pointers: it may reach further than the input is deep, and an offset
+        alone could then be of the next channel block as well.
+        """
         strides, c_block = self.x.strides(self.data), self.x.c_block
-        block, rest = np.divmod(offsets.astype("int64") - self._origin, strides[1])
-        d, rest = np.divmod(rest, strides[2])
+        kd = np.repeat(np.arange(len(pointers) - 1) % self.kernel[0], np.diff(pointers))
+        plane = offsets.astype("int64") - self._origin - kd * self.dilation[0] * strides[2]
+        block, rest = np.divmod(plane, strides[1])
         h, rest = np.divmod(rest, strides[3])
         w, n = np.divmod(rest, strides[4])
         q = (block * c_block + n) // self.group.g_n
-        kd, kh, kw = (k // step for k, step in zip((d, h, w), self.dilation, strict=True))
-        return np.stack([q, kd, kh, kw], axis=1).astype("int32")
+        return np.stack([q, kd, h // self.dilation[1], w // self.dilation[2]], axis=1).astype(
+            "int32"
+        )
 
     def to_json(self) -> str:
         """The definition as JSON, for the PrimFunc's attribute."""
@@ -338,16 +344,22 @@ def _register_tile(
 
 
 def _valid_locations(conv: KGSConv3d, d):
-    """The range of kd whose input plane exists for output plane d; the others would add zeros."""
+    """The range of kd whose input plane exists for output plane d; the others would add zeros.
+
+    Empty where the whole window lies in the padding.
+    """
     begin = conv.padding[0] - d * conv.stride[0]
     end = begin + conv.data[2]
     last = (conv.out[2] - 1) * conv.stride[0] + (conv.kernel[0] - 1) * conv.dilation[0]
     step = conv.dilation[0]
+    count = conv.kernel[0]
+
+    def clamped(location):
+        return T.max(T.min((location + step - 1) // step, count), 0)
+
     return (
-        T.max((begin + step - 1) // step, 0) if conv.padding[0] else 0,
-        T.min((end + step - 1) // step, conv.kernel[0])
-        if last - conv.padding[0] >= conv.data[2]
-        else conv.kernel[0],
+        clamped(begin) if conv.padding[0] else 0,
+        clamped(end) if last - conv.padding[0] >= conv.data[2] else count,
     )
 
 

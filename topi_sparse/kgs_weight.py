@@ -97,10 +97,3 @@ def row_blocks(m: int, g_m: int, row_multiple: int) -> tuple[int, int]:
     rows = ceil_div(m, row_multiple) * row_multiple
     blocks = ceil_div(rows, g_m)
     return blocks, rows - (blocks - 1) * g_m
-
-
-def kept_columns(weight: np.ndarray, group: KernelGroup) -> int:
-    """How many columns of ``weight`` (M, N, KD, KH, KW) the given kernel group would keep."""
-    return KGSWeight.from_dense(
-        weight != 0, group=group, chunk=ceil_div(weight.shape[1], group.g_n)
-    ).kept

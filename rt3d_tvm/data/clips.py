@@ -10,11 +10,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
 from rt3d_tvm.errors import InputError
-
-# Of Kinetics-400, on a scale of 0 to 1: what the published weights of R(2+1)D were trained with.
-KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
-KINETICS_STD = (0.22803, 0.22145, 0.216989)
 
 
 @dataclass(frozen=True, kw_only=True)

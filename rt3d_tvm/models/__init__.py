@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
 from rt3d_tvm.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,10 +45,6 @@ class ModelSpec:
         return (1, self.channels, self.frames, self.size, self.size)
 
 
-# Mean and deviation of Kinetics-400, as used to train torchvision's video models.
-_KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
-_KINETICS_STD = (0.22803, 0.22145, 0.216989)
-
 _SPECS = (
     ModelSpec(
         name="c3d",
@@ -72,8 +69,8 @@ _SPECS = (
         paper_params=31.35e6,
         paper_macs=40.5e9,
         paper_rate=3.2,
-        mean=_KINETICS_MEAN,
-        std=_KINETICS_STD,
+        mean=KINETICS_MEAN,
+        std=KINETICS_STD,
         resize=(128, 171),
     ),
     ModelSpec(
@@ -85,8 +82,8 @@ _SPECS = (
         paper_params=8.32e6,
         paper_macs=18.0e9,
         paper_rate=2.1,
-        mean=_KINETICS_MEAN,
-        std=_KINETICS_STD,
+        mean=KINETICS_MEAN,
+        std=KINETICS_STD,
         resize=(256, 256),
         classifiers=("classifier.1",),
     ),

@@ -62,3 +62,8 @@ def constant(expr: relax.Expr) -> np.ndarray | None:
 def is_op(expr: relax.Expr, name: str) -> bool:
     """Whether the expression calls the Relax operator of that name."""
     return isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op) and expr.op.name == name
+
+
+def ints(values) -> tuple[int, ...]:
+    """The integers of an attribute, such as strides."""
+    return tuple(int(value) for value in values)

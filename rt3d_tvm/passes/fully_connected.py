@@ -35,6 +35,7 @@ class FullyConnectedAsConv3d:
         self, mod: tvm.IRModule, _context: tvm.transform.PassContext
     ) -> tvm.IRModule:
         """The module with its fully connected layers as convolutions."""
+        mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
         rewriter = _Rewriter(mod)
         for name, function in mod.functions_items():
             if isinstance(function, relax.Function):
@@ -62,8 +63,10 @@ class _Rewriter(relax.PyExprMutator):
         self.dropped: set[relax.Var] = set()
         for binding in bindings(function):
             if is_op(binding.value, "relax.matmul") and why_not(binding.value) is None:
-                layer = [binding]
-                while (reader := only_reader(layer[-1].var, reads)) and _is_fused(reader.value):
+                layer, width = [binding], static_shape(binding.var)[1]
+                while (reader := only_reader(layer[-1].var, reads)) and _is_fused(
+                    reader.value, width
+                ):
                     layer.append(reader)
                 self.layer_at[layer[-1].var] = [member.value for member in layer]
                 self.dropped.update(member.var for member in layer[:-1])
@@ -96,9 +99,9 @@ class _Rewriter(relax.PyExprMutator):
         return relax.op.reshape(y, (batch, weight.shape[1]))
 
 
-def _is_fused(call: relax.Expr) -> bool:
-    """A bias of one value a row, or a ReLU."""
+def _is_fused(call: relax.Expr, width: int) -> bool:
+    """A bias of one value for each of the ``width`` outputs, or a ReLU."""
     if is_op(call, "relax.add"):
-        width = static_shape(call.args[0])[-1]
-        return any(v is not None and v.size == width for v in map(constant, call.args))
+        biases = [value for value in map(constant, call.args) if value is not None]
+        return len(biases) == 1 and biases[0].shape in ((width,), (1, width))
     return is_op(call, "relax.nn.relu")

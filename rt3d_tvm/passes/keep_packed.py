@@ -21,12 +21,13 @@ definitions for the layouts that this gives.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import tvm
 from tvm import relax
 
-from rt3d_tvm.passes.dataflow import bindings, constant, static_shape, users
+from rt3d_tvm.passes.dataflow import bindings, constant, ints, static_shape, users
 from rt3d_tvm.passes.packed_call import (
     called,
     emit_call,
@@ -37,8 +38,10 @@ from topi_sparse import packed
 from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d, kgs_conv3d
 from topi_sparse.layout import PackedLayout
 
-# The module attribute under which the pass writes how many layout changes it has left.
+# The module attributes under which the pass writes how many layout changes it has left, and, as
+# JSON, which operators on packed values made it unpack them, and why.
 CHANGES_ATTRIBUTE = "layout_changes"
+UNPACKED_ATTRIBUTE = "not_packed"
 
 
 @tvm.transform.module_pass(opt_level=0, name="KeepPacked")
@@ -56,6 +59,7 @@ class KeepPacked:
             if isinstance(function, relax.Function):
                 rewriter.rewrite(name, function)
         mod = relax.transform.DeadCodeElimination()(rewriter.builder_.finalize())
+        mod = mod.with_attr(UNPACKED_ATTRIBUTE, json.dumps(rewriter.not_packed))
         return mod.with_attr(CHANGES_ATTRIBUTE, _layout_changes(mod))
 
 
@@ -128,9 +132,9 @@ def _max_pool(call: relax.Call, data, layouts, y, dtype):
         y,
         dtype,
         out=static_shape(call),
-        window=_ints(attrs.pool_size),
-        stride=_ints(attrs.strides),
-        padding=_ints(attrs.padding),
+        window=ints(attrs.pool_size),
+        stride=ints(attrs.strides),
+        padding=ints(attrs.padding),
     )
 
 
@@ -142,8 +146,8 @@ def _avg_pool(call: relax.Call, data, layouts, y, dtype):
         y,
         dtype,
         out=static_shape(call),
-        window=_ints(attrs.pool_size),
-        stride=_ints(attrs.strides),
+        window=ints(attrs.pool_size),
+        stride=ints(attrs.strides),
     )
 
 
@@ -167,10 +171,6 @@ _OPERATORS = {
 }
 
 
-def _ints(values) -> tuple[int, ...]:
-    return tuple(int(value) for value in values)
-
-
 def _tensors(call: relax.Call) -> list[relax.Expr]:
     """The tensors an operator reads, those in a tuple one by one."""
     return [
@@ -192,10 +192,12 @@ class _Rewriter(relax.PyExprMutator):
     def __init__(self, mod: tvm.IRModule) -> None:
         super().__init__(mod)
         self.mod = mod
+        self.not_packed: list[str] = []
 
     def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
         """Rewrite one function and put it back into the module."""
-        self.layout_of = _layouts(self.mod, function)
+        self.layout_of, reasons = _layouts(self.mod, function)
+        self.not_packed += reasons
         self.twin: dict[relax.Var, relax.Var] = {}
         self.only_packed: set[relax.Var] = set()
         self.builder_.update_func(name, self.visit_expr(function))
@@ -235,7 +237,7 @@ class _Rewriter(relax.PyExprMutator):
         """The same kernel for the layouts in which its tensors are stored now."""
         conv = KGSConv3d.from_json(func.attrs[SPEC_ATTRIBUTE])
         x, blocks, offsets, pointers, bias, *residual = call.args[1].fields
-        columns = conv.columns(constant(offsets))
+        columns = conv.columns(constant(offsets), constant(pointers))
         conv = replace(conv, y=y)
         if x in self.layout_of:
             conv = replace(conv, x=self.layout_of[x])
@@ -263,13 +265,16 @@ class _Rewriter(relax.PyExprMutator):
             self.only_packed.remove(var)
 
 
-def _layouts(mod: tvm.IRModule, function: relax.Function) -> dict[relax.Var, PackedLayout]:
-    """The variables that are to be packed, and how.
+def _layouts(
+    mod: tvm.IRModule, function: relax.Function
+) -> tuple[dict[relax.Var, PackedLayout], list[str]]:
+    """The variables that are to be packed, and how; and why an operator on packed ones is not.
 
     In order, every value that comes out of a kernel or of an operator on packed values; then, in
     reverse, the halo that the readers of each ask for.
     """
     layouts: dict[relax.Var, PackedLayout] = {}
+    reasons = []
     result = {var for var, readers in users(function).items() if None in readers}
     for binding in bindings(function):
         var, call = binding.var, binding.value
@@ -283,8 +288,11 @@ def _layouts(mod: tvm.IRModule, function: relax.Function) -> dict[relax.Var, Pac
                 layouts[var] = layouts[call.args[1].fields[0]]
         elif isinstance(call, relax.Call):
             blocks = [layouts[t].c_block if t in layouts else None for t in _tensors(call)]
-            if why_not(call, blocks) is None:
+            reason = why_not(call, blocks)
+            if reason is None:
                 layouts[var] = PackedLayout(c_block=blocks[0])
+            elif any(block is not None for block in blocks):
+                reasons.append(f"{var.name}: {reason}")
     for binding in reversed(bindings(function)):
         change = layout_change(mod, binding.value)
         if change is not None and binding.var in layouts:
@@ -296,7 +304,7 @@ def _layouts(mod: tvm.IRModule, function: relax.Function) -> dict[relax.Var, Pac
     for binding in bindings(function):  # a twin is stored once, for all its readers
         if layout_change(mod, binding.value) is not None and binding.var in layouts:
             layouts[binding.var] = layouts[binding.value.args[1].fields[0]]
-    return layouts
+    return layouts, reasons
 
 
 def _layout_changes(mod: tvm.IRModule) -> int:

@@ -33,6 +33,7 @@ from rt3d_tvm.passes.dataflow import (
     bindings,
     constant,
     dtype_of,
+    ints,
     is_op,
     only_reader,
     static_shape,
@@ -55,6 +56,8 @@ from topi_sparse.register_tile import (
 
 # The module attribute under which the pass writes what became of each convolution.
 REPORT_ATTRIBUTE = "kgs_conv3d_report"
+# What the report lists; only the last of them is rewritten.
+CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d")
 # A grouped convolution is written out as a weight with zeros between its groups. Where the kernel
 # groups cannot leave those out, it would issue this many times its multiply-adds or more: a
 # depthwise convolution, for one.
@@ -81,9 +84,10 @@ class ConvReport:
     reason: str | None = None
 
 
-def weights_digest(blocks: np.ndarray) -> str:
-    """A short digest of a kernel's stored weights."""
-    return hashlib.sha256(np.ascontiguousarray(blocks).data).hexdigest()[:16]
+def weights_digest(conv: Definition, blocks: np.ndarray) -> str:
+    """A short digest of a kernel's stored weights, and of the shape they are of."""
+    shape = (conv.filters, conv.data[1], *conv.kernel)
+    return hashlib.sha256(str(shape).encode() + blocks.tobytes()).hexdigest()[:16]
 
 
 def read_report(mod: tvm.IRModule) -> list[ConvReport]:
@@ -116,6 +120,7 @@ class KGSConv3d:
         self, mod: tvm.IRModule, _context: tvm.transform.PassContext
     ) -> tvm.IRModule:
         """The module with its convolutions rewritten, and the report as an attribute."""
+        mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
         rewriter = _Rewriter(mod, self.unit, self.group)
         for name, function in mod.functions_items():
             if isinstance(function, relax.Function):
@@ -125,7 +130,9 @@ class KGSConv3d:
 
 
 def why_not(call: relax.Call) -> str | None:
-    """Why this conv3d cannot become a kgs_conv3d, or None where it can."""
+    """Why this convolution cannot become a kgs_conv3d, or None where it can."""
+    if not is_op(call, "relax.nn.conv3d"):
+        return f"it is a {call.op.name.rsplit('.', 1)[-1]}; a conv3d is expected"
     attrs = call.attrs
     weight = constant(call.args[1])
     if weight is None:
@@ -264,9 +271,9 @@ def _kernel_for(chain: _Chain, unit: VectorUnit, group: KernelGroup | None) -> _
         data=data,
         filters=m,
         kernel=weight.shape[2:],
-        stride=_ints(attrs.strides),
-        padding=_ints(attrs.padding),
-        dilation=_ints(attrs.dilation),
+        stride=ints(attrs.strides),
+        padding=ints(attrs.padding),
+        dilation=ints(attrs.dilation),
         group=group,
         kept=packed_weight.kept,
         weights=packed_weight.blocks.size,
@@ -278,10 +285,6 @@ def _kernel_for(chain: _Chain, unit: VectorUnit, group: KernelGroup | None) -> _
     )
     definition = replace(definition, x=definition.needed_halo())
     return _Kernel(chain=chain, definition=definition, weight=packed_weight)
-
-
-def _ints(values) -> tuple[int, ...]:
-    return tuple(int(value) for value in values)
 
 
 def _report(binding: relax.VarBinding, kernel: _Kernel | None) -> ConvReport:
@@ -309,7 +312,7 @@ def _report(binding: relax.VarBinding, kernel: _Kernel | None) -> ConvReport:
         issued_macs=definition.weights * int(np.prod(out[2:])) * out[0],
         kernel="kgs_conv3d",
         group=str(definition.group),
-        weights_digest=weights_digest(kernel.weight.blocks),
+        weights_digest=weights_digest(definition, kernel.weight.blocks),
     )
 
 
@@ -328,7 +331,7 @@ class _Rewriter(relax.PyExprMutator):
         self.kernel_at: dict[relax.Var, _Kernel] = {}
         self.dropped: set[relax.Var] = set()
         for binding in bindings(function):
-            if not is_op(binding.value, "relax.nn.conv3d"):
+            if not any(is_op(binding.value, name) for name in CONVOLUTIONS):
                 continue
             kernel = None
             if why_not(binding.value) is None:

@@ -44,22 +44,22 @@ def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, 
     """
     conv = json.loads(sch.mod["main"].attrs["kgs_conv3d"])
     batch, count_p, depth, height = (int(sch.get(loop).extent) for loop in sch.get_loops(block)[:4])
+    width = int(sch.mod["main"].params[-1].ty.shape[4]) - 2 * conv["y"]["halo_w"]
     weights = conv["kept"] * conv["group"]["g_m"] * conv["group"]["g_n"]
     wanted = UNITS_PER_THREAD * threads
     if weights > math.prod(conv["data"]) and count_p * batch >= threads:
         outer = min((n for n in _divisors(count_p) if n * batch >= wanted), default=count_p)
-        return outer, depth, _rows_out(conv, height, count_p // outer)
+        return outer, depth, _rows_out(conv, width, height, count_p // outer)
     for planes in _divisors(depth):
-        rows = _rows_out(conv, height, count_p)
+        rows = _rows_out(conv, width, height, count_p)
         if batch * planes * rows >= wanted:
             return 1, planes, rows
     rows = min((n for n in _divisors(height) if n * batch * depth >= wanted), default=height)
     return (count_p if batch * depth * rows < threads else 1), depth, rows
 
 
-def _rows_out(conv: dict, height: int, row_blocks: int) -> int:
+def _rows_out(conv: dict, width: int, height: int, row_blocks: int) -> int:
     """Into how many blocks of rows to split, so that one block's outputs fit the cache."""
-    width = conv["data"][4] // conv["stride"][2]
     row_bytes = row_blocks * conv["group"]["g_m"] * width * 4
     return min(
         (n for n in _divisors(height) if height // n * row_bytes <= OUTPUT_BYTES), default=height
