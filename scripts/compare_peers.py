@@ -40,8 +40,9 @@ PEERS = Path(__file__).parents[1] / ".venv-peers" / "bin"
 PAPER_GROUP = KernelGroup(g_m=8, g_n=4)
 # Between two engines: worker threads spin for a while after a run.
 PAUSE_S = 0.1
-# An engine that is further from ONNX Runtime than this does not compute the same model.
-MAX_REL_ERROR = 1e-3
+# How far this project's rows may be from ONNX Runtime. The others' errors stand in the table: MNN
+# transforms its convolutions (Winograd), which costs digits.
+MAX_REL_ERROR = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ class Result:
 
 
 def main() -> int:
-    """Compare on every model; the exit status is 1 where an engine computes something else."""
+    """Compare on every model; the exit status is 1 where this project computes something else."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--out", type=Path, default=Path("build/peers"))
@@ -85,7 +86,8 @@ def main() -> int:
         clip = args.out / name / "clip.npy"
         results = measure(rows, clip, threads=args.threads, rounds=args.rounds)
         show(name, results, args.threads, args.rounds)
-        wrong |= any(not result.rel_error <= MAX_REL_ERROR for result in results)
+        own = [result for result in results if result.engine == "rt3d"]
+        wrong |= any(not result.rel_error <= MAX_REL_ERROR for result in own)
         document["models"][name] = [asdict(result) for result in results]
         write_json(args.out / "peers.json", document)
     print(args.out / "peers.json")
