@@ -44,14 +44,15 @@ def compile_onnx(
     *,
     target: str = "host",
     group: KernelGroup | None = None,
+    dump: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict:
     """Compile an ONNX file into the folder ``out_dir`` and return the manifest.
 
     The folder appears whole or not at all; one that exists is replaced only if it is an artifact.
     ``group`` is the kernel group for all convolutions; by default each gets the one that fits its
-    zeros. ``progress`` is told the name of each stage. InputError for a model, target, group or
-    folder that will not do.
+    zeros. ``dump`` is a folder for the module after each phase; ``progress`` is told the name of
+    each stage. InputError for a model, target, group or folder that will not do.
     """
     report = progress or (lambda stage: None)
     out_dir = Path(out_dir)
@@ -65,7 +66,7 @@ def compile_onnx(
     names = list(mod["main"].attrs["layer_names"])
     report("lower")
     try:
-        mod = lower(mod, made_for, group=group)
+        mod = lower(mod, made_for, group=group, dump=dump)
     except ValueError as error:
         raise InputError(str(error)) from error
     layers = [

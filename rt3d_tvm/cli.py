@@ -142,7 +142,12 @@ def _compile(args: argparse.Namespace) -> int:
 
     with progress("compile") as stage:
         manifest = compile_onnx(
-            args.onnx, args.folder, target=args.target, group=args.group, progress=stage
+            args.onnx,
+            args.folder,
+            target=args.target,
+            group=args.group,
+            dump=args.dump,
+            progress=stage,
         )
     print_table(
         [
@@ -420,6 +425,10 @@ def _parser() -> argparse.ArgumentParser:
         type=_group_or_auto,
         metavar="MxN",
         help="kernel group, such as 16x4; auto (default): what fits the zeros",
+    )
+
+    build.add_argument(
+        "--dump", type=Path, metavar="DIR", help="write the module after each phase into DIR"
     )
 
     verify = command("verify", _verify, "compare a compiled model with ONNX Runtime")

@@ -1,4 +1,4 @@
-"""From imported Relax to scheduled kernels: the one list of phases, for tuning and for building."""
+"""From imported Relax to scheduled kernels: the one list of phases."""
 
 from __future__ import annotations
 

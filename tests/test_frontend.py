@@ -9,8 +9,10 @@ import tvm
 from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 
+from rt3d_tvm.build import compile_onnx
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.frontend import ACCEPTED_OPS, MAX_OPSET, MIN_OPSET, import_onnx, layer_names
+from rt3d_tvm.verify import verify
 
 SHAPE = (1, 3, 4, 6, 6)
 
@@ -254,6 +256,17 @@ def test_an_accepted_op_computes_what_onnx_runtime_does(save, op, opset):
     got, expected = run_both(save(make_model(nodes, initializers, opset=opset)), SHAPE)
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("op", ACCEPTED_OPS)
+def test_an_accepted_op_goes_through_the_whole_compiler(save, op, tmp_path):
+    """By this project's passes and schedules as well, not by stock TVM's alone."""
+    parts = ROWS[op](18)
+    nodes = [part for part in parts if isinstance(part, onnx.NodeProto)]
+    initializers = [] if isinstance(parts[-1], onnx.NodeProto) else parts[-1]
+    path = save(make_model(nodes, initializers, opset=18))
+    compile_onnx(path, tmp_path / "artifact")
+    assert verify(tmp_path / "artifact", path, inputs=1).max_rel_error <= 1e-4
 
 
 def one(op, **attributes):

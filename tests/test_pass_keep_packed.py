@@ -239,4 +239,11 @@ def test_constants_become_parameters():
     assert [len(mod["main"].params), len(values)] == [3, 2]
     for value, weight in zip(values, weights, strict=True):
         np.testing.assert_array_equal(value, weight)
+    same = module(
+        (1, 8, 2, 2, 2),
+        lambda b, x: conv(
+            b.emit(conv(x, BACK[:, :8, :, :1, :1], padding=0)), BACK[:, :8, :, :1, :1], padding=0
+        ),
+    )
+    assert len(lift_constants(same)[1]) == 1  # equal ones are stored once
     relax.analysis.well_formed(mod)  # raises for a variable that is used and not bound

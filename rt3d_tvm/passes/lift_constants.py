@@ -14,6 +14,8 @@ file.
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import tvm
 from tvm import relax
@@ -45,13 +47,17 @@ class _Lifter(relax.PyExprMutator):
         super().__init__(mod)
         self.params: list[relax.Var] = []
         self.values: list[np.ndarray] = []
+        self.param_of: dict[tuple, relax.Var] = {}
 
     def visit_generic_const_(self, const: tvm.ir.GenericConst) -> relax.Expr:
-        """A parameter in place of a tensor of at least one axis."""
+        """A parameter in place of a tensor of at least one axis; equal ones share theirs."""
         value = constant(const)
         if not value.ndim:
             return const
-        param = relax.Var(f"w{len(self.params)}", const.ty)
-        self.params.append(param)
-        self.values.append(value)
-        return param
+        value = np.ascontiguousarray(value)
+        key = (value.dtype.str, value.shape, hashlib.sha256(value.data).digest())
+        if key not in self.param_of:
+            self.param_of[key] = relax.Var(f"w{len(self.params)}", const.ty)
+            self.params.append(self.param_of[key])
+            self.values.append(value)
+        return self.param_of[key]
