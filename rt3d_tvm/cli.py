@@ -7,6 +7,7 @@ compiles needs no torch.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from rt3d_tvm.models.weights import WeightsInfo
     from topi_sparse.kernel_group import KernelGroup
 
-EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
 # The largest |y - ref| over max |ref| that `rt3d verify` passes.
 MAX_REL_ERROR = 1e-4
 # Packages that not every command needs.
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"this command needs the package {error.name}, which is not installed: "
             f"pip install {error.name}"
         )
+    except BrokenPipeError:  # whoever read the output, `head` say, has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         print("rt3d: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

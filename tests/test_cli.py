@@ -240,6 +240,18 @@ def test_a_message_stays_one_line_whatever_it_holds(tmp_path, capsys):
     assert "a b [31m.onnx: no such file" in line
 
 
+def test_a_reader_that_has_enough_ends_the_command_quietly():
+    program = f"{sys.executable} -c 'from rt3d_tvm.cli import main; exit(main([\"models\"]))'"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {program} | true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)  # 0 where all fitted into the pipe before it closed
+
+
 def test_a_missing_package_is_named_with_its_remedy(flow, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "rt3d_tvm.classify", raising=False)
     monkeypatch.delitem(sys.modules, "rt3d_tvm.data.clips", raising=False)
