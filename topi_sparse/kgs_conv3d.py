@@ -23,6 +23,8 @@ from topi_sparse.kgs_weight import row_blocks
 from topi_sparse.layout import PackedLayout, ceil_div
 from topi_sparse.register_tile import Tile
 
+# Relax's kOpaque: no operator is fused into the kernel, whose epilogue is its own.
+OPAQUE = 8
 # The attribute of the PrimFunc under which its own definition stands, as JSON.
 SPEC_ATTRIBUTE = "kgs_conv3d"
 
@@ -157,9 +159,9 @@ class KGSConv3d:
 def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
     """The PrimFunc (x, blocks, offsets, pointers, bias, [residual,] y) of one convolution.
 
-    x, residual and y are packed as ``conv.x``, ``conv.residual`` and ``conv.y`` say; blocks
-    offsets and pointers are those of KGSWeight; bias holds M filters, padded
-    with zeros to the channels that y stores. Blocks: "halo" writes y's zeros, "tile" all the rest.
+    x, residual and y are packed as ``conv.x``, ``conv.residual`` and ``conv.y`` say; blocks and
+    pointers are those of KGSWeight, offsets those of ``conv``; bias holds M filters, padded with
+    zeros to the channels that y stores. Blocks: "halo" writes y's zeros, "tile" all the rest.
     """
     batch, _, depth, height, breadth = conv.out
     count_p, last_rows = conv.rows
@@ -177,7 +179,7 @@ def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
     }
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("kgs_conv3d")
-        T.func_attr({"tirx.noalias": True, "op_pattern": 8, SPEC_ATTRIBUTE: conv.to_json()})
+        T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE, SPEC_ATTRIBUTE: conv.to_json()})
         args = {
             name: T.arg(name, T.buffer(shape, dtypes.get(name, conv.dtype)))
             for name, shape in shapes.items()
