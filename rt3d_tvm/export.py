@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.prune.activations import eval_mode
 from rt3d_tvm.whole_file import check_writable
 
 INPUT_NAME = "clip"
@@ -61,7 +62,7 @@ def export_onnx(
     clip = torch.from_numpy(
         np.random.default_rng(0).standard_normal(tuple(input_shape), dtype=np.float32)
     )
-    with _eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         reference = _reference(model, clip)
         exported = _export(model, clip)
     tolerance = _tolerance(model)
@@ -85,17 +86,6 @@ def export_onnx(
         max_rel_error=error,
         tolerance=tolerance,
     )
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _reference(model: nn.Module, clip: torch.Tensor) -> np.ndarray:

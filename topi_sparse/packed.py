@@ -6,6 +6,7 @@ without a guard. Shapes called ``data`` are those of the plain tensor, (B, C, D,
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -152,7 +153,7 @@ def max_pool3d(
             ]
             for kd, kh, kw in itertools.product(*(range(k) for k in window))
         )
-        return _guarded(_inside(y, out, h, w), lambda: _reduced(te.max, taps), dtype)
+        return _guarded(_inside(y, out, h, w), lambda: functools.reduce(te.max, taps), dtype)
 
     def position(axis: int, index, k: int):
         return index * stride[axis] + k - padding[axis]
@@ -238,13 +239,6 @@ def _extents(shape: Sequence[int]) -> list[tirx.IntImm]:
 
 def _reduce_axis(extent: int, name: str):
     return te.reduce_axis((tirx.IntImm("int64", 0), tirx.IntImm("int64", extent)), name)
-
-
-def _reduced(function: Callable, values):
-    total = next(values)
-    for value in values:
-        total = function(total, value)
-    return total
 
 
 def _inside(layout: PackedLayout, data: Shape, h, w) -> list:

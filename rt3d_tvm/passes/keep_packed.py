@@ -124,31 +124,23 @@ def _concat_why_not(call: relax.Call, _block: int) -> str | None:
     return None
 
 
-def _max_pool(call: relax.Call, data, layouts, y, dtype):
+def _windows(call: relax.Call) -> dict:
+    """The arguments that every packed pool takes."""
     attrs = call.attrs
-    return packed.max_pool3d(
-        data[0],
-        layouts[0],
-        y,
-        dtype,
-        out=static_shape(call),
-        window=ints(attrs.pool_size),
-        stride=ints(attrs.strides),
-        padding=ints(attrs.padding),
-    )
+    return {
+        "out": static_shape(call),
+        "window": ints(attrs.pool_size),
+        "stride": ints(attrs.strides),
+    }
+
+
+def _max_pool(call: relax.Call, data, layouts, y, dtype):
+    padding = ints(call.attrs.padding)
+    return packed.max_pool3d(data[0], layouts[0], y, dtype, padding=padding, **_windows(call))
 
 
 def _avg_pool(call: relax.Call, data, layouts, y, dtype):
-    attrs = call.attrs
-    return packed.avg_pool3d(
-        data[0],
-        layouts[0],
-        y,
-        dtype,
-        out=static_shape(call),
-        window=ints(attrs.pool_size),
-        stride=ints(attrs.strides),
-    )
+    return packed.avg_pool3d(data[0], layouts[0], y, dtype, **_windows(call))
 
 
 # Operator -> (why it cannot be packed, its packed PrimFunc).

@@ -287,7 +287,7 @@ def _kernel_for(chain: _Chain, unit: VectorUnit, group: KernelGroup | None) -> _
     return _Kernel(chain=chain, definition=definition, weight=packed_weight)
 
 
-def _report(binding: relax.VarBinding, kernel: _Kernel | None) -> ConvReport:
+def _report(binding: relax.VarBinding, kernel: _Kernel | None, reason: str | None) -> ConvReport:
     call = binding.value
     weight, out = constant(call.args[1]), static_shape(binding.var)
     shape = static_shape(call.args[1])
@@ -300,7 +300,7 @@ def _report(binding: relax.VarBinding, kernel: _Kernel | None) -> ConvReport:
             density=density,
             dense_macs=macs,
             kept_macs=macs,
-            reason=why_not(call),
+            reason=reason,
         )
     definition = kernel.definition
     return ConvReport(
@@ -333,15 +333,15 @@ class _Rewriter(relax.PyExprMutator):
         for binding in bindings(function):
             if not any(is_op(binding.value, name) for name in CONVOLUTIONS):
                 continue
-            kernel = None
-            if why_not(binding.value) is None:
+            kernel, reason = None, why_not(binding.value)
+            if reason is None:
                 chain = _chain_from(binding, reads, claimed)
                 members = [member.var for member in chain.bindings]
                 claimed.update(members)
                 kernel = _kernel_for(chain, self.unit, self.group)
                 self.kernel_at[members[-1]] = kernel
                 self.dropped.update(members[:-1])
-            self.report.append(_report(binding, kernel))
+            self.report.append(_report(binding, kernel, reason))
         self.builder_.update_func(name, self.visit_expr(function))
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
