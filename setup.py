@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 PRUNE = ["torch>=2.13", "safetensors", "onnx", "onnxscript", "onnxruntime"]
-VIDEO = ["av"]
+VIDEO = ["av>=17"]
 
 setup(
     name="rt3d-tvm",

@@ -319,6 +319,26 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _data_motion(args: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from rt3d_tvm.data.motion import CLASSES, MotionSettings, write_motion
+
+    given = {field.name: getattr(args, field.name, None) for field in fields(MotionSettings)}
+    settings = MotionSettings(**{name: value for name, value in given.items() if value is not None})
+    with progress("data motion") as stage:
+        for done, total in write_motion(args.folder, settings):
+            if done * 10 // total > (done - 1) * 10 // total:
+                stage(f"{done} of {total} videos")
+    counts = {split: settings.videos(split) * len(CLASSES) for split in ("train", "test")}
+    print(
+        f"{args.folder}: {len(CLASSES)} classes, {counts['train']} videos to train and "
+        f"{counts['test']} to test on"
+    )
+    _write_json(args, {"settings": settings, "classes": CLASSES, **counts})
+    return 0
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from rt3d_tvm.doctor import diagnose, healthy
 
@@ -400,8 +420,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="rt3d", description="From a PyTorch 3D CNN to a fast model.so.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+    def command(name: str, run, text: str, *, among=commands) -> argparse.ArgumentParser:
+        sub = among.add_parser(name, help=text, description=text)
         sub.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
         sub.set_defaults(run=run)
         return sub
@@ -460,6 +480,21 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--threads", type=_at_least_one, metavar="N")
 
     command("doctor", _doctor, "check this machine")
+
+    data = commands.add_parser("data", help="make data sets", description="Make data sets.")
+    kinds = data.add_subparsers(required=True, metavar="KIND")
+    motion = command(
+        "motion", _data_motion, "videos whose classes differ by motion alone", among=kinds
+    )
+    motion.add_argument("folder", type=Path, metavar="DIR", help="new, empty, or begun before")
+    motion.add_argument("--videos-per-class", type=_at_least_one, metavar="N", help="to train on")
+    motion.add_argument("--test-videos-per-class", type=_at_least_one, metavar="N")
+    motion.add_argument("--seed", type=int, help="default: 0")
+    motion.add_argument("--size", type=_at_least_one, metavar="N", help="side of a frame, even")
+    motion.add_argument("--frames", type=_at_least_one, metavar="N", help="of a video")
+    motion.add_argument("--distractors", type=int, metavar="N", help="smaller objects")
+    motion.add_argument("--noise", type=float, help="of the noisiest camera, of 255")
+    motion.add_argument("--shake", type=float, help="of the camera, in shares of the side")
     return parser
 
 

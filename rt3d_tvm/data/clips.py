@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,30 +63,26 @@ def read_clips(
 
     Raises InputError for a file that is missing, is no video, or has no frame that decodes.
     """
-    smallest = resize if isinstance(resize, int) else min(resize)
-    _check_sampling(frames=frames, size=size, resize=smallest, clips=clips, stride=stride)
+    check_sampling(frames=frames, size=size, resize=resize, clips=clips, stride=stride)
     path = Path(path)
     started = time.perf_counter()
     # Two passes: only the first tells how many frames decode, and so which are wanted, and
     # keeping them all would need memory for the whole video.
     source = _count(path)
-    positions, missing = _positions(source.frames, frames, clips, stride)
+    positions, missing = spread_positions(source.frames, frames, clips, stride)
     wanted = set(positions.ravel().tolist())
     chosen = {}
+    reformatter = av.video.reformatter.VideoReformatter()
     preprocess = 0.0
     for index, frame in enumerate(_decode(path)):
         if index in wanted:
             begun = time.perf_counter()
-            chosen[index] = _resize_and_crop(frame, resize=resize, size=size)
+            chosen[index] = centre_crop(_pixels(frame, resize, reformatter), size).copy()
             preprocess += time.perf_counter() - begun
             if len(chosen) == len(wanted):
                 break
     decoded = time.perf_counter()
-    array = np.empty((clips, 3, frames, size, size), np.float32)
-    scale = 1 / (255 * np.asarray(std, np.float32).reshape(3, 1, 1))
-    shift = (np.asarray(mean, np.float32) / np.asarray(std, np.float32)).reshape(3, 1, 1)
-    for clip, t in np.ndindex(clips, frames):
-        array[clip, :, t] = chosen[positions[clip, t]].transpose(2, 0, 1) * scale - shift
+    array = normalise(_stack(chosen, positions), mean=mean, std=std)
     finished = time.perf_counter()
     return ClipBatch(
         array=array,
@@ -97,7 +93,78 @@ def read_clips(
     )
 
 
-def _check_sampling(**values: int) -> None:
+def read_frames(
+    path: Path,
+    *,
+    choose: Callable[[int], np.ndarray],
+    resize: int | tuple[int, int],
+    at_least: int = 1,
+) -> np.ndarray:
+    """Frames of a video as uint8 (*positions, height, width, 3), upright and resized, not cropped.
+
+    ``choose`` maps a number of frames to the positions wanted, all below it. It is asked again if
+    fewer frames decode than the file promises, which only decoding tells; decoding stops at the
+    last position. InputError where `read_clips` has one, and for a damaged file: one that promises
+    ``at_least`` frames and has fewer that decode.
+    """
+    path = Path(path)
+    promised = available = promised_frames(path)
+    while True:
+        positions = choose(available)
+        chosen, decoded = _pick(path, set(positions.ravel().tolist()), resize)
+        if decoded is None:
+            return _stack(chosen, positions)
+        if decoded < max(min(at_least, promised), 1):
+            raise InputError(
+                f"{path}: damaged: {decoded} of its {promised} frames decode; at least "
+                f"{at_least} are needed"
+            )
+        available = decoded
+
+
+def promised_frames(path: Path) -> int:
+    """How many frames a video says it has, at least 1: nothing is decoded."""
+    container, stream = _open(path)
+    with container:
+        count = stream.frames or sum(
+            packet.size > 0 and not packet.is_discard for packet in _packets(container, stream)
+        )
+    return max(count, 1)
+
+
+def _pick(
+    path: Path, wanted: set[int], resize: int | tuple[int, int]
+) -> tuple[dict[int, np.ndarray], int | None]:
+    """The wanted frames; if not all are there, how many frames there are."""
+    chosen: dict[int, np.ndarray] = {}
+    reformatter = av.video.reformatter.VideoReformatter()
+    index = -1
+    for index, frame in enumerate(_decode(path, threads=1)):
+        if index in wanted:
+            chosen[index] = _pixels(frame, resize, reformatter)
+            if len(chosen) == len(wanted):
+                return chosen, None
+    return chosen, index + 1
+
+
+def _stack(chosen: dict[int, np.ndarray], positions: np.ndarray) -> np.ndarray:
+    frames = np.stack([chosen[position] for position in positions.ravel().tolist()])
+    return frames.reshape(*positions.shape, *frames.shape[1:])
+
+
+def normalise(pixels: np.ndarray, *, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """[..., frames, height, width, 3] of 0..255 -> float32 [..., 3, frames, height, width]."""
+    scale = 1 / (255 * np.asarray(std, np.float32))
+    shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    planes = np.moveaxis(pixels, -1, -4).astype(np.float32, order="C")
+    planes *= scale.reshape(3, 1, 1, 1)
+    planes -= shift.reshape(3, 1, 1, 1)
+    return planes
+
+
+def check_sampling(*, resize: int | tuple[int, int], **values: int) -> None:
+    """InputError for a size or count below 1, or a ``size`` that ``resize`` is too small for."""
+    values["resize"] = resize if isinstance(resize, int) else min(resize)
     for name, value in values.items():
         if value < 1:
             raise InputError(f"{name} {value}: at least 1 is accepted")
@@ -150,9 +217,11 @@ def _frames_of(packet: av.Packet) -> list[av.VideoFrame]:
         return []
 
 
-def _decode(path: Path) -> Iterator[av.VideoFrame]:
+def _decode(path: Path, *, threads: int = 0) -> Iterator[av.VideoFrame]:
+    """Every frame that decodes; ``threads`` 0 leaves their number to FFmpeg."""
     container, stream = _open(path)
     with container:
+        stream.codec_context.thread_count = threads
         for packet in _packets(container, stream):
             yield from _frames_of(packet)
 
@@ -208,8 +277,13 @@ def _frames_by_time(times: list[float | None], duration: float) -> int:
     return round(max(max(times) - min(times) + step, duration) / step)
 
 
-def _positions(available: int, frames: int, clips: int, stride: int) -> tuple[np.ndarray, int]:
-    """Indices of frames (clips, frames), and how many of a clip repeat the last one."""
+def spread_positions(
+    available: int, frames: int, clips: int, stride: int
+) -> tuple[np.ndarray, int]:
+    """Indices of frames (clips, frames), and how many of a clip repeat the last one.
+
+    One clip lies in the middle, several reach from the first frame to the last.
+    """
     span = (frames - 1) * stride + 1
     free = max(available - span, 0)
     starts = np.array([free // 2]) if clips == 1 else np.linspace(0, free, clips).astype(int)
@@ -217,10 +291,12 @@ def _positions(available: int, frames: int, clips: int, stride: int) -> tuple[np
     return positions.clip(max=available - 1), int((positions[0] >= available).sum())
 
 
-def _resize_and_crop(
-    frame: av.VideoFrame, *, resize: int | tuple[int, int], size: int
+def _pixels(
+    frame: av.VideoFrame,
+    resize: int | tuple[int, int],
+    reformatter: av.video.reformatter.VideoReformatter,
 ) -> np.ndarray:
-    """One frame as uint8 (size, size, 3)."""
+    """One frame, upright: uint8 (height, width, 3)."""
     # A phone stores what its sensor saw and how it was held; counterclockwise, like rot90.
     quarters = round(frame.rotation / 90)
     if isinstance(resize, int):
@@ -228,10 +304,18 @@ def _resize_and_crop(
         height, width = (max(resize, round(s * scale)) for s in (frame.height, frame.width))
     else:
         height, width = resize if quarters % 2 == 0 else resize[::-1]
-    pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BILINEAR")
-    pixels = np.rot90(pixels, quarters)
-    top, left = ((extent - size) // 2 for extent in pixels.shape[:2])
-    return pixels[top : top + size, left : left + size].copy()
+    # Starting threads for each frame would take longer than the small frames of a clip do.
+    resized = reformatter.reformat(
+        frame, width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1
+    )
+    pixels = resized.to_ndarray()
+    return np.rot90(pixels, quarters)
+
+
+def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:
+    """The middle size x size of [..., height, width, channels], as a view."""
+    top, left = ((extent - size) // 2 for extent in pixels.shape[-3:-1])
+    return pixels[..., top : top + size, left : left + size, :]
 
 
 def _notes(source: VideoSource, missing: int, *, frames: int, stride: int) -> Iterator[str]:

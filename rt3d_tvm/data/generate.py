@@ -1,8 +1,9 @@
-"""A video made up from a seed: something real to decode where no video is at hand."""
+"""Videos made up from a seed: something real to decode where no video is at hand."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,25 +30,41 @@ def make_clip(
     if frames < 1 or fps < 1:
         raise InputError(f"{frames} frames at {fps} a second: at least 1 of each is accepted")
     rng = np.random.default_rng(seed)
+    write_video(path, _pictures(rng, frames, size), fps=fps)
+
+
+def write_video(
+    path: Path,
+    pictures: Iterable[np.ndarray],
+    *,
+    fps: int = 25,
+    options: Mapping[str, str] | None = None,
+) -> None:
+    """Encode pictures, uint8 (height, width, 3) of even extents, as an H.264 MP4.
+
+    ``options`` are the encoder's own. The file appears whole or not at all. InputError if this
+    PyAV has no H.264 encoder.
+    """
+    pictures = iter(pictures)
+    first = next(pictures)
     with whole_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         try:
-            stream = container.add_stream(ENCODER, rate=Fraction(fps))
+            stream = container.add_stream(ENCODER, rate=Fraction(fps), options=dict(options or {}))
         except av.codec.codec.UnknownCodecError as error:
             raise InputError(
                 f"this PyAV ({av.__version__}) has no encoder {ENCODER}; the wheels of PyAV "
                 "have it: pip install av"
             ) from error
-        stream.width = stream.height = size
+        stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
-        for picture in _pictures(rng, frames, size):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            container.mux(stream.encode(frame))
+        for picture in itertools.chain([first], pictures):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
 
 
 def _pictures(rng: np.random.Generator, frames: int, size: int) -> Iterator[np.ndarray]:
     """uint8 (size, size, 3), one after the other."""
-    background = _clutter(rng, size)
+    background = clutter(rng, size)
     colours = rng.integers(64, 256, (2, 3))
     start, end = rng.uniform(0.25, 0.75, (2, 2)) * size
     turns = rng.uniform(0.5, 2) * 2 * np.pi
@@ -62,7 +79,7 @@ def _pictures(rng: np.random.Generator, frames: int, size: int) -> Iterator[np.n
         yield np.where(disc[..., None], colours[stripes], background).astype(np.uint8)
 
 
-def _clutter(rng: np.random.Generator, size: int) -> np.ndarray:
+def clutter(rng: np.random.Generator, size: int) -> np.ndarray:
     """Blocks of three scales on top of each other: edges everywhere, none of them moving."""
     picture = np.zeros((size, size, 3))
     for cells in (4, 8, 16):
