@@ -18,13 +18,16 @@ from topi_sparse.layout import ceil_div
 # The heights of a kernel group that are tried where none is given; g_n is 4, as in the paper.
 GROUP_HEIGHTS = (4, 8, 16, 32)
 GROUP_CHANNELS = 4
-# What one chunk may bring into the L1 cache: 32 KiB of a current x86 core or 64 KiB of a
-# Cortex-A77, where the weights may stream from L2 as long as the inputs stay.
-CHUNK_BYTES = 48 * 1024
-# A multiply-add takes 4 cycles and two can start in each: fewer accumulators leave slots idle.
-MIN_ACCUMULATORS = 8
-# Registers that LLVM fills with broadcast scalars ahead of their use on AVX2: with fewer it spills.
-SCALARS_IN_FLIGHT = 6
+# What one chunk may bring into the L1 cache, weights and inputs, for each output column of the tile:
+# 24 KiB of 32 for 6 columns. Every weight is read once a tile, so a wider tile may let the weights
+# stream from L2, as long as the inputs stay.
+CHUNK_BYTES_PER_COLUMN, MAX_CHUNK_BYTES = 4 * 1024, 48 * 1024
+# A multiply-add takes 4 cycles and two can start in each: 8 accumulators would do if none were ever
+# late, with fewer than these slots are left idle.
+MIN_ACCUMULATORS = 10
+# Registers that LLVM fills ahead of their use where each scalar serves one multiply-add: with fewer
+# it spills. Where a scalar serves several it keeps one.
+SCALARS_IN_FLIGHT = 5
 # Processors whose 512-bit vectors take two turns in pipes of 256 bit.
 HALF_WIDTH_AVX512 = ("znver4",)
 
@@ -80,7 +83,7 @@ def tile_width(*, vectors: int, lanes: int, out_width: int, unit: VectorUnit) ->
     if unit.by_element:  # LLVM keeps one vector of scalars a column and g_n weights a row vector
         most = (unit.registers - GROUP_CHANNELS * vectors) // (vectors + 1)
     else:
-        scalars = 0 if unit.broadcasts else SCALARS_IN_FLIGHT
+        scalars = 0 if unit.broadcasts else SCALARS_IN_FLIGHT if vectors == 1 else 1
         most = (unit.registers - vectors - scalars) // vectors
     most = min(max(most, 1), out_width)
 
@@ -133,7 +136,8 @@ def default_tile(
     inputs = kd * kh * ((width - 1) * stride_w + kw) * group.g_n * 4
     block = max(c_block // group.g_n, 1)
     groups = ceil_div(channels, group.g_n)
-    chunk = max(round(CHUNK_BYTES / (weights + inputs) / block), 1) * block
+    budget = min(CHUNK_BYTES_PER_COLUMN * width, MAX_CHUNK_BYTES)
+    chunk = max(round(budget / (weights + inputs) / block), 1) * block
     chunks = ceil_div(groups, chunk)
     return Tile(
         lanes=lanes,
@@ -183,8 +187,7 @@ def columns_by_row_block(weight: np.ndarray, group: KernelGroup, blocks: int) ->
 def pruning_group(unit: VectorUnit) -> KernelGroup:
     """The smallest kernel group that keeps the unit busy: what to prune in for this target.
 
-    Two vectors of filters for each column, where there are registers for both, so that each scalar
-    is loaded for two multiply-adds; smaller groups leave pruning more freedom (paper, section 3).
+    Two vectors of filters for each column, so that each scalar is loaded for two multiply-adds;
+    smaller groups leave pruning more freedom (paper, section 3).
     """
-    vectors = 2 if unit.registers >= 32 else 1
-    return KernelGroup(g_m=min(vectors * unit.pipe_lanes, GROUP_HEIGHTS[-1]), g_n=GROUP_CHANNELS)
+    return KernelGroup(g_m=min(2 * unit.pipe_lanes, GROUP_HEIGHTS[-1]), g_n=GROUP_CHANNELS)
