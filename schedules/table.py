@@ -12,6 +12,7 @@ from tvm.target import Target
 
 from schedules.cpu.kgs_conv3d import schedule_kgs_conv3d
 from schedules.cpu.loops import schedule_loops
+from schedules.cpu.winograd import schedule_winograd_transform
 
 
 class KernelRule(ScheduleRule):
@@ -52,6 +53,8 @@ class LoopsRule(ScheduleRule):
 RULES: dict[str, tuple[ScheduleRule, ...]] = {
     "cpu": (
         KernelRule("kgs_conv3d", schedule_kgs_conv3d),
+        KernelRule("winograd_input", schedule_winograd_transform),
+        KernelRule("winograd_output", schedule_winograd_transform),
         LoopsRule(schedule_loops),
     ),
 }

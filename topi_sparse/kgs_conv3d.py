@@ -18,6 +18,7 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from topi_sparse.halo import zero_halo
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import row_blocks
 from topi_sparse.layout import PackedLayout, ceil_div
@@ -36,6 +37,7 @@ class KGSConv3d:
     data      (B, N, D, H, W) of the input
     padding   zeros before and after: front, top, left, back, bottom, right
     kept      kept columns of the weight, and ``weights`` the values stored for them
+    weight_sets  weights with the same kept columns, one for each of so many parts of the batch
     residual  layout of a tensor that is added before the ReLU, or None
     """
 
@@ -54,6 +56,7 @@ class KGSConv3d:
     residual: PackedLayout | None = None
     relu: bool = False
     dtype: str = "float32"
+    weight_sets: int = 1
 
     @property
     def out(self) -> tuple[int, int, int, int, int]:
@@ -170,7 +173,7 @@ def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
     dtypes = {"offsets": "int32", "pointers": "int32"}
     shapes = {
         "x": conv.x.shape(conv.data),
-        "blocks": (conv.weights,),
+        "blocks": (conv.weight_sets * conv.weights,),
         "offsets": (conv.kept,),
         "pointers": (count_p * conv.chunks * conv.kernel[0] + 1,),
         "bias": (conv.stored_filters,),
@@ -186,8 +189,7 @@ def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
             if shape is not None
         }
         with T.sblock("root"):
-            if conv.y.halo_h or conv.y.halo_w:
-                _zero_halo(conv, args["y"])
+            zero_halo(conv.y, conv.out, conv.dtype, args["y"])
             extents = (batch, count_p, depth, height, strips)
             with T.grid(*extents, conv.chunks) as (*loops, chunk), T.sblock("tile"):
                 position = [
@@ -302,8 +304,9 @@ def _register_tile(
     strides = conv.x.strides(conv.data)
     steps = [step * stride for step, stride in zip(conv.stride, strides[2:], strict=False)]
     here = d * steps[0] + h * steps[1] + left * steps[2]
+    weights_of_n = n // (conv.data[0] // conv.weight_sets) * conv.weights
     with T.serial(begin, end) as j:
-        weight = j * (g_n * rows)
+        weight = weights_of_n + j * (g_n * rows)
         if rows < g_m:  # the last row block: the columns before it have g_m rows
             before = pointers[(count_p - 1) * conv.chunks * conv.kernel[0]]
             weight = weight + before * (g_n * (g_m - rows))
@@ -363,27 +366,3 @@ def _valid_locations(conv: KGSConv3d, d):
         clamped(begin) if conv.padding[0] else 0,
         clamped(end) if last - conv.padding[0] >= conv.data[2] else count,
     )
-
-
-def _zero_halo(conv: KGSConv3d, y) -> None:
-    """Block "halo": the zeros around each plane of y, one plane of one channel block at a time."""
-    halo_h, halo_w, c_block = conv.y.halo_h, conv.y.halo_w, conv.y.c_block
-    batch, blocks, depth, rows, breadth, _ = conv.y.shape(conv.out)
-    zero = T.Broadcast(tvm.tirx.const(0, conv.dtype), c_block)
-
-    def store(row, column) -> None:
-        T.buffer_store(y, zero, [n, block, d, row, column, T.Ramp(0, 1, c_block)])
-
-    with T.grid(batch, blocks, depth) as loops, T.sblock("halo"):
-        n, block, d = (
-            T.axis.spatial(extent, loop)
-            for extent, loop in zip((batch, blocks, depth), loops, strict=True)
-        )
-        T.reads()
-        T.writes(y[n, block, d, 0:rows, 0:breadth, 0:c_block])
-        with T.serial(0, breadth) as column:
-            for row in (*range(halo_h), *range(rows - halo_h, rows)):
-                store(row, column)
-        with T.serial(halo_h, rows - halo_h) as row:
-            for column in (*range(halo_w), *range(breadth - halo_w, breadth)):
-                store(row, column)

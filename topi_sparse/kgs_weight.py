@@ -38,26 +38,35 @@ class KGSWeight:
 
     @classmethod
     def from_dense(
-        cls, weight: np.ndarray, *, group: KernelGroup, chunk: int, row_multiple: int = 1
+        cls,
+        weight: np.ndarray,
+        *,
+        group: KernelGroup,
+        chunk: int,
+        row_multiple: int = 1,
+        kept: np.ndarray | None = None,
     ) -> KGSWeight:
         """Keep every column of ``weight`` (M, N, KD, KH, KW) that holds a value other than zero.
 
         Filters are padded with zeros to a multiple of ``row_multiple``: the channel block of the
-        layout that the result is stored in.
+        layout that the result is stored in. ``kept``, a mask of the weight's shape, decides in the
+        place of its values.
         """
         m, n, kd, kh, kw = weight.shape
         blocks_p, last_rows = row_blocks(m, group.g_m, row_multiple)
         chunks = ceil_div(ceil_div(n, group.g_n), chunk)
-        padded = np.zeros(
-            (blocks_p * group.g_m, chunks * chunk * group.g_n, kd, kh, kw), weight.dtype
-        )
-        padded[:m, :n] = weight
-        # (p, m, chunk, q, n, kd, kh, kw) -> (p, chunk, kd, q, kh, kw, n, m)
-        split = padded.reshape(blocks_p, group.g_m, chunks, chunk, group.g_n, kd, kh, kw)
-        split = split.transpose(0, 2, 5, 3, 6, 7, 4, 1)
-        kept = split.any(axis=(-2, -1))
-        p, c, d, q, h, w = (index.astype("int32") for index in np.nonzero(kept))
-        values = split[kept]
+
+        def columns(values: np.ndarray) -> np.ndarray:
+            """(M, N, KD, KH, KW) -> (p, chunk, kd, q, kh, kw, n, m), padded with zeros."""
+            shape = (blocks_p * group.g_m, chunks * chunk * group.g_n, kd, kh, kw)
+            padded = np.zeros(shape, values.dtype)
+            padded[:m, :n] = values
+            split = padded.reshape(blocks_p, group.g_m, chunks, chunk, group.g_n, kd, kh, kw)
+            return split.transpose(0, 2, 5, 3, 6, 7, 4, 1)
+
+        is_kept = columns(weight if kept is None else kept).any(axis=(-2, -1))
+        p, c, d, q, h, w = (index.astype("int32") for index in np.nonzero(is_kept))
+        values = columns(weight)[is_kept]
         last = p == blocks_p - 1
         return cls(
             shape=weight.shape,
@@ -66,7 +75,7 @@ class KGSWeight:
             row_multiple=row_multiple,
             columns=np.stack([c * chunk + q, d, h, w], axis=1),
             blocks=np.concatenate([values[~last].ravel(), values[last][..., :last_rows].ravel()]),
-            pointers=np.concatenate([[0], np.cumsum(kept.sum(axis=(3, 4, 5)))]).astype("int32"),
+            pointers=np.concatenate([[0], np.cumsum(is_kept.sum(axis=(3, 4, 5)))]).astype("int32"),
         )
 
     @property

@@ -18,9 +18,9 @@ from topi_sparse.layout import ceil_div
 # The heights of a kernel group that are tried where none is given; g_n is 4, as in the paper.
 GROUP_HEIGHTS = (4, 8, 16, 32)
 GROUP_CHANNELS = 4
-# What one chunk may bring into the L1 cache, weights and inputs, for each output column of the tile:
-# 24 KiB of 32 for 6 columns. Every weight is read once a tile, so a wider tile may let the weights
-# stream from L2, as long as the inputs stay.
+# What one chunk may bring into the L1 cache, weights and inputs, for each output column of the
+# tile: 24 KiB of 32 for 6 columns. Every weight is read once a tile, so a wider tile may let the
+# weights stream from L2, as long as the inputs stay.
 CHUNK_BYTES_PER_COLUMN, MAX_CHUNK_BYTES = 4 * 1024, 48 * 1024
 # A multiply-add takes 4 cycles and two can start in each: 8 accumulators would do if none were ever
 # late, with fewer than these slots are left idle.

@@ -47,7 +47,7 @@ def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, 
     width = int(sch.mod["main"].params[-1].ty.shape[4]) - 2 * conv["y"]["halo_w"]
     weights = conv["kept"] * conv["group"]["g_m"] * conv["group"]["g_n"]
     wanted = UNITS_PER_THREAD * threads
-    if weights > math.prod(conv["data"]) and count_p * batch >= threads:
+    if weights > math.prod(conv["data"]) // conv["weight_sets"] and count_p * batch >= threads:
         outer = min((n for n in _divisors(count_p) if n * batch >= wanted), default=count_p)
         return outer, depth, _rows_out(conv, width, height, count_p // outer)
     for planes in _divisors(depth):
