@@ -15,8 +15,9 @@ from topi_sparse.kgs_conv3d import KGSConv3d, kgs_conv3d
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout
 
-# Half the distance between 1 and the next float32.
-UNIT_ROUNDOFF = 2.0**-24
+# Half the distance between 1 and the next number, and half the one between 0 and the next.
+UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11}
+UNDERFLOW = {"float32": 2.0**-150, "float16": 2.0**-25}
 
 
 def packed(x: np.ndarray, layout: PackedLayout) -> np.ndarray:
@@ -45,25 +46,30 @@ def conv3d_float64(x, weight, bias, *, stride, padding, dilation, groups=1) -> n
     ).numpy()
 
 
-def sum_bound(terms: int, absolute_sum: np.ndarray) -> np.ndarray:
-    """How far a float32 sum of products may be from the exact one, in whatever order it is made.
+def sum_bound(terms: int, absolute_sum: np.ndarray, dtype: str = "float32") -> np.ndarray:
+    """How far a sum of products in ``dtype`` may be from the exact one, in whatever order.
 
-    gamma_n = n u / (1 - n u) times the sum of the absolute values (Higham, Accuracy and Stability
-    of Numerical Algorithms, section 3.1), n being one more than the number of terms.
+    (1 + u)^n - 1 times the sum of the absolute values (Higham, Accuracy and Stability of Numerical
+    Algorithms, section 3.1), n being one more than the number of terms; and for each what it may
+    lose below the smallest number. ``terms`` may also be the longest way from a product to the sum,
+    where partial sums are made first (section 4.2).
     """
     n = terms + 1
-    return n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF) * absolute_sum
+    return np.expm1(n * np.log1p(UNIT_ROUNDOFF[dtype])) * absolute_sum + n * UNDERFLOW[dtype]
 
 
 def run_kernel(function: tvm.tirx.PrimFunc, arrays: list[np.ndarray], out_shape) -> np.ndarray:
-    """Schedule by the table, compile for this machine, run; the result starts out as NaN."""
+    """Schedule by the table, compile for this machine, run; the result starts out as NaN.
+
+    float16 arithmetic that the machine lacks is float32 arithmetic, rounded after each step.
+    """
     target = tvm.target.Target({"kind": "llvm", "mcpu": host_cpu(), "num-cores": 2})
     mod = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
     with target:
         mod = tvm.s_tir.dlight.ApplyDefaultSchedule(*rules("cpu"))(mod)
     library = tvm.compile(mod, target=target)
     tensors = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in arrays]
-    out = tvm.runtime.tensor(np.full(out_shape, np.nan, "float32"))
+    out = tvm.runtime.tensor(np.full(out_shape, np.nan, str(function.params[-1].ty.dtype.dtype)))
     library["main"](*tensors, out)
     return out.numpy()
 
@@ -91,10 +97,12 @@ class ConvCase:
         seed: int,
         group: KernelGroup,
         residual: PackedLayout | None = None,
+        dtype: str = "float32",
         **fields,
     ):
         """``fields`` are those of KGSConv3d that the weight does not decide."""
         rng = np.random.default_rng(seed)
+        weight = weight.astype(dtype)
         packed_weight = KGSWeight.from_dense(
             weight, group=group, chunk=fields["tile"].chunk, row_multiple=fields["y"].c_block
         )
@@ -105,16 +113,17 @@ class ConvCase:
             kept=packed_weight.kept,
             weights=packed_weight.blocks.size,
             residual=residual,
+            dtype=dtype,
             **fields,
         )
         needed = conv.needed_halo().covering(conv.x)
         conv = dataclasses.replace(conv, x=needed)
         return cls(
             conv=conv,
-            x=rng.standard_normal(conv.data).astype("float32"),
+            x=rng.standard_normal(conv.data).astype(dtype),
             weight=weight,
-            bias=rng.standard_normal(conv.filters).astype("float32"),
-            residual=None if residual is None else rng.standard_normal(conv.out).astype("float32"),
+            bias=rng.standard_normal(conv.filters).astype(dtype),
+            residual=None if residual is None else rng.standard_normal(conv.out).astype(dtype),
         )
 
     def run(self) -> np.ndarray:
@@ -123,7 +132,7 @@ class ConvCase:
         weight = KGSWeight.from_dense(
             self.weight, group=conv.group, chunk=conv.tile.chunk, row_multiple=conv.y.c_block
         )
-        bias = np.zeros(conv.stored_filters, "float32")
+        bias = np.zeros(conv.stored_filters, conv.dtype)
         bias[: conv.filters] = self.bias
         arrays = [
             packed(self.x, conv.x),
@@ -137,13 +146,16 @@ class ConvCase:
         return run_kernel(kgs_conv3d(conv), arrays, conv.y.shape(conv.out))
 
     def expected(self) -> tuple[np.ndarray, np.ndarray]:
-        """The plain result in float64 and how far float32 may be from it."""
+        """The plain result in float64 and how far the kernel's type may be from it."""
         conv = self.conv
         geometry = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation}
         result = conv3d_float64(self.x, self.weight, self.bias, **geometry)
         size = conv3d_float64(abs(self.x), abs(self.weight), abs(self.bias), **geometry)
         if self.residual is not None:
             result, size = result + self.residual, size + abs(self.residual)
-        terms = self.weight[0].size + 2
-        bound = sum_bound(terms, size)
+        terms = self.weight[0].size
+        if conv.sums_apart:  # the terms of a chunk, then the sums of the chunks
+            kernel = self.weight[0, 0].size
+            terms = conv.tile.chunk * conv.group.g_n * kernel + conv.chunks
+        bound = sum_bound(terms + 2, size, conv.dtype)
         return (np.maximum(result, 0) if conv.relu else result), bound

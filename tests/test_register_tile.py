@@ -14,6 +14,7 @@ from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d import kgs_conv3d
 from topi_sparse.layout import PackedLayout
 from topi_sparse.register_tile import (
+    MAX_HALF_TERMS,
     default_group,
     default_tile,
     issue_slots,
@@ -25,10 +26,12 @@ from topi_sparse.register_tile import (
 TARGETS = ["x86-64-avx512", "x86-64-avx2", "cortex-a77", "arm64"]
 
 
-def inner_loop(target_name: str, group: KernelGroup, width: int) -> tuple[list[str], int]:
+def inner_loop(
+    target_name: str, group: KernelGroup, width: int, dtype: str = "float32"
+) -> tuple[list[str], int]:
     """The loop over kept columns in the generated code, and the multiply-adds it has to hold."""
     target = make_target(target_name)
-    unit = vector_unit(target)
+    unit = vector_unit(target, dtype)
     layout = PackedLayout(c_block=unit.lanes)
     tile = default_tile(
         channels=64,
@@ -52,6 +55,7 @@ def inner_loop(target_name: str, group: KernelGroup, width: int) -> tuple[list[s
         x=layout,
         y=layout,
         relu=True,
+        dtype=dtype,
     )
     mod = tvm.IRModule({"main": kgs_conv3d(case.conv).with_attr("global_symbol", "main")})
     with target:
@@ -96,6 +100,38 @@ def test_the_inner_loop_is_multiply_adds_without_spills(target, group, width):
         assert not [line for line in loop if re.match(r"\t(ld1r|dup)", line)]
 
 
+@pytest.mark.parametrize("group", ["8x4", "16x4", "4x4"])
+@pytest.mark.parametrize("width", [28, 7])
+def test_float16_multiplies_twice_the_lanes_by_element_without_spills(group, width):
+    """The scalars of 16 bits have to lie in the lower 16 registers; the tile leaves them there."""
+    group = KernelGroup.parse(group)
+    loop, expected = inner_loop("cortex-a77", group, width, "float16")
+    multiply_adds = [line for line in loop if "fmla" in line]
+    assert len(multiply_adds) == expected
+    lanes = min(group.g_m, 8)
+    assert all(
+        re.search(rf"fmla\tv\d+\.{lanes}h, v\d+\.{lanes}h, v\d+\.h\[\d\]", x) for x in multiply_adds
+    )
+    assert not [line for line in loop if re.search(r"\[sp|\tfcvt|\tld1r|\tdup", line)]
+
+
+def test_a_float16_chunk_adds_up_few_terms():
+    unit = vector_unit(make_target("cortex-a77"), "float16")
+    for kernel, density in (((3, 3, 3), 1.0), ((3, 3, 3), 0.28), ((1, 1, 1), 1.0), ((3, 1, 1), 0)):
+        tile = default_tile(
+            channels=512,
+            kernel=kernel,
+            density=density,
+            out_width=28,
+            stride_w=1,
+            c_block=unit.lanes,
+            group=KernelGroup(g_m=8, g_n=4),
+            unit=unit,
+        )
+        assert tile.chunk * 4 * np.prod(kernel) * density <= MAX_HALF_TERMS
+        assert tile.chunk >= 2
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("vectors", [1, 2, 4, 8])
 @pytest.mark.parametrize("out_width", [1, 7, 14, 28, 56, 100, 112])
@@ -135,3 +171,14 @@ def test_a_target_without_vectors_is_refused():
     bare = tvm.target.Target({"kind": "llvm", "mtriple": "riscv64-linux-gnu"})
     with pytest.raises(ValueError, match="has none of AVX-512, AVX2, SSE2 and NEON"):
         vector_unit(bare)
+
+
+@pytest.mark.parametrize("target", ["arm64", "x86-64-avx512"])
+def test_float16_needs_a_unit_that_has_it(target):
+    with pytest.raises(ValueError, match="has no float16 arithmetic"):
+        vector_unit(make_target(target), "float16")
+
+
+def test_there_are_kernels_for_two_types():
+    with pytest.raises(ValueError, match="not for bfloat16"):
+        vector_unit(make_target("cortex-a77"), "bfloat16")

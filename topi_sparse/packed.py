@@ -19,9 +19,11 @@ Shape = tuple[int, int, int, int, int]
 MAX_POOL_TAPS = 64
 
 
-def pack(data: Shape, layout: PackedLayout, dtype: str) -> tirx.PrimFunc:
-    """Plain (B, C, D, H, W) to packed."""
-    x = _placeholder(data, dtype, "x")
+def pack(
+    data: Shape, layout: PackedLayout, dtype: str, *, plain: str | None = None
+) -> tirx.PrimFunc:
+    """Plain (B, C, D, H, W) to packed values of ``dtype``; ``plain`` is the plain one's type."""
+    x = _placeholder(data, plain or dtype, "x")
     c_block = layout.c_block
 
     def value(n, block, d, h, w, c):
@@ -30,21 +32,25 @@ def pack(data: Shape, layout: PackedLayout, dtype: str) -> tirx.PrimFunc:
         if data[1] % c_block:
             inside.append(channel < data[1])
         return _guarded(
-            inside, lambda: x[n, channel, d, h - layout.halo_h, w - layout.halo_w], dtype
+            inside,
+            lambda: x[n, channel, d, h - layout.halo_h, w - layout.halo_w].astype(dtype),
+            dtype,
         )
 
     return _prim_func([x], _compute(layout.shape(data), value, "packed"))
 
 
-def unpack(data: Shape, layout: PackedLayout, dtype: str) -> tirx.PrimFunc:
-    """Packed to plain (B, C, D, H, W)."""
+def unpack(
+    data: Shape, layout: PackedLayout, dtype: str, *, plain: str | None = None
+) -> tirx.PrimFunc:
+    """Packed values of ``dtype`` to plain (B, C, D, H, W), of type ``plain`` if it is another."""
     x = _placeholder(layout.shape(data), dtype, "x")
     c_block = layout.c_block
     y = _compute(
         data,
         lambda n, c, d, h, w: x[
             n, c // c_block, d, h + layout.halo_h, w + layout.halo_w, c % c_block
-        ],
+        ].astype(plain or dtype),
         "plain",
     )
     return _prim_func([x], y)

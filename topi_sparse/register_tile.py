@@ -28,13 +28,17 @@ MIN_ACCUMULATORS = 10
 # Registers that LLVM fills ahead of their use where each scalar serves one multiply-add: with fewer
 # it spills. Where a scalar serves several it keeps one.
 SCALARS_IN_FLIGHT = 5
+# What a chunk may add up in float16, whose sums lose half a unit in the last of 11 bits a term. The
+# kernel adds the chunks' sums in a second step, so the error grows with the terms of a chunk plus
+# the number of chunks; shorter ones would spend more time on the results than they save digits.
+MAX_HALF_TERMS = 256
 # Processors whose 512-bit vectors take two turns in pipes of 256 bit.
 HALF_WIDTH_AVX512 = ("znver4",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorUnit:
-    """The vector unit of one core, as a float32 kernel sees it.
+    """The vector unit of one core, as a kernel of ``dtype`` sees it.
 
     lanes: of the widest register. pipe_lanes: that one of the two multiply-add pipes takes at a
     time; wider vectors go through in several passes.
@@ -47,6 +51,7 @@ class VectorUnit:
     registers: int
     by_element: bool = False
     broadcasts: bool = False
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +69,14 @@ class Tile:
     by_element: bool = False
 
 
-def vector_unit(target: Target) -> VectorUnit:
-    """The vector unit of a CPU target; ValueError where it has none that is known."""
+def vector_unit(target: Target, dtype: str = "float32") -> VectorUnit:
+    """The vector unit of a CPU target for float32 or float16; ValueError where none is known."""
+    if dtype == "float16":
+        if not target_has_features("fullfp16", target):
+            raise ValueError(f"target {target} has no float16 arithmetic (fullfp16)")
+        return VectorUnit(lanes=8, pipe_lanes=8, registers=32, by_element=True, dtype=dtype)
+    if dtype != "float32":
+        raise ValueError(f"there are kernels for float32 and float16, not for {dtype}")
     if target_has_features("avx512f", target):
         pipe_lanes = 8 if target.attrs.get("mcpu") in HALF_WIDTH_AVX512 else 16
         return VectorUnit(lanes=16, pipe_lanes=pipe_lanes, registers=32, broadcasts=True)
@@ -132,12 +143,16 @@ def default_tile(
     vectors = group.g_m // lanes
     width = tile_width(vectors=vectors, lanes=lanes, out_width=out_width, unit=unit)
     kd, kh, kw = kernel
-    weights = kd * kh * kw * density * group.g_m * group.g_n * 4
-    inputs = kd * kh * ((width - 1) * stride_w + kw) * group.g_n * 4
+    itemsize = np.dtype(unit.dtype).itemsize
+    weights = kd * kh * kw * density * group.g_m * group.g_n * itemsize
+    inputs = kd * kh * ((width - 1) * stride_w + kw) * group.g_n * itemsize
     block = max(c_block // group.g_n, 1)
     groups = ceil_div(channels, group.g_n)
     budget = min(CHUNK_BYTES_PER_COLUMN * width, MAX_CHUNK_BYTES)
     chunk = max(round(budget / (weights + inputs) / block), 1) * block
+    if unit.dtype == "float16":
+        terms = kd * kh * kw * max(density, 0.01) * group.g_n
+        chunk = min(chunk, max(int(MAX_HALF_TERMS / terms / block), 1) * block)
     chunks = ceil_div(groups, chunk)
     return Tile(
         lanes=lanes,

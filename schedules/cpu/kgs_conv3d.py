@@ -60,7 +60,8 @@ def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, 
 
 def _rows_out(conv: dict, width: int, height: int, row_blocks: int) -> int:
     """Into how many blocks of rows to split, so that one block's outputs fit the cache."""
-    row_bytes = row_blocks * conv["group"]["g_m"] * width * 4
+    itemsize = {"float32": 4, "float16": 2}[conv["dtype"]]
+    row_bytes = row_blocks * conv["group"]["g_m"] * width * itemsize
     return min(
         (n for n in _divisors(height) if height // n * row_bytes <= OUTPUT_BYTES), default=height
     )
