@@ -10,6 +10,7 @@ through its offset.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ from topi_sparse.register_tile import Tile
 
 # Relax's kOpaque: no operator is fused into the kernel, whose epilogue is its own.
 OPAQUE = 8
+# Output columns whose inputs are held in registers at a time, where lanes of them are multiplied.
+INPUTS_AT_ONCE = 8
 # The attribute of the PrimFunc under which its own definition stands, as JSON.
 SPEC_ATTRIBUTE = "kgs_conv3d"
 
@@ -212,15 +215,9 @@ def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
                     T.evaluate(0)
                 size = conv.group.g_m * width
                 acc = T.sblock_alloc_buffer((size,), conv.dtype, scope="local", layout=None)
-                scalars = None
-                if conv.tile.by_element:
-                    shape = (width * conv.group.g_n,)
-                    scalars = T.sblock_alloc_buffer(shape, conv.dtype, scope="local", layout=None)
 
                 def tile(rows: int, columns: int) -> None:
-                    _register_tile(
-                        conv, args, acc, scalars, position, c, rows=rows, columns=columns
-                    )
+                    _register_tile(conv, args, acc, position, c, rows=rows, columns=columns)
 
                 def strip(rows: int) -> None:
                     _either(position[4] < strips - 1, rest, width, lambda n: tile(rows, n))
@@ -264,14 +261,8 @@ def _tile_region(conv: KGSConv3d, y, position, width: int):
     ]
 
 
-def _register_tile(
-    conv: KGSConv3d, args, acc, scalars, position, c, *, rows: int, columns: int
-) -> None:
-    """rows x columns accumulators: start from the bias or y, add one chunk, finish, store.
-
-    ``scalars``: room for the inputs of one column at every position, or None to read them one by
-    one.
-    """
+def _register_tile(conv: KGSConv3d, args, acc, position, c, *, rows: int, columns: int) -> None:
+    """rows x columns accumulators: start from the bias or y, add one chunk, finish, store."""
     n, p, d, h, s = position
     lanes, g_m, g_n, y = conv.tile.lanes, conv.group.g_m, conv.group.g_n, args["y"]
     vectors = range(rows // lanes)
@@ -326,16 +317,15 @@ def _register_tile(
             rows_before = pointers[(count_p - 1) * conv.chunks * conv.kernel[0]]
             weight = weight + rows_before * (g_n * (g_m - rows))
         x = args["x"]
-        for i in range(0 if scalars is None else columns):
-            at = args["offsets"][j] + here + i * steps[2]
-            vector = x[n, 0, 0, 0, 0, T.Ramp(at, 1, g_n)]
-            T.buffer_store(scalars, vector, [T.Ramp(i * g_n, 1, g_n)])
-        for channel in range(g_n):
-            for i in range(columns):
-                if scalars is not None:
-                    value = scalars[i * g_n + channel]
+        starts = [args["offsets"][j] + here + i * steps[2] for i in range(columns)]
+        if conv.tile.by_element:
+            groups = [T.bind(x[n, 0, 0, 0, 0, T.Ramp(start, 1, g_n)]) for start in starts]
+        for part in _parts(columns, by_element=conv.tile.by_element):
+            for channel, i in itertools.product(range(g_n), part):
+                if conv.tile.by_element:
+                    value = tvm.tirx.Shuffle([groups[i]], [channel])
                 else:
-                    value = x[n, 0, 0, 0, 0, args["offsets"][j] + here + i * steps[2] + channel]
+                    value = x[n, 0, 0, 0, 0, starts[i] + channel]
                 for b in vectors:
                     w = args["blocks"][lane(weight + channel * rows + b * lanes)]
                     at = accumulator(i, b)
@@ -363,6 +353,16 @@ def _register_tile(
     for i in range(columns):
         for b in vectors:
             T.buffer_store(y, acc[tuple(accumulator(i, b))], stored(conv.y, i, b))
+
+
+def _parts(columns: int, *, by_element: bool) -> list[range]:
+    """The output columns in equal parts, one multiplied after the other.
+
+    By element, only a part's inputs are in registers at a time. In float16 they have to lie in the
+    lower 16, and LLVM spills where more are.
+    """
+    size = ceil_div(columns, ceil_div(columns, INPUTS_AT_ONCE)) if by_element else columns
+    return [range(i, min(i + size, columns)) for i in range(0, columns, size)]
 
 
 def _valid_locations(conv: KGSConv3d, d):
