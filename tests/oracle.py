@@ -15,9 +15,8 @@ from topi_sparse.kgs_conv3d import KGSConv3d, kgs_conv3d
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout
 
-# Half the distance between 1 and the next number, and half the one between 0 and the next.
-UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11}
-UNDERFLOW = {"float32": 2.0**-150, "float16": 2.0**-25}
+# Half the distance between 1 and the next float32.
+UNIT_ROUNDOFF = 2.0**-24
 
 
 def packed(x: np.ndarray, layout: PackedLayout) -> np.ndarray:
@@ -54,8 +53,9 @@ def sum_bound(terms: int, absolute_sum: np.ndarray, dtype: str = "float32") -> n
     lose below the smallest number. ``terms`` may also be the longest way from a product to the sum,
     where partial sums are made first (section 4.2).
     """
-    n = terms + 1
-    return np.expm1(n * np.log1p(UNIT_ROUNDOFF[dtype])) * absolute_sum + n * UNDERFLOW[dtype]
+    n, u = terms + 1, float(np.finfo(dtype).eps) / 2
+    lost = n * float(np.finfo(dtype).smallest_subnormal) / 2
+    return np.expm1(n * np.log1p(u)) * absolute_sum + lost
 
 
 def run_kernel(function: tvm.tirx.PrimFunc, arrays: list[np.ndarray], out_shape) -> np.ndarray:
