@@ -18,6 +18,10 @@ setup(
         "apache-tvm-ffi==0.1.14.post1",
         "numpy",
         "rich",
+        # TVM's RPC tracker and its worker processes.
+        "cloudpickle",
+        "psutil",
+        "tornado",
     ],
     extras_require={
         "prune": PRUNE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from rt3d_tvm.data.clips import VideoSource, read_clips
 from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
-from rt3d_tvm.deploy import load
+from rt3d_tvm.deploy import Artifact, load
 from rt3d_tvm.errors import InputError
 
 TOP = 5
@@ -61,17 +61,19 @@ def classify_video(
     clips: int = 1,
     stride: int = 1,
     threads: int | None = None,
+    loader: Callable[[], Artifact] | None = None,
 ) -> Classification:
     """Run the artifact in ``folder`` on a video and return its `TOP` likeliest classes.
 
     The probabilities are the mean over ``clips`` of the softmax of the logits. By default frames
     are resized to 8/7 of the model's input and normalised as Kinetics-400 is, and the notes say so.
+    ``loader`` gives what runs instead, by default the artifact in ``folder`` on this machine.
 
     Raises InputError for a folder or video that will not do, for a model whose input is no clip of
     square RGB frames, and for labels that are not one for each of its logits.
     """
     started = time.perf_counter()
-    artifact = load(folder, threads=threads)
+    artifact = load(folder, threads=threads) if loader is None else loader()
     load_ms = (time.perf_counter() - started) * 1e3
     batch, frames, size = _clip_shape(artifact.manifest, folder)
     classes = artifact.manifest["outputs"][0]["shape"][-1]

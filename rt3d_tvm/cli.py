@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
+    from rt3d_tvm.deploy import Artifact
     from rt3d_tvm.models.weights import WeightsInfo
+    from rt3d_tvm.remote import RemoteArtifact
     from topi_sparse.kernel_group import KernelGroup
 
 EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
@@ -196,6 +198,17 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
+    if args.tracker is not None:
+        if args.onnx or args.torch or args.layers:
+            raise InputError(
+                "--remote times this artifact only; leave --onnx, --torch, --layers out"
+            )
+        if args.key is None:
+            raise InputError("--remote needs --key: which device; `rt3d remote list` names them")
+        return _remote_bench(args)
+    if args.key is not None:
+        raise InputError("--key is of a device: --remote HOST:PORT names its tracker")
+
     import numpy as np
 
     from rt3d_tvm.bench import bench
@@ -283,6 +296,12 @@ def _torch_engine(text: str, shape: list[int], threads: int) -> Callable[[np.nda
 
 
 def _run(args: argparse.Namespace) -> int:
+    from rt3d_tvm.deploy import load
+
+    return _classify(args, lambda: load(args.folder, threads=args.threads))
+
+
+def _classify(args: argparse.Namespace, loader: Callable[[], Artifact | RemoteArtifact]) -> int:
     from rt3d_tvm.classify import Preprocessing, classify_video, read_labels
     from rt3d_tvm.models import model_spec
 
@@ -297,7 +316,7 @@ def _run(args: argparse.Namespace) -> int:
         labels=None if args.labels is None else read_labels(args.labels),
         clips=args.clips,
         stride=args.stride,
-        threads=args.threads,
+        loader=loader,
     )
     for note in result.notes:
         print(f"note: {note}")
@@ -337,6 +356,127 @@ def _data_motion(args: argparse.Namespace) -> int:
     )
     _write_json(args, {"settings": settings, "classes": CLASSES, **counts})
     return 0
+
+
+def _remote_list(args: argparse.Namespace) -> int:
+    from rt3d_tvm.tracker import list_devices, wait_for_device
+
+    if args.key is None:
+        offers = list_devices(args.tracker)
+    else:
+        offers = [wait_for_device(args.tracker, args.key, wait_s=args.wait)]
+    print_table(
+        [
+            (offer.key, offer.devices, offer.free, offer.waiting, ", ".join(offer.addresses))
+            for offer in offers
+        ],
+        columns=("key", "devices", "free", "clients waiting", "addresses"),
+    )
+    _write_json(args, {"devices": offers})
+    return 0
+
+
+def _remote_ping(args: argparse.Namespace) -> int:
+    from rt3d_tvm.remote import RemoteDevice
+
+    with RemoteDevice(args.tracker, args.key, wait_s=args.wait, deadline_s=args.deadline) as device:
+        found = device.describe()
+    processor = found.processor
+    clusters = ", ".join(
+        f"{cluster.cores} at {cluster.ghz:.2f} GHz ({cluster.governor or 'no governor'})"
+        for cluster in processor.clusters
+    )
+    print_table(
+        [
+            ("address", found.address),
+            ("answers in", f"{found.answer_ms:.1f} ms"),
+            ("architecture", processor.machine),
+            ("cores", f"{processor.cores}: {clusters or 'clocks unknown'}"),
+            ("big cores", str(processor.big_cores)),
+            ("memory", None if found.memory is None else f"{found.memory / 2**30:.1f} GiB"),
+            ("targets that fit", ", ".join(found.targets) or None),
+            *((f"zone {name}", _degrees(value)) for name, value in found.temperatures.items()),
+        ],
+        columns=(found.key, "found"),
+    )
+    _write_json(args, found)
+    return 0
+
+
+def _remote_bench(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from rt3d_tvm.deploy import MANIFEST, read_manifest
+    from rt3d_tvm.device import hottest
+    from rt3d_tvm.remote import RemoteDevice
+
+    taken = read_manifest(args.folder / MANIFEST)["inputs"][0]
+    clip = np.random.default_rng(0).standard_normal(taken["shape"]).astype(taken["dtype"])
+    with (
+        progress("bench") as stage,
+        RemoteDevice(args.tracker, args.key, wait_s=args.wait, deadline_s=args.deadline) as device,
+    ):
+        stage(f"upload to {device.key} at {device.address}")
+        artifact = device.load(args.folder, threads=args.threads)
+        stage(f"{args.runs} runs")
+        timing = artifact.time(clip, runs=args.runs)
+    print_table(
+        [
+            ("p50", f"{timing.p50_ms:.2f} ms"),
+            ("p90", f"{timing.p90_ms:.2f} ms"),
+            ("p99", f"{timing.p99_ms:.2f} ms"),
+            ("upload", f"{timing.upload_bytes / 1e6:.1f} MB in {timing.upload_s:.1f} s"),
+            ("temperature before", _degrees(hottest(timing.before))),
+            ("temperature after", _degrees(hottest(timing.after))),
+        ],
+        columns=(timing.key, "measured"),
+        title=f"{args.folder}: {timing.threads} threads, {args.runs} runs",
+    )
+    _write_json(args, timing)
+    return 0
+
+
+def _degrees(value: float | None) -> str:
+    return "not shown by the device" if value is None else f"{value:.1f} °C"
+
+
+def _remote_run(args: argparse.Namespace) -> int:
+    from rt3d_tvm.remote import RemoteDevice
+
+    with RemoteDevice(args.tracker, args.key, wait_s=args.wait, deadline_s=args.deadline) as device:
+        return _classify(args, lambda: device.load(args.folder, threads=args.threads))
+
+
+def _tracker(args: argparse.Namespace) -> int:
+    from rt3d_tvm.rpc_server import track
+
+    track(host=args.host, port=args.port, announce=_announce("tracker"))
+    return 0
+
+
+def _rpc_server(args: argparse.Namespace) -> int:
+    from rt3d_tvm.rpc_server import serve
+
+    serve(
+        tracker=args.tracker,
+        key=args.key,
+        host=args.host,
+        port=args.port,
+        announce=_announce("rpc-server"),
+    )
+    return 0
+
+
+def _announce(what: str) -> Callable[[str, int], None]:
+    def announce(host: str, port: int) -> None:
+        print(f"{what}: {host}:{port}", flush=True)
+        if not host.startswith("127."):
+            print(
+                f"rt3d: warning: whoever reaches {host} can run any code on this machine",
+                file=sys.stderr,
+            )
+
+    return announce
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -469,15 +609,49 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--threads", type=_at_least_one, metavar="N")
     bench.add_argument("--runs", type=_at_least_one, default=20, metavar="N")
+    bench.add_argument(
+        "--remote",
+        dest="tracker",
+        type=_address,
+        metavar="HOST:PORT",
+        help="on a device of this tracker instead, the one of --key; see `rt3d remote bench`",
+    )
+    _add_device(bench)
 
-    run = command("run", _run, "classify a video")
-    _add_folder(run)
-    run.add_argument("video", type=Path)
-    run.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one a line")
-    run.add_argument("--model", help="prepare the frames as this model of `rt3d models` wants them")
-    run.add_argument("--clips", type=_at_least_one, default=1, metavar="N", help="average over N")
-    run.add_argument("--stride", type=_at_least_one, default=1, metavar="N", help="every Nth frame")
-    run.add_argument("--threads", type=_at_least_one, metavar="N")
+    _add_video(command("run", _run, "classify a video"))
+
+    remote = commands.add_parser(
+        "remote", help="work with a device behind a tracker", description="Work with a device."
+    )
+    actions = remote.add_subparsers(required=True, metavar="ACTION")
+
+    def action(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = actions.add_parser(name, help=text, description=text)
+        sub.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+        sub.add_argument("--tracker", type=_address, required=True, metavar="HOST:PORT")
+        sub.set_defaults(run=run)
+        return sub
+
+    listing = action("list", _remote_list, "list the devices of a tracker")
+    listing.add_argument("--key", help="only these; it is an error if there are none")
+    listing.add_argument("--wait", type=_seconds, default=5, metavar="S", help="for the first one")
+    _add_device(action("ping", _remote_ping, "say what a device is and what runs on it"), True)
+    timing = action("bench", _remote_bench, "upload a compiled model and time it")
+    _add_folder(timing)
+    _add_device(timing, True)
+    timing.add_argument("--threads", type=_at_least_one, metavar="N", help="default: the big cores")
+    timing.add_argument("--runs", type=_at_least_one, default=20, metavar="N")
+    remote_run = action("run", _remote_run, "classify a video on the device")
+    _add_video(remote_run)
+    _add_device(remote_run, True)
+
+    tracker = command("tracker", _tracker, "run a tracker, where devices register")
+    _add_listening(tracker, port=9190)
+
+    server = command("rpc-server", _rpc_server, "offer this machine to a tracker as a device")
+    server.add_argument("--tracker", type=_address, required=True, metavar="HOST:PORT")
+    server.add_argument("--key", required=True, help="the name that devices of this kind go by")
+    _add_listening(server, port=9090)
 
     command("doctor", _doctor, "check this machine")
 
@@ -502,6 +676,42 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="made by rt3d compile")
 
 
+def _add_video(parser: argparse.ArgumentParser) -> None:
+    _add_folder(parser)
+    parser.add_argument("video", type=Path)
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="classes' names, one a line")
+    parser.add_argument("--model", help="prepare the frames as this one of `rt3d models` wants")
+    parser.add_argument("--clips", type=_at_least_one, default=1, metavar="N", help="averaged")
+    parser.add_argument("--stride", type=_at_least_one, default=1, metavar="N", help="of frames")
+    parser.add_argument("--threads", type=_at_least_one, metavar="N")
+
+
+def _add_device(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    parser.add_argument("--key", required=required, help="the device's, as `rt3d remote list` says")
+    parser.add_argument(
+        "--wait", type=_seconds, default=60, metavar="S", help="for a device to be free; default 60"
+    )
+    parser.add_argument(
+        "--deadline",
+        type=_seconds,
+        default=120,
+        metavar="S",
+        help="for each operation on the device; default 120",
+    )
+
+
+def _add_listening(parser: argparse.ArgumentParser, *, port: int) -> None:
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="listen there; default: 127.0.0.1, because whoever reaches the port can run any code",
+    )
+    parser.add_argument(
+        "--port", type=_at_least_one, default=port, metavar="N", help=f"or the next; default {port}"
+    )
+
+
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="one of `rt3d models`; default: what the weights say")
     source = parser.add_mutually_exclusive_group()
@@ -513,6 +723,25 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=float, help="factor on the number of channels")
     for name in ("classes", "frames", "size"):
         parser.add_argument(f"--{name}", type=_at_least_one, metavar="N")
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) < 1 << 16:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: HOST:PORT is accepted, such as 127.0.0.1:9190; the port is 1 to 65535"
+        )
+    return host.strip("[]"), int(port)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: seconds are accepted, more than 0")
+    return seconds
 
 
 def _at_least_one(text: str) -> int:

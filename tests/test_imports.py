@@ -28,6 +28,7 @@ PRUNING = ("models", "prune", "data", "export")
 COMPILER = (
     *("frontend", "passes", "pipeline", "targets", "build", "deploy", "classify"),
     *("bench", "peak", "verify"),
+    *("tracker", "rpc_server", "device", "remote", "remote_session"),
 )
 # Neither half: they are imported by both, or call both from inside functions.
 NEUTRAL = ("cli", "doctor", "errors", "link", "report", "whole_file")

@@ -1,0 +1,249 @@
+"""A device behind a TVM RPC tracker: find it, put an artifact on it, run it, time it.
+
+TVM's client waits for ever for a device that went away. Everything that talks to one therefore runs
+in a process of its own, which is ended at a deadline of this side's.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tvm.support.popen_pool import PopenWorker
+
+from rt3d_tvm import remote_session
+from rt3d_tvm.deploy import MANIFEST, MODEL, WEIGHTS, read_manifest
+from rt3d_tvm.device import Processor, fitting_targets
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.tracker import ANSWER_S, address_text, request_device, wait_for_device
+
+# Seconds: until a device is free, and for one operation on it; an upload has a second for each MB
+# besides.
+WAIT_S = 60.0
+DEADLINE_S = 120.0
+_UPLOAD_BYTES_PER_S = 1e6
+# ELF's numbers of the architectures that there are targets for.
+_MACHINES = {62: "x86_64", 183: "aarch64"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """A device: its processor, its memory in bytes (None: could not be asked), what runs on it."""
+
+    key: str
+    address: str
+    processor: Processor
+    memory: int | None
+    targets: tuple[str, ...]
+    temperatures: dict[str, float]
+    answer_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteTiming:
+    """Milliseconds of each run of an artifact on a device, and the temperatures around them."""
+
+    key: str
+    address: str
+    threads: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    samples_ms: tuple[float, ...]
+    upload_s: float
+    upload_bytes: int
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+class RemoteDevice:
+    """One device, held until `close`; nobody else can use it meanwhile.
+
+    InputError for a tracker or device that does not answer, for one that is busy longer than
+    ``wait_s``, and for whatever goes wrong on it. Each operation ends by its deadline, in seconds;
+    an operation that fails ends the session.
+    """
+
+    def __init__(
+        self,
+        tracker: tuple[str, int],
+        key: str,
+        *,
+        wait_s: float = WAIT_S,
+        deadline_s: float = DEADLINE_S,
+    ):
+        self.key, self._deadline_s = key, deadline_s
+        wait_for_device(tracker, key)
+        self._worker = PopenWorker()
+        try:
+            # Imports TVM there, which takes longer than a server keeps a match key for.
+            self._call("start", remote_session.prepare)
+            self.address = self._connect(tracker, wait_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> RemoteDevice:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session: the device is free again."""
+        self._worker.kill()
+
+    def describe(self) -> Description:
+        """What the device is, and how long an empty call to it takes."""
+        processor, memory, temperatures, answer_s = self._call(
+            "describe itself", remote_session.describe
+        )
+        return Description(
+            key=self.key,
+            address=self.address,
+            processor=processor,
+            memory=memory,
+            targets=fitting_targets(processor),
+            temperatures=temperatures,
+            answer_ms=1e3 * answer_s,
+        )
+
+    def load(self, folder: Path, *, threads: int | None = None) -> RemoteArtifact:
+        """Upload the artifact in ``folder`` and load it there.
+
+        The weights go from the mapped file straight into the tensors that the model reads.
+        threads: by default as many as the device has big cores.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder / MANIFEST)
+        for name in (MODEL, WEIGHTS):
+            if not (folder / name).is_file():
+                raise InputError(
+                    f"{folder}: no {name} in it; a folder made by `rt3d compile` has one"
+                )
+        size = sum((folder / name).stat().st_size for name in (MODEL, WEIGHTS))
+        processor = self._call("describe itself", remote_session.processor)
+        machine = elf_machine(folder / MODEL)
+        if processor.machine not in (None, machine):
+            fits = ", ".join(fitting_targets(processor))
+            raise InputError(
+                f"{folder}: compiled for {machine}, the device {self.key} is {processor.machine}; "
+                f"targets that fit: {fits}"
+            )
+        if threads is not None and not 1 <= threads <= processor.cores:
+            raise InputError(
+                f"{threads} threads: the device {self.key} has {processor.cores} cores"
+            )
+        threads = threads or processor.big_cores
+        started = time.perf_counter()
+        self._call(
+            f"take {size / 1e6:.1f} MB of {folder}: the upload was interrupted",
+            remote_session.upload,
+            folder,
+            manifest,
+            threads,
+            deadline_s=self._deadline_s + size / _UPLOAD_BYTES_PER_S,
+        )
+        return RemoteArtifact(self, manifest, threads, size, time.perf_counter() - started)
+
+    def temperatures(self) -> dict[str, float]:
+        """Degrees Celsius by thermal zone; empty where the device shows none."""
+        return self._call("read its temperatures", remote_session.temperatures)
+
+    def _connect(self, tracker: tuple[str, int], wait_s: float) -> str:
+        until = time.monotonic() + wait_s
+        while True:
+            left = max(until - time.monotonic(), 1.0)
+            host, port, match_key = request_device(tracker, self.key, wait_s=left)
+            session_s = 10 * self._deadline_s
+            try:
+                self._call(
+                    "connect", remote_session.connect, host, port, match_key, session_s,
+                    deadline_s=ANSWER_S,
+                )  # fmt: skip
+            except InputError:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(0.5)  # the server was restarted meanwhile: it has another match key
+                self._call("start", remote_session.prepare)
+            else:
+                return address_text((host, port))
+
+    def _call(self, what: str, function: Callable, *args: object, deadline_s: float | None = None):
+        """Call a function of remote_session in the session's process; InputError if it fails."""
+        deadline_s = deadline_s or self._deadline_s
+        if not self._worker.is_alive() and function is not remote_session.prepare:
+            raise InputError(f"device {self.key}: this session has ended; open another")
+        self._worker.send(remote_session.guarded, (function, *args), timeout=deadline_s)
+        try:
+            value, error = self._worker.recv()
+        except TimeoutError:
+            raise InputError(
+                f"device {self.key}: no answer within {deadline_s:g} s when asked to {what}"
+            ) from None
+        except ChildProcessError as died:
+            raise InputError(f"device {self.key} could not {what}: {died}") from died
+        if error is not None:
+            self.close()
+            raise InputError(f"device {self.key} could not {what}: {error}")
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class RemoteArtifact:
+    """An artifact on a device, loaded; how many bytes and seconds its upload took."""
+
+    device: RemoteDevice
+    manifest: dict
+    threads: int
+    upload_bytes: int
+    upload_s: float
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """The model's output for one input; InputError for another shape or type."""
+        expected = self.manifest["inputs"][0]
+        if list(x.shape) != expected["shape"] or str(x.dtype) != expected["dtype"]:
+            raise InputError(
+                f"input {expected['name']!r} is {x.dtype} of shape {tuple(x.shape)}; the model "
+                f"takes {expected['dtype']} of shape {tuple(expected['shape'])}"
+            )
+        return self.device._call("run the model", remote_session.run, x)
+
+    def time(self, x: np.ndarray, *, runs: int = 20) -> RemoteTiming:
+        """Time ``runs`` runs on the input ``x``, by the device's own clock, after two to warm up.
+
+        Each run is a call of its own, so that each has the deadline for itself.
+        """
+        before = self.device.temperatures()
+        self.run(x)
+        samples = [
+            1e3 * self.device._call("run the model", remote_session.timed_run) for _ in range(runs)
+        ]
+        p50, p90, p99 = np.percentile(samples, (50, 90, 99))
+        return RemoteTiming(
+            key=self.device.key,
+            address=self.device.address,
+            threads=self.threads,
+            p50_ms=float(p50),
+            p90_ms=float(p90),
+            p99_ms=float(p99),
+            samples_ms=tuple(samples),
+            upload_s=self.upload_s,
+            upload_bytes=self.upload_bytes,
+            before=before,
+            after=self.device.temperatures(),
+        )
+
+
+def elf_machine(path: Path) -> str:
+    """The architecture that a shared library is for. InputError for one that is none."""
+    with path.open("rb") as file:
+        head = file.read(20)
+    if len(head) < 20 or head[:6] != b"\x7fELF\x02\x01":
+        raise InputError(f"{path}: not a 64-bit ELF library; `rt3d compile` makes one")
+    number = struct.unpack_from("<H", head, 18)[0]
+    return _MACHINES.get(number, f"ELF machine {number}")

@@ -1,0 +1,163 @@
+"""The side of a session with a device that blocks: runs in a process that `remote` can end.
+
+One process holds one session; its state is this module's, because each call comes by itself.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tvm
+from tvm import relax, rpc
+from tvm.script import tirx as T
+
+from rt3d_tvm.deploy import ALIGNMENT, MAGIC, MODEL, WEIGHTS
+from rt3d_tvm.device import Processor, read_processor, read_temperatures
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.link import export_arguments
+from rt3d_tvm.targets import make_target
+
+# The affinity mode of TVM's thread pool that takes the fastest cores first.
+_BIG_CORES = 1
+# The least that code for each architecture asks for.
+_BASELINE = {"aarch64": "arm64", "x86_64": "x86-64-avx2"}
+# struct sysinfo of 64-bit Linux: seconds, three loads, memory, five more sizes, processes, unit.
+_SYSINFO = "<q3Q6QHxx4x2QI"
+
+
+@dataclass
+class _Session:
+    """What this process holds on the device."""
+
+    rpc: rpc.RPCSession
+    processor: Processor | None = None
+    weights: list[tvm.runtime.Tensor] = field(default_factory=list)
+    vm: relax.VirtualMachine | None = None
+    arguments: tuple | None = None
+
+
+_held: _Session | None = None
+
+
+def guarded(function: Callable, *args: object) -> tuple[object, str | None]:
+    """The value of a call, or the error it ended with in one line."""
+    try:
+        return function(*args), None
+    except (RuntimeError, InputError, OSError, ValueError) as error:
+        return None, _reason(error)
+
+
+def prepare() -> None:
+    """Nothing: whoever returns from here has imported TVM, which takes longer than a match key."""
+
+
+def connect(host: str, port: int, match_key: str, session_s: float) -> None:
+    """Open the session; the server ends it after ``session_s``, should this side be gone."""
+    global _held
+    _held = _Session(rpc.connect(host, port, match_key, session_timeout=session_s))
+
+
+def processor() -> Processor:
+    """The device's processor."""
+    _held.processor = _held.processor or read_processor(_read)
+    return _held.processor
+
+
+def temperatures() -> dict[str, float]:
+    """The device's temperatures."""
+    return read_temperatures(_read)
+
+
+def describe() -> tuple[Processor, int | None, dict[str, float], float]:
+    """Processor, bytes of memory, temperatures, seconds of an empty call."""
+    found = processor()
+    threads = _held.rpc.get_function("runtime.NumThreads")
+    started = time.perf_counter()
+    threads()
+    answer_s = time.perf_counter() - started
+    return found, _memory(found), temperatures(), answer_s
+
+
+def upload(folder: Path, manifest: dict, threads: int) -> None:
+    """Put an artifact on the device and load it; the weights are copied once, into place."""
+    remote = _held.rpc
+    remote.upload(str(folder / MODEL), MODEL)
+    library = remote.load_module(MODEL)
+    # Before anything runs: TVM makes its threads when it needs the first.
+    remote.get_function("runtime.config_threadpool")(_BIG_CORES, threads)
+    _held.vm = relax.VirtualMachine(library, remote.cpu())
+    expected = _held.vm["artifact_id"]().numpy().tobytes()
+    mapped = np.memmap(folder / WEIGHTS, dtype="uint8", mode="r")
+    if mapped[:ALIGNMENT].tobytes() != MAGIC + mapped.size.to_bytes(8, "little") + expected:
+        raise InputError(f"{folder}: {MODEL} and {WEIGHTS} are of two different artifacts")
+    if manifest["id"] != expected.hex():
+        raise InputError(f"{folder}: {MODEL} and its manifest are of two different artifacts")
+    for entry in manifest["weights"]:
+        shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
+        end = entry["offset"] + int(np.prod(shape)) * dtype.itemsize
+        tensor = tvm.runtime.empty(shape, entry["dtype"], remote.cpu())
+        _held.weights.append(
+            tensor.copyfrom(mapped[entry["offset"] : end].view(dtype).reshape(shape))
+        )
+
+
+def run(x: np.ndarray) -> np.ndarray:
+    """The model's output; the input stays on the device for `timed_run`."""
+    tensor = tvm.runtime.empty(x.shape, str(x.dtype), _held.rpc.cpu()).copyfrom(x)
+    _held.arguments = (tensor, *_held.weights)
+    return _held.vm["main"](*_held.arguments).numpy()
+
+
+def timed_run() -> float:
+    """Seconds of one run on the input of the last `run`, by the device's clock."""
+    timer = _held.vm.module.time_evaluator("main", _held.rpc.cpu(), number=1, repeat=1)
+    return timer(*_held.arguments).results[0]
+
+
+def _read(path: str) -> str | None:
+    """The text of a file on the device; None where it cannot be read."""
+    try:
+        data = _held.rpc.download(path)
+    except tvm.error.RPCError:
+        return None
+    # /sys says that its files are as long as a page; what they do not fill comes back as zeros.
+    return bytes(data).rstrip(b"\0").decode("utf-8", errors="replace")
+
+
+def _memory(found: Processor) -> int | None:
+    """Bytes of memory, asked by code of ours; None where such code cannot be linked here."""
+    target = make_target(_BASELINE[found.machine]) if found.machine in _BASELINE else None
+    if target is None:
+        return None
+    try:
+        linking = export_arguments(target)
+    except InputError:
+        return None
+
+    @T.prim_func
+    def sysinfo(handle: T.handle):
+        T.func_attr({"global_symbol": "sysinfo_of_device"})
+        buffer = T.match_buffer(handle, (256,), "uint8")
+        buffer[255] = T.Cast("uint8", T.call_extern("int32", "sysinfo", buffer.data))
+
+    with tempfile.TemporaryDirectory() as folder, target:
+        library = tvm.compile(tvm.IRModule({"sysinfo_of_device": sysinfo}), target=target)
+        library.export_library(str(Path(folder) / "sysinfo.so"), **linking)
+        _held.rpc.upload(str(Path(folder) / "sysinfo.so"))
+    answer = tvm.runtime.empty((256,), "uint8", _held.rpc.cpu())
+    _held.rpc.load_module("sysinfo.so")["sysinfo_of_device"](answer)
+    fields = struct.unpack_from(_SYSINFO, answer.numpy().tobytes())
+    return fields[4] * fields[-1]
+
+
+def _reason(error: Exception) -> str:
+    """What TVM's message says, without the trace of the other side."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("File ", "Stack trace", "Error caught"))]
+    return (told or lines or [type(error).__name__])[-1]

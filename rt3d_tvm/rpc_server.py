@@ -1,0 +1,105 @@
+"""This machine's side of TVM's RPC: a tracker, or a device that registers with one.
+
+Whoever reaches either port can run any code as the user that started it: TVM's RPC asks for no
+password. Both therefore listen on 127.0.0.1 unless the caller names another address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rt3d_tvm.errors import InputError
+
+LOOPBACK = "127.0.0.1"
+TRACKER_PORT, SERVER_PORT = 9190, 9090
+# How many ports from the first on are tried.
+PORTS = 100
+# Between two attempts to serve again after a failure, so that a lasting one does not fill the log.
+PAUSE_S = 1.0
+
+
+def track(
+    *, host: str = LOOPBACK, port: int = TRACKER_PORT, announce: Callable[[str, int], None]
+) -> None:
+    """Run a tracker until the process is told to end; ``announce`` gets its host and port.
+
+    The port is the first free one from ``port`` on.
+    """
+    from tvm.rpc.tracker import Tracker
+
+    _check_host(host)
+    # TVM tries the same ports, in a process of its own, where a refusal is only a traceback.
+    with _listening(host, port) as probe:
+        free = probe.getsockname()[1]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    tracker = Tracker(host, free, port + PORTS, silent=True)
+    try:
+        announce(host, tracker.port)
+        tracker.proc.join()
+    finally:
+        tracker.terminate()
+
+
+def serve(
+    *,
+    tracker: tuple[str, int],
+    key: str,
+    host: str = LOOPBACK,
+    port: int = SERVER_PORT,
+    announce: Callable[[str, int], None],
+) -> None:
+    """Offer this machine under ``key`` until the process is told to end.
+
+    Each session runs in a process of its own. What that process dies of ends the session, not the
+    server. The port is the first free one from ``port`` on. Needs the TVM runtime only.
+    """
+    from tvm.rpc import server
+
+    _check_host(host)
+    server.logger.setLevel(logging.WARNING)
+    # The tracker hands this address out; of a server that listens everywhere, it takes the one
+    # that it is called from.
+    address = host if ipaddress.ip_address(host).is_loopback else None
+    home = Path.cwd()
+    with _listening(host, port) as sock:
+        announce(host, sock.getsockname()[1])
+        try:
+            while True:
+                try:
+                    # In this very process: what starts a second interpreter does not work under
+                    # an emulator.
+                    server._listen_loop(sock, sock.getsockname()[1], key, tracker, None, address)
+                except RuntimeError as error:  # a session's process died, or the tracker is gone
+                    print(f"{error}; serving again", file=sys.stderr, flush=True)
+                os.chdir(home)  # TVM leaves a dead session's folder as the current one
+                time.sleep(PAUSE_S)
+        finally:
+            for session in multiprocessing.active_children():
+                session.kill()
+
+
+def _check_host(host: str) -> None:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError as error:
+        raise InputError(f"host {host!r}: an IP address of this machine is accepted") from error
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens on the first free port from ``port`` on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port, min(port + PORTS, 1 << 16)):
+        try:
+            return socket.create_server((host, candidate), family=family)
+        except OSError as error:
+            reason = error.strerror
+    raise InputError(f"{host}: none of the ports {port} to {candidate} can be used: {reason}")
