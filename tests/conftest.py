@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +16,7 @@ from rt3d_tvm.export import export_onnx
 from rt3d_tvm.prune.benchmark import benchmark_pair
 from topi_sparse.kernel_group import KernelGroup
 
+ROOT = Path(__file__).parents[1]
 # Width, frames and size of the reduced models: odd channel counts, every operator of the full ones.
 REDUCED = {"c3d": (0.125, 16, 32), "r2plus1d": (0.25, 8, 32), "s3d": (0.25, 16, 64)}
 GROUP = KernelGroup(g_m=8, g_n=4)
@@ -53,3 +58,43 @@ def _compiled(name: str, tmp_path_factory) -> Compiled:
         manifest = compile_onnx(folder / "model.onnx", folder / "artifact")
         _made[name] = Compiled(name, folder / "model.onnx", folder / "artifact", manifest)
     return _made[name]
+
+
+@dataclass(frozen=True)
+class Phone:
+    """The emulated phone: its tracker, its key, and the folder of its processes and logs."""
+
+    tracker: tuple[str, int]
+    key: str
+    state: Path
+
+    def script(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Run scripts/emulated_phone.sh on this phone."""
+        return _phone_script(self.state, *arguments)
+
+
+@pytest.fixture(scope="session")
+def phone(tmp_path_factory) -> Iterator[Phone]:
+    """An emulated phone of these tests' own, over the shared arm64 root."""
+    state = tmp_path_factory.mktemp("phone")
+    started = _phone_script(state, "start", "--key", "test-phone")
+    if started.returncode:
+        reason = f"the emulated phone did not start: {' / '.join(started.stderr.splitlines()[-2:])}"
+        if os.environ.get("RT3D_REQUIRE_PHONE") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    host, port = started.stdout.split()[-3].split(":")
+    yield Phone((host, int(port)), "test-phone", state)
+    _phone_script(state, "stop")
+
+
+def _phone_script(state: Path, *arguments: str) -> subprocess.CompletedProcess:
+    # The first start of all downloads an arm64 root of some 600 MB.
+    return subprocess.run(
+        [ROOT / "scripts" / "emulated_phone.sh", *arguments],
+        env={**os.environ, "PHONE_STATE": str(state), "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
