@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from rt3d_tvm import cli
 from rt3d_tvm.data.generate import make_clip
 
-COMMANDS = ("models", "prune", "export", "compile", "verify", "bench", "run", "doctor")
+COMMANDS = ("models", "prune", "export", "compile", "verify", "bench", "run", "doctor", "data")
 SMALL = ["--model", "c3d", "--width", "0.125", "--classes", "7", "--size", "32"]
 
 
@@ -147,6 +147,19 @@ def test_run_agrees_with_onnx_runtime_on_the_same_frames(flow):
     assert best.probability == pytest.approx(float(powers.max() / powers.sum()), rel=1e-3)
 
 
+def test_a_set_of_videos_is_made_and_completed(tmp_path, capsys):
+    argv = ["data", "motion", tmp_path / "d", "--videos-per-class", "2", "--size", "32"]
+    argv += ["--test-videos-per-class", "1", "--frames", "2", "--json", tmp_path / "d.json"]
+    for _ in range(2):
+        assert cli.main([str(arg) for arg in argv]) == 0
+        assert "12 classes, 24 videos to train and 12 to test on" in capsys.readouterr().out
+        assert len(list((tmp_path / "d").rglob("*.mp4"))) == 36
+    result = json.loads((tmp_path / "d.json").read_text())
+    assert (len(result["classes"]), result["train"], result["test"]) == (12, 24, 12)
+    assert result["settings"]["size"] == 32
+    assert "holds a set of other settings" in error_of([*argv, "--seed", "1"], capsys)
+
+
 def write_text(folder):
     (folder / "text.txt").write_text("no model, no weights, no video\n")
 
@@ -210,6 +223,13 @@ REFUSED = [
     ("run {flow}/artifact {flow}/v.mp4 --clips 0", "'0': a whole number"),
     ("run {flow}/artifact {flow}/v.mp4 --model i3d", "no model named 'i3d'"),
     ("doctor --json {here}/none/d.json", "there is no folder"),
+    ("data", "required: KIND"),
+    ("data motion", "required: DIR"),
+    ("data motion {here}", "is not an empty folder"),
+    ("data motion {here}/text.txt", "is not an empty folder"),
+    ("data motion {here}/text.txt/d", "cannot be made"),
+    ("data motion {here}/d --size 63", "size 63: an even number"),
+    ("data motion {here}/d --seed -1", "seed -1: at least 0"),
 ]
 
 

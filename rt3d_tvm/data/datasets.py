@@ -168,6 +168,8 @@ class VideoDataset(Dataset):
     ) -> None:
         if not videos.videos:
             raise InputError(f"none of the {len(videos.missing)} listed videos is there")
+        if seed < 0:
+            raise InputError(f"seed {seed}: at least 0 is accepted")
         self.kind = videos.kind
         self.classes = videos.classes
         self.videos = videos.videos

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,7 +193,7 @@ def _read_kinetics(root: Path, split: str, fold: int) -> VideoList:
     classes = tuple(sorted(names))
     index = {name: i for i, name in enumerate(classes)}
     folders = [root / word for word in words if (root / word).is_dir()] or [root]
-    there = _stems(folders)
+    there = _stems(folders, index)
     videos, missing = [], []
     for path, row in rows:
         try:
@@ -224,7 +224,7 @@ def _csv_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _stems(folders: Iterable[Path]) -> dict[str, Path]:
+def _stems(folders: Iterable[Path], classes: Container[str]) -> dict[str, Path]:
     """Files by their names without ending, in these folders and in the class folders in them."""
     found = {}
     for folder in folders:
@@ -232,8 +232,10 @@ def _stems(folders: Iterable[Path]) -> dict[str, Path]:
             for entry in entries:
                 if entry.is_dir():
                     names = _files(Path(entry.path))
-                    if not names:
-                        raise InputError(f"{entry.path}: the class folder is empty")
+                    if not names and entry.name in classes:
+                        raise InputError(
+                            f"{entry.path}: the class folder is empty; its videos are expected"
+                        )
                     found.update({_stem(name): Path(entry.path, name) for name in names})
                 else:
                     found[_stem(entry.name)] = Path(entry.path)

@@ -25,10 +25,14 @@ from rt3d_tvm.report import write_json
 
 SETTINGS_FILE = "motion.json"
 SPLITS = ("train", "test")
+# Goes up when the same settings give other pictures: a set is never half of one, half of another.
+GENERATOR = 1
 # Of the pixels of a frame's side: everything scales with the frame.
 _RADIUS = (0.10, 0.19)
 _DISTANCE = (0.26, 0.56)
 _DISTRACTOR_RADIUS = (0.05, 0.10)
+# Factor on the clutter, which reaches 240 of 255: from a dark wall to a bright one.
+_BACKGROUND = (0.1, 0.6)
 _SPEED = (0.012, 0.034)  # a frame
 _SWAY = (0.08, 0.16)
 # Rounds of the circle that a quantity makes in 16 frames.
@@ -54,9 +58,9 @@ class MotionSettings:
     seed: int = 0
     size: int = 64
     frames: int = 24
-    distractors: int = 4
-    noise: float = 24.0
-    shake: float = 0.02
+    distractors: int = 3
+    noise: float = 16.0
+    shake: float = 0.0
 
     def __post_init__(self) -> None:
         limits = {"videos_per_class": 1, "test_videos_per_class": 1, "seed": 0, "size": 32}
@@ -67,7 +71,7 @@ class MotionSettings:
             "noise": 0,
             "shake": 0,
         }.items():
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:  # not a number is refused as well
                 raise InputError(f"{name} {getattr(self, name)}: at least {least} is accepted")
         if self.size % 2:
             raise InputError(f"size {self.size}: an even number is accepted")
@@ -204,7 +208,7 @@ def pictures(settings: MotionSettings, split: str, action: str, index: int) -> n
     time = np.arange(frames)
     track = _track(rng, action, frames)
     canvas = np.repeat(clutter(rng, side)[None].astype(np.float32), frames, axis=0)
-    canvas *= rng.uniform(0.4, 1)
+    canvas *= rng.uniform(*_BACKGROUND)
     for _ in range(settings.distractors):
         direction, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0, _SPEED[1])
         _draw(
@@ -300,7 +304,9 @@ def _begin(root: Path, settings: MotionSettings) -> None:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{root}: cannot be made: {error.strerror}") from error
-    write_json(root / SETTINGS_FILE, {"classes": CLASSES, "settings": settings})
+    write_json(
+        root / SETTINGS_FILE, {"generator": GENERATOR, "classes": CLASSES, "settings": settings}
+    )
 
 
 def read_settings(root: Path) -> MotionSettings:
@@ -309,12 +315,12 @@ def read_settings(root: Path) -> MotionSettings:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         settings = MotionSettings(**content["settings"])
-        classes = tuple(content["classes"])
+        made_by = (content["generator"], tuple(content["classes"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the settings of a generated set: {error}") from error
-    if classes != CLASSES:
+    if made_by != (GENERATOR, CLASSES):
         raise InputError(
-            f"{path}: a set of {len(classes)} other classes; this version makes {len(CLASSES)}: "
-            f"{', '.join(CLASSES)}"
+            f"{path}: made by generator {made_by[0]} with {len(made_by[1])} classes; this version "
+            f"has generator {GENERATOR} with {len(CLASSES)}: make the set anew"
         )
     return settings
