@@ -44,6 +44,7 @@ def compile_onnx(
     *,
     target: str = "host",
     group: KernelGroup | None = None,
+    winograd: bool = True,
     dump: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict:
@@ -51,8 +52,9 @@ def compile_onnx(
 
     The folder appears whole or not at all; one that exists is replaced only if it is an artifact.
     ``group`` is the kernel group for all convolutions; by default each gets the one that fits its
-    zeros. ``dump`` is a folder for the module after each phase; ``progress`` is told the name of
-    each stage. InputError for a model, target, group or folder that will not do.
+    zeros. Without ``winograd`` every convolution is computed directly. ``dump`` is a folder for the
+    module after each phase; ``progress`` is told the name of each stage. InputError for a model,
+    target, group or folder that will not do.
     """
     report = progress or (lambda stage: None)
     out_dir = Path(out_dir)
@@ -66,7 +68,7 @@ def compile_onnx(
     names = list(mod["main"].attrs["layer_names"])
     report("lower")
     try:
-        mod = lower(mod, made_for, group=group, dump=dump)
+        mod = lower(mod, made_for, group=group, winograd=winograd, dump=dump)
     except ValueError as error:
         raise InputError(str(error)) from error
     layers = [

@@ -152,6 +152,7 @@ def _compile(args: argparse.Namespace) -> int:
             args.folder,
             target=args.target,
             group=args.group,
+            winograd=not args.direct,
             dump=args.dump,
             progress=stage,
         )
@@ -590,7 +591,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MxN",
         help="kernel group, such as 16x4; auto (default): what fits the zeros",
     )
-
+    build.add_argument(
+        "--direct",
+        action="store_true",
+        help="no Winograd transforms: slower dense 3x3 windows, fewer rounding errors",
+    )
     build.add_argument(
         "--dump", type=Path, metavar="DIR", help="write the module after each phase into DIR"
     )

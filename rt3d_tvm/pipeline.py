@@ -17,12 +17,14 @@ from rt3d_tvm.passes.kgs_conv3d import KGSConv3d
 from topi_sparse.kernel_group import KernelGroup
 
 
-def phases(target: Target, group: KernelGroup | None = None) -> list[tuple[str, Pass]]:
-    """Names and passes, in order. ``group``: one kernel group for all, or each conv its own."""
+def phases(
+    target: Target, group: KernelGroup | None = None, *, winograd: bool = True
+) -> list[tuple[str, Pass]]:
+    """Names and passes, in order. ``group`` and ``winograd`` are those of KGSConv3d."""
     return [
         ("fold_constants", relax.transform.FoldConstant()),
         ("fully_connected", FullyConnectedAsConv3d()),
-        ("kgs_conv3d", KGSConv3d(target, group)),
+        ("kgs_conv3d", KGSConv3d(target, group, winograd=winograd)),
         ("keep_packed", KeepPacked()),
         ("merge_reshapes", relax.transform.RemoveRedundantReshape()),
         ("legalize", relax.transform.LegalizeOps()),
@@ -39,11 +41,12 @@ def lower(
     target: Target,
     *,
     group: KernelGroup | None = None,
+    winograd: bool = True,
     dump: Path | None = None,
 ) -> tvm.IRModule:
     """Run all phases; with ``dump``, write the module after each into that folder."""
     with target:
-        for index, (name, phase) in enumerate(phases(target, group)):
+        for index, (name, phase) in enumerate(phases(target, group, winograd=winograd)):
             mod = phase(mod)
             if dump is not None:
                 dump.mkdir(parents=True, exist_ok=True)

@@ -29,13 +29,15 @@ from tvm import relax
 
 from rt3d_tvm.passes.dataflow import bindings, constant, ints, static_shape, users
 from rt3d_tvm.passes.packed_call import (
+    PACKED_KERNELS,
     called,
     emit_call,
     emit_unpack,
     layout_change,
+    packed_kernel,
 )
 from topi_sparse import packed
-from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d, kgs_conv3d
+from topi_sparse.kgs_conv3d import KGSConv3d
 from topi_sparse.layout import PackedLayout
 
 # The module attributes under which the pass writes how many layout changes it has left, and, as
@@ -227,23 +229,18 @@ class _Rewriter(relax.PyExprMutator):
 
     def emit_kernel(self, func: tvm.tirx.PrimFunc, call: relax.Call, y: PackedLayout) -> relax.Var:
         """The same kernel for the layouts in which its tensors are stored now."""
-        conv = KGSConv3d.from_json(func.attrs[SPEC_ATTRIBUTE])
-        x, blocks, offsets, pointers, bias, *residual = call.args[1].fields
-        columns = conv.columns(constant(offsets), constant(pointers))
-        conv = replace(conv, y=y)
-        if x in self.layout_of:
-            conv = replace(conv, x=self.layout_of[x])
-        if residual and residual[0] in self.layout_of:
-            conv = replace(conv, residual=self.layout_of[residual[0]])
-        args = [
-            self.stored(x),
-            blocks,
-            relax.const(conv.offsets(columns)),
-            pointers,
-            bias,
-            *(self.stored(tensor) for tensor in residual),
-        ]
-        return emit_call(self.builder_, "kgs_conv3d", kgs_conv3d(conv), args)
+        name, definition = packed_kernel(func)
+        args = list(call.args[1].fields)
+        changed = replace(definition, y=y)
+        if args[0] in self.layout_of:
+            changed = replace(changed, x=self.layout_of[args[0]])
+        if args[-1] in self.layout_of and len(args) > 1:
+            changed = replace(changed, residual=self.layout_of[args[-1]])
+        if isinstance(definition, KGSConv3d):
+            offsets, pointers = (constant(arg) for arg in args[2:4])
+            args[2] = relax.const(changed.offsets(definition.columns(offsets, pointers)))
+        tensors = [self.stored(arg) if isinstance(arg, relax.Var) else arg for arg in args]
+        return emit_call(self.builder_, name, PACKED_KERNELS[name][1](changed), tensors)
 
     def stored(self, var: relax.Var) -> relax.Expr:
         """The new variable that holds a packed value."""
@@ -273,8 +270,8 @@ def _layouts(
         if var in result or not isinstance(var, relax.DataflowVar):
             continue
         func, change = called(mod, call), layout_change(mod, call)
-        if func is not None and SPEC_ATTRIBUTE in func.attrs:
-            layouts[var] = KGSConv3d.from_json(func.attrs[SPEC_ATTRIBUTE]).y
+        if func is not None and packed_kernel(func) is not None:
+            layouts[var] = packed_kernel(func)[1].y
         elif change is not None:
             if call.args[1].fields[0] in layouts:
                 layouts[var] = layouts[call.args[1].fields[0]]

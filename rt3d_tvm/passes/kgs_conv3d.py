@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import tvm
@@ -39,18 +39,15 @@ from rt3d_tvm.passes.dataflow import (
     static_shape,
     users,
 )
-from rt3d_tvm.passes.packed_call import emit_call, emit_pack, emit_unpack
+from rt3d_tvm.passes.kernels import Convolution, Kernel, cheapest
+from rt3d_tvm.passes.packed_call import emit_pack, emit_unpack
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d import KGSConv3d as Definition
-from topi_sparse.kgs_conv3d import kgs_conv3d
 from topi_sparse.kgs_weight import KGSWeight
-from topi_sparse.layout import PackedLayout
 from topi_sparse.register_tile import (
     GROUP_CHANNELS,
     GROUP_HEIGHTS,
     VectorUnit,
-    default_group,
-    default_tile,
     vector_unit,
 )
 
@@ -104,10 +101,13 @@ class KGSConv3d:
     """Rewrite every conv3d with a constant float32 weight; say why where one is left.
 
     target: whose vectors decide the register tile. group: the kernel group for all convolutions;
-    by default each gets the one that fits the zeros of its weight.
+    by default each gets the one that fits the zeros of its weight. winograd: whether a convolution
+    may be computed by Winograd's transforms where that is cheaper, at the cost of some digits.
     """
 
-    def __init__(self, target: Target, group: KernelGroup | None = None) -> None:
+    def __init__(
+        self, target: Target, group: KernelGroup | None = None, *, winograd: bool = True
+    ) -> None:
         if group and (group.g_m not in GROUP_HEIGHTS or GROUP_CHANNELS % group.g_n):
             raise ValueError(
                 f"kernel group {group}: there are kernels for {GROUP_HEIGHTS} filters "
@@ -115,13 +115,14 @@ class KGSConv3d:
             )
         self.unit = vector_unit(target)
         self.group = group
+        self.winograd = winograd
 
     def transform_module(
         self, mod: tvm.IRModule, _context: tvm.transform.PassContext
     ) -> tvm.IRModule:
         """The module with its convolutions rewritten, and the report as an attribute."""
         mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
-        rewriter = _Rewriter(mod, self.unit, self.group)
+        rewriter = _Rewriter(mod, self.unit, self.group, winograd=self.winograd)
         for name, function in mod.functions_items():
             if isinstance(function, relax.Function):
                 rewriter.rewrite(name, function)
@@ -231,63 +232,23 @@ def _same_type(other: relax.Var, conv: relax.Var) -> bool:
     return static_shape(other) == static_shape(conv) and dtype_of(other) == dtype_of(conv)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Kernel:
-    """A chain with its kernel's definition and its packed weight."""
-
-    chain: _Chain
-    definition: Definition
-    weight: KGSWeight
-
-
-def _kernel_for(chain: _Chain, unit: VectorUnit, group: KernelGroup | None) -> _Kernel:
+def _convolution(chain: _Chain) -> Convolution:
     attrs = chain.conv.attrs
-    data, out = static_shape(chain.conv.args[0]), static_shape(chain.bindings[0].var)
     weight = constant(chain.conv.args[1])
-    if attrs.groups > 1:
-        weight = _ungrouped(weight, attrs.groups)
-    m, n = weight.shape[:2]
-    # Few channels, as of a picture, are stored side by side without padding.
-    x = PackedLayout(c_block=unit.lanes if n >= GROUP_CHANNELS else n)
-    y = PackedLayout(c_block=unit.lanes)
-    if group is None:
-        group = default_group(weight, out_width=out[4], c_block=y.c_block, unit=unit)
-    elif x.c_block % group.g_n:
-        group = KernelGroup(g_m=group.g_m, g_n=n)
-    tile = default_tile(
-        channels=n,
-        kernel=weight.shape[2:],
-        density=np.count_nonzero(weight) / weight.size,
-        out_width=out[4],
-        stride_w=int(attrs.strides[2]),
-        c_block=x.c_block,
-        group=group,
-        unit=unit,
-    )
-    packed_weight = KGSWeight.from_dense(
-        weight, group=group, chunk=tile.chunk, row_multiple=y.c_block
-    )
-    definition = Definition(
-        data=data,
-        filters=m,
-        kernel=weight.shape[2:],
+    return Convolution(
+        data=static_shape(chain.conv.args[0]),
+        out=static_shape(chain.bindings[0].var),
+        weight=_ungrouped(weight, attrs.groups) if attrs.groups > 1 else weight,
+        bias=chain.bias,
         stride=ints(attrs.strides),
         padding=ints(attrs.padding),
         dilation=ints(attrs.dilation),
-        group=group,
-        kept=packed_weight.kept,
-        weights=packed_weight.blocks.size,
-        tile=tile,
-        x=x,
-        y=y,
-        residual=y if chain.residual is not None else None,
+        residual=chain.residual is not None,
         relu=chain.relu,
     )
-    definition = replace(definition, x=definition.needed_halo())
-    return _Kernel(chain=chain, definition=definition, weight=packed_weight)
 
 
-def _report(binding: relax.VarBinding, kernel: _Kernel | None, reason: str | None) -> ConvReport:
+def _report(binding: relax.VarBinding, kernel: Kernel | None, reason: str | None) -> ConvReport:
     call = binding.value
     weight, out = constant(call.args[1]), static_shape(binding.var)
     shape = static_shape(call.args[1])
@@ -302,17 +263,16 @@ def _report(binding: relax.VarBinding, kernel: _Kernel | None, reason: str | Non
             kept_macs=macs,
             reason=reason,
         )
-    definition = kernel.definition
     return ConvReport(
         weight=shape,
         out=out,
         density=density,
         dense_macs=macs,
         kept_macs=round(macs * density),
-        issued_macs=definition.weights * int(np.prod(out[2:])) * out[0],
-        kernel="kgs_conv3d",
-        group=str(definition.group),
-        weights_digest=weights_digest(definition, kernel.weight.blocks),
+        issued_macs=kernel.issued_macs,
+        kernel=kernel.name,
+        group=str(kernel.products.group),
+        weights_digest=weights_digest(kernel.products, kernel.blocks),
     )
 
 
@@ -320,15 +280,17 @@ def _report(binding: relax.VarBinding, kernel: _Kernel | None, reason: str | Non
 class _Rewriter(relax.PyExprMutator):
     """Emits each chain at its last binding, where all it reads is there, and drops the others."""
 
-    def __init__(self, mod: tvm.IRModule, unit: VectorUnit, group: KernelGroup | None) -> None:
+    def __init__(
+        self, mod: tvm.IRModule, unit: VectorUnit, group: KernelGroup | None, *, winograd: bool
+    ) -> None:
         super().__init__(mod)
-        self.unit, self.group = unit, group
+        self.unit, self.group, self.winograd = unit, group, winograd
         self.report: list[ConvReport] = []
 
     def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
         """Rewrite one function and put it back into the module."""
         reads, claimed = users(function), set()
-        self.kernel_at: dict[relax.Var, _Kernel] = {}
+        self.kernel_at: dict[relax.Var, tuple[_Chain, Kernel]] = {}
         self.dropped: set[relax.Var] = set()
         for binding in bindings(function):
             if not any(is_op(binding.value, name) for name in CONVOLUTIONS):
@@ -338,8 +300,10 @@ class _Rewriter(relax.PyExprMutator):
                 chain = _chain_from(binding, reads, claimed)
                 members = [member.var for member in chain.bindings]
                 claimed.update(members)
-                kernel = _kernel_for(chain, self.unit, self.group)
-                self.kernel_at[members[-1]] = kernel
+                kernel = cheapest(
+                    _convolution(chain), self.unit, self.group, winograd=self.winograd
+                )
+                self.kernel_at[members[-1]] = chain, kernel
                 self.dropped.update(members[:-1])
             self.report.append(_report(binding, kernel, reason))
         self.builder_.update_func(name, self.visit_expr(function))
@@ -347,28 +311,19 @@ class _Rewriter(relax.PyExprMutator):
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         """A kernel at the last binding of its chain, nothing at the others."""
         if binding.var in self.kernel_at:
-            result = self.emit_kernel(self.kernel_at[binding.var], binding)
+            result = self.emit_kernel(*self.kernel_at[binding.var], binding)
             self.set_var_remap(binding.var, result)
         elif binding.var not in self.dropped:
             super().visit_var_binding_(binding)
 
-    def emit_kernel(self, kernel: _Kernel, binding: relax.VarBinding) -> relax.Var:
-        """pack, kgs_conv3d, unpack."""
-        conv, chain = kernel.definition, kernel.chain
-        bias = np.zeros(conv.stored_filters, conv.dtype)
-        if chain.bias is not None:
-            bias[: conv.filters] = chain.bias
-        args = [
-            emit_pack(self.builder_, self.visit_expr(chain.conv.args[0]), conv.x),
-            relax.const(kernel.weight.blocks),
-            relax.const(conv.offsets(kernel.weight.columns)),
-            relax.const(kernel.weight.pointers),
-            relax.const(bias),
-        ]
+    def emit_kernel(self, chain: _Chain, kernel: Kernel, binding: relax.VarBinding) -> relax.Var:
+        """pack, the kernel's calls, unpack."""
+        x = emit_pack(self.builder_, self.visit_expr(chain.conv.args[0]), kernel.x)
+        residual = None
         if chain.residual is not None:
-            args.append(emit_pack(self.builder_, self.visit_expr(chain.residual), conv.residual))
-        y = emit_call(self.builder_, "kgs_conv3d", kgs_conv3d(conv), args)
-        result = emit_unpack(self.builder_, y, conv.out, conv.y)
+            residual = emit_pack(self.builder_, self.visit_expr(chain.residual), kernel.y)
+        y = kernel.emit(self.builder_, x, residual)
+        result = emit_unpack(self.builder_, y, static_shape(binding.var), kernel.y)
         if isinstance(binding.var, relax.DataflowVar):
             return result
         return self.builder_.emit_output(result)

@@ -10,10 +10,20 @@ from tvm import relax
 
 from rt3d_tvm.passes.dataflow import dtype_of, is_op, static_shape
 from topi_sparse import packed
+from topi_sparse.kgs_conv3d import KGSConv3d, kgs_conv3d
 from topi_sparse.layout import PackedLayout
+from topi_sparse.winograd import WinogradConv3d, winograd_input, winograd_output
 
 # The attribute of a pack or unpack PrimFunc: what it changes, as JSON.
 LAYOUT_ATTRIBUTE = "layout_change"
+# Kernels made of a definition that names its layouts (x, y, residual): the attribute under which
+# they carry it -> (the definition's class, what makes the PrimFunc). The first argument is the
+# input, the last one the residual, if there.
+PACKED_KERNELS = {
+    "kgs_conv3d": (KGSConv3d, kgs_conv3d),
+    "winograd_input": (WinogradConv3d, winograd_input),
+    "winograd_output": (WinogradConv3d, winograd_output),
+}
 
 
 def emit_call(
@@ -69,3 +79,11 @@ def layout_change(mod: tvm.IRModule, call: relax.Expr) -> dict | None:
     if func is None or LAYOUT_ATTRIBUTE not in func.attrs:
         return None
     return json.loads(func.attrs[LAYOUT_ATTRIBUTE])
+
+
+def packed_kernel(func: tvm.tirx.PrimFunc) -> tuple[str, KGSConv3d | WinogradConv3d] | None:
+    """The name and the definition of a packed kernel, or None for another function."""
+    for name, (definition, _) in PACKED_KERNELS.items():
+        if name in func.attrs:
+            return name, definition.from_json(func.attrs[name])
+    return None

@@ -1,0 +1,271 @@
+"""The kernels that can compute a convolution, and the choice between them by what they cost.
+
+A candidate makes a Kernel of a Convolution or says why it cannot; the cheapest one is taken.
+Another algorithm is another row of CANDIDATES.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from tvm import relax
+
+from rt3d_tvm.passes.packed_call import emit_call
+from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.kgs_conv3d import KGSConv3d, kgs_conv3d
+from topi_sparse.kgs_weight import KGSWeight
+from topi_sparse.layout import PackedLayout, ceil_div
+from topi_sparse.register_tile import (
+    GROUP_CHANNELS,
+    VectorUnit,
+    default_group,
+    default_tile,
+    issue_slots,
+)
+from topi_sparse.winograd import (
+    KERNEL,
+    WinogradConv3d,
+    transformed_weights,
+    winograd_input,
+    winograd_output,
+)
+
+# Multiply-adds that all cores do while one byte comes from or goes to memory: 100 G/s and some
+# 20 GB/s on two cores of a Zen 3; a phone's big cores have about the same ratio.
+MULTIPLY_ADDS_A_BYTE = 5
+# Winograd's transforms cost digits and a weight file up to four times as large: they have to save
+# at least a fifth.
+WINOGRAD_MARGIN = 1.25
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Convolution:
+    """What is to be computed: shapes as in NCDHW, the weight (M, N, KD, KH, KW) with its zeros."""
+
+    data: tuple[int, ...]
+    out: tuple[int, ...]
+    weight: np.ndarray
+    bias: np.ndarray | None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    residual: bool
+    relu: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Kernel:
+    """One way to compute a convolution.
+
+    products     the kgs_conv3d that does the multiply-adds, ``blocks`` being its stored weights
+    x, y         how the input and the result (and a residual) are packed
+    issued_macs  multiply-adds on stored weights
+    cost         in multiply-adds: the time for those and for the memory traffic
+    emit         emits the calls for a packed input and a packed residual or None
+    """
+
+    name: str
+    products: KGSConv3d
+    blocks: np.ndarray
+    x: PackedLayout
+    y: PackedLayout
+    issued_macs: int
+    cost: float
+    emit: Callable[[relax.BlockBuilder, relax.Expr, relax.Expr | None], relax.Var]
+
+
+def cheapest(
+    conv: Convolution, unit: VectorUnit, group: KernelGroup | None, *, winograd: bool
+) -> Kernel:
+    """The kernel of the lowest cost; without ``winograd`` the direct one."""
+    kernels = [direct(conv, unit, group)]
+    if winograd and why_not_winograd(conv) is None:
+        kernels.append(by_winograd(conv, unit, group))
+    return min(kernels, key=lambda kernel: kernel.cost)
+
+
+def direct(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Kernel:
+    """kgs_conv3d on the input as it is."""
+    n = conv.weight.shape[1]
+    # Few channels, as of a picture, are stored side by side without padding.
+    x = PackedLayout(c_block=unit.lanes if n >= GROUP_CHANNELS else n)
+    y = PackedLayout(c_block=unit.lanes)
+    density = np.count_nonzero(conv.weight) / conv.weight.size
+    if group is None:
+        group = default_group(conv.weight, out_width=conv.out[4], c_block=y.c_block, unit=unit)
+    elif x.c_block % group.g_n:
+        group = KernelGroup(g_m=group.g_m, g_n=n)
+    tile = default_tile(
+        channels=n,
+        kernel=conv.weight.shape[2:],
+        density=density,
+        out_width=conv.out[4],
+        stride_w=conv.stride[2],
+        c_block=x.c_block,
+        group=group,
+        unit=unit,
+    )
+    weight = KGSWeight.from_dense(
+        conv.weight, group=group, chunk=tile.chunk, row_multiple=y.c_block
+    )
+    products = KGSConv3d(
+        data=conv.data,
+        filters=conv.out[1],
+        kernel=conv.weight.shape[2:],
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        group=group,
+        kept=weight.kept,
+        weights=weight.blocks.size,
+        tile=tile,
+        x=x,
+        y=y,
+        residual=y if conv.residual else None,
+        relu=conv.relu,
+    )
+    products = replace(products, x=products.needed_halo())
+
+    def emit(builder: relax.BlockBuilder, x: relax.Expr, residual: relax.Expr | None) -> relax.Var:
+        return _emit_products(builder, products, weight, weight.blocks, conv.bias, x, residual)
+
+    return Kernel(
+        name="kgs_conv3d",
+        products=products,
+        blocks=weight.blocks,
+        x=products.x,
+        y=y,
+        issued_macs=_issued(products),
+        cost=_cost(
+            products, weight.blocks.size, math.prod(conv.data), 2 * math.prod(conv.out), unit=unit
+        ),
+        emit=emit,
+    )
+
+
+def why_not_winograd(conv: Convolution) -> str | None:
+    """Why Winograd's transforms cannot be used, or None where they can."""
+    if conv.weight.shape[3:] != (KERNEL, KERNEL):
+        return f"its windows are {conv.weight.shape[3:]} over H and W, not (3, 3)"
+    if conv.stride[1:] != (1, 1) or conv.dilation[1:] != (1, 1):
+        return f"its stride is {conv.stride} and its dilation {conv.dilation}, not 1 over H and W"
+    if conv.weight.shape[1] < GROUP_CHANNELS:
+        return f"it has {conv.weight.shape[1]} input channels, fewer than {GROUP_CHANNELS}"
+    return None
+
+
+def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Kernel:
+    """Transforms around a kgs_conv3d for each of 6 x 6 points; see topi_sparse.winograd."""
+    m, n, kernel_d = conv.weight.shape[:3]
+    y = PackedLayout(c_block=unit.lanes)
+    definition = WinogradConv3d(
+        data=conv.data,
+        filters=m,
+        kernel_d=kernel_d,
+        stride_d=conv.stride[0],
+        dilation_d=conv.dilation[0],
+        padding=conv.padding,
+        x=y,
+        y=y,
+        residual=y if conv.residual else None,
+        relu=conv.relu,
+    )
+    definition = replace(definition, x=definition.needed_halo())
+    positions = definition.transformed[4]
+    # A point needs all of a kernel's locations: what is kept of it is kept whole.
+    kept = (conv.weight != 0).any(axis=(3, 4), keepdims=True).astype(conv.weight.dtype)
+    if group is None:
+        group = default_group(kept, out_width=positions, c_block=y.c_block, unit=unit)
+    tile = default_tile(
+        channels=n,
+        kernel=kept.shape[2:],
+        density=np.count_nonzero(kept) / kept.size,
+        out_width=positions,
+        stride_w=1,
+        c_block=y.c_block,
+        group=group,
+        unit=unit,
+    )
+    points = transformed_weights(conv.weight, group=group, chunk=tile.chunk, row_multiple=y.c_block)
+    products = definition.products(group=group, tile=tile, weight=points[0])
+    blocks = np.concatenate([point.blocks for point in points])
+
+    def emit(builder: relax.BlockBuilder, x: relax.Expr, residual: relax.Expr | None) -> relax.Var:
+        v = emit_call(builder, "winograd_input", winograd_input(definition), [x])
+        u = _emit_products(builder, products, points[0], blocks, None, v, None)
+        args = [u, _padded_bias(conv.bias, m, ceil_div(m, y.c_block) * y.c_block)]
+        if residual is not None:
+            args.append(residual)
+        return emit_call(builder, "winograd_output", winograd_output(definition), args)
+
+    # What is between the transforms is written, which reads it first, and read again.
+    between = math.prod(definition.transformed) + math.prod(products.out)
+    return Kernel(
+        name="winograd_conv3d",
+        products=products,
+        blocks=blocks,
+        x=definition.x,
+        y=y,
+        issued_macs=_issued(products),
+        cost=WINOGRAD_MARGIN
+        * _cost(
+            products,
+            blocks.size,
+            3 * between,
+            math.prod(conv.data),
+            2 * math.prod(conv.out),
+            unit=unit,
+        ),
+        emit=emit,
+    )
+
+
+def _issued(products: KGSConv3d) -> int:
+    batch, _, *positions = products.out
+    return products.weights * batch * math.prod(positions)
+
+
+def _cost(products: KGSConv3d, *moved: int, unit: VectorUnit) -> float:
+    """Multiply-adds that there is time for while the kernel runs.
+
+    Those that it issues, with the issue slots that its tile leaves idle, and those for the elements
+    ``moved`` to and from memory.
+    """
+    tile = products.tile
+    vectors = products.group.g_m // tile.lanes
+    width = min(tile.width, products.out[4])
+    slots = issue_slots(vectors, tile.lanes, width, unit)
+    busy = vectors * width * ceil_div(tile.lanes, unit.pipe_lanes) / slots
+    traffic = np.dtype(products.dtype).itemsize * sum(moved)
+    return _issued(products) / busy + MULTIPLY_ADDS_A_BYTE * traffic
+
+
+def _padded_bias(bias: np.ndarray | None, filters: int, stored: int) -> relax.Expr:
+    padded = np.zeros(stored, "float32")
+    if bias is not None:
+        padded[:filters] = bias
+    return relax.const(padded)
+
+
+def _emit_products(
+    builder: relax.BlockBuilder,
+    products: KGSConv3d,
+    weight: KGSWeight,
+    blocks: np.ndarray,
+    bias: np.ndarray | None,
+    x: relax.Expr,
+    residual: relax.Expr | None,
+) -> relax.Var:
+    args = [
+        x,
+        relax.const(blocks),
+        relax.const(products.offsets(weight.columns)),
+        relax.const(weight.pointers),
+        _padded_bias(bias, products.filters, products.stored_filters),
+    ]
+    if residual is not None:
+        args.append(residual)
+    return emit_call(builder, "kgs_conv3d", kgs_conv3d(products), args)
