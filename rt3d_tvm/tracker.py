@@ -21,7 +21,7 @@ ANSWER_S = 20.0
 RETURN_S = 5.0
 # TVM's numbers, from tvm/rpc/base.py, and its bound on a message.
 MAGIC = 0x2F271
-SUCCESS, REQUEST, SUMMARY = 0, 5, 7
+SUCCESS, REQUEST, SUMMARY = 0, 4, 6
 _MOST_BYTES = 1 << 20
 
 

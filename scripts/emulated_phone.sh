@@ -17,8 +17,8 @@ repository=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$repository/.venv/bin/python}
 [ -n "${PYTHON:-}" ] || [ -x "$python" ] || python=python3
 export PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}
-# Seconds for the tracker to start and for the device to register, on a busy machine.
-patience=180
+# Seconds for the tracker to start and for the device to register, on a very busy machine.
+patience=600
 
 usage() { sed -n '2,12s/^# \?//p' "$0" >&2; exit 2; }
 die() { echo "emulated_phone: $*" >&2; exit 1; }
@@ -110,12 +110,16 @@ start() {
     [ -n "$tracker" ] || { tail -5 "$state/tracker.log" >&2; end tracker; die "no tracker started"; }
     echo "$tracker $key" >"$state/address"
     launch server "$0" supervise "$tracker" "$key"
-    if ! rt3d remote list --tracker "$tracker" --key "$key" --wait $patience >/dev/null; then
-        tail -5 "$state/server.log" >&2
-        stop >/dev/null
-        die "the device did not register within $patience s"
-    fi
-    status
+    for _ in $(seq $((patience / 2))); do
+        if rt3d remote list --tracker "$tracker" --key "$key" --wait 2 >/dev/null 2>&1; then
+            status
+            return
+        fi
+        alive tracker && alive server && ! grep -q "^the guest ended" "$state/server.log" || break
+    done
+    tail -5 "$state/server.log" >&2
+    stop >/dev/null
+    die "the device did not register"
 }
 
 stop() {
