@@ -97,6 +97,7 @@ def address_text(address: tuple[str, int]) -> str:
 
 def _ask(tracker: tuple[str, int], message: list, *, wait_s: float):
     """The tracker's answer to one message; TimeoutError if it has none within ``wait_s``."""
+    where = address_text(tracker)
     with _connected(tracker) as sock:
         try:
             data = json.dumps(message).encode()
@@ -104,14 +105,16 @@ def _ask(tracker: tuple[str, int], message: list, *, wait_s: float):
             until = time.monotonic() + wait_s
             size = struct.unpack("<i", _received(sock, 4, until))[0]
             if not 0 < size <= _MOST_BYTES:
-                raise InputError(f"{address_text(tracker)} does not answer as an RPC tracker does")
+                raise ValueError(f"a message of {size} bytes")
             status, value = json.loads(_received(sock, size, until))
         except TimeoutError:
             raise
+        except ValueError as error:
+            raise InputError(f"{where} does not answer as an RPC tracker does: {error}") from error
         except OSError as error:
-            raise InputError(f"{address_text(tracker)}: the tracker hung up: {error}") from error
+            raise InputError(f"{where}: the tracker hung up: {error}") from error
     if status != SUCCESS:
-        raise InputError(f"{address_text(tracker)}: the tracker refuses {message}")
+        raise InputError(f"{where}: the tracker refuses {message}")
     return value
 
 
