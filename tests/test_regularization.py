@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rt3d_tvm.errors import InputError
@@ -48,12 +48,23 @@ def cases(draw):
     return penalty, weight
 
 
-@settings(derandomize=True, max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cases())
 def test_the_gradient_is_the_numerical_one(case):
+    """Central differences, h apart: they err by rounding, and by curvature.
+
+    Rounding: ``value`` is a sum of terms that are all positive, so it errs by no more than its
+    length in units of 2^-53, of all of it and not of the one term that moves. A unit that was 1e-4
+    of its layer has P = 1e8, and then that is far more than the difference.
+    Curvature: where the norm is not continued by a parabola, it is h^2 / (2 |u|^2) of the
+    gradient, for a unit u of two weights or more; a parabola and a single weight have none.
+    """
     penalty, weight = case
+    step, least = 1e-6, 0.05 * 0.01
+    norms = penalty.scheme.mean_norms(weight, groups=penalty.conv_groups)
+    for values in (norms, weight.abs()):  # across the bend there is no third derivative
+        assume(bool(((values - penalty.bend).abs() > 2 * step).all()))
     gradient = penalty.gradient(weight)
-    step = 1e-6
     numerical = torch.empty_like(weight)
     for index in map(tuple, torch.ones(weight.shape).nonzero().tolist()):
         moved = weight.clone()
@@ -61,7 +72,9 @@ def test_the_gradient_is_the_numerical_one(case):
         above = penalty.value(moved)
         moved[index] -= 2 * step
         numerical[index] = (above - penalty.value(moved)) / (2 * step)
-    torch.testing.assert_close(gradient, numerical, rtol=1e-6, atol=1e-7)
+    rounding = (2 * weight.numel() + 16) * 2**-53 * penalty.value(weight) / step
+    curvature = step**2 / (2 * 2 * least**2)
+    torch.testing.assert_close(gradient, numerical, rtol=1.01 * curvature, atol=rounding)
 
 
 def test_equation_2_by_hand():

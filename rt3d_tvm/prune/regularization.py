@@ -119,16 +119,16 @@ class LayerPenalty:
     def gradient(self, weight: Tensor) -> Tensor:
         """The gradient of `value`: of the weight's shape and dtype, 0 for what is 0."""
         weight = weight.detach()
-        if not self._bend:
+        if not self.bend:
             return torch.zeros_like(weight)
         share = self.algorithm.l1_share
         rms = self.scheme.mean_norms(weight, groups=self.conv_groups)
         # d(n m)/dw is w / RMS for the l2 norm and the sign of w for l1: n has cancelled.
-        pull = self._strength * (1 - share) * self.factors / rms.clamp(min=self._bend)
+        pull = self._strength * (1 - share) * self.factors / rms.clamp(min=self.bend)
         gradient = self._spread(pull, weight) * weight
         if share:
             push = self._strength * share * self.factors
-            gradient += self._spread(push, weight) * (weight / self._bend).clamp(-1, 1)
+            gradient += self._spread(push, weight) * (weight / self.bend).clamp(-1, 1)
         return gradient
 
     @property
@@ -136,12 +136,12 @@ class LayerPenalty:
         return self.algorithm.lambda_ * self.cost * self.scale
 
     @property
-    def _bend(self) -> float:
+    def bend(self) -> float:
         """The norm below which a unit counts as zero."""
         return self.algorithm.eps**0.5 * self.scale
 
     def _smoothed(self, norms: Tensor) -> Tensor:
-        bend = self._bend
+        bend = self.bend
         if not bend:
             return norms
         return torch.where(norms < bend, norms.square() / (2 * bend), norms - bend / 2)
