@@ -1,0 +1,75 @@
+"""The folder of one training: its settings, its last checkpoint, its metrics and their plots.
+
+settings.json            what the training was begun with; other settings are refused by name
+checkpoint.safetensors   after the last whole epoch
+metrics.jsonl            one JSON object a line, one line an epoch
+training.png             loss, accuracy and density over the epochs
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.report import write_json
+from rt3d_tvm.whole_file import whole_file
+
+
+class WorkFolder:
+    """Begin a training in a folder, or find where it stopped.
+
+    InputError for a folder that cannot be made, that holds anything but a training, or whose
+    training has other settings: each that differs is named. Nothing is changed then.
+    """
+
+    def __init__(self, root: Path, settings: Mapping[str, object]) -> None:
+        self.root = Path(root)
+        here = json.loads(json.dumps(dict(settings)))
+        path = self.root / "settings.json"
+        if path.exists():
+            _refuse_other(path, here)
+            return
+        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise InputError(f"{root}: is not an empty folder; an empty or new one is expected")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{root}: cannot be made: {error.strerror}") from error
+        write_json(path, here)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint.safetensors"
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.checkpoint.exists()
+
+    def write_metrics(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """All epochs so far: the checkpoint holds them too, so that both tell the same story."""
+        with whole_file(self.root / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def plot(self, rows: Sequence[Mapping[str, object]]) -> None:
+        from rt3d_tvm.prune.plot import plot_training
+
+        plot_training(self.root / "training.png", rows)
+
+
+def _refuse_other(path: Path, here: Mapping[str, object]) -> None:
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as settings: {error}") from error
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    if names:
+        differing = "; ".join(
+            f"{name} {there.get(name)} there, {here.get(name)} here" for name in names
+        )
+        raise InputError(
+            f"{path.parent}: holds a training of other settings ({differing}); name another "
+            "folder, or the same settings to go on"
+        )

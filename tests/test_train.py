@@ -1,0 +1,177 @@
+"""Training: what it does to the weights, and that a kill at any moment changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.models import build_model
+from rt3d_tvm.prune.checkpoint import read_checkpoint
+from rt3d_tvm.prune.evaluate import accuracy
+from rt3d_tvm.prune.normalise import fold_, normalise_
+from rt3d_tvm.prune.train import DensePlan, PruningPlan, choose_device, initialise_, train_pruned
+from rt3d_tvm.prune.work import WorkFolder
+from tests import tiny_training as tiny
+
+
+@pytest.mark.parametrize("kind", ["dense", "pruned"])
+def test_a_killed_training_ends_bit_for_bit_where_the_unbroken_one_does(kind, tmp_path):
+    """Killed in the first epoch, just after a checkpoint, and in the last epoch."""
+
+    def process(name, seconds):
+        command = [sys.executable, "-m", "tests.tiny_training", kind, str(tmp_path / name)]
+        return subprocess.Popen(
+            [*command, str(seconds), str(tmp_path / f"{name}.out")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    unbroken = process("unbroken", 0)
+    assert unbroken.wait() == 0
+    last = (tiny.DENSE if kind == "dense" else tiny.PRUNING).epochs - 1
+    for moment in ("begin 0", "end 1", f"begin {last}"):
+        broken = process("broken", 0.2)
+        for line in broken.stdout:
+            if line.strip() == moment:
+                os.kill(broken.pid, signal.SIGKILL)
+                break
+        assert broken.wait() == -signal.SIGKILL
+        broken.stdout.close()
+    resumed = process("broken", 0)
+    begun = [line.strip() for line in resumed.stdout if line.startswith("begin")]
+    assert resumed.wait() == 0
+    assert begun == [f"begin {last}"]  # only the epoch in hand was lost
+
+    expected, found = (read_checkpoint(tmp_path / f"{n}.out") for n in ("unbroken", "broken"))
+    assert found["history"] == expected["history"]
+    assert found["model"].keys() == expected["model"].keys()
+    for key, value in expected["model"].items():
+        assert torch.equal(found["model"][key], value), key
+    metrics = [(tmp_path / n / "metrics.jsonl").read_text() for n in ("unbroken", "broken")]
+    assert metrics[0] == metrics[1]
+
+
+def test_pruning_goes_through_its_phases_to_the_rate(tmp_path):
+    model, outcome = tiny.run("pruned", tmp_path / "work")
+    phases = [row["phase"] for row in outcome.history]
+    assert phases == ["reweighted"] * 2 + ["retrain"] * 3
+    assert outcome.report.rate == pytest.approx(2.0, rel=0.01)
+    rates = [row["lr"] for row in outcome.history]
+    assert rates[:2] == [tiny.PRUNING.lr] * 2  # fixed while it is regularized
+    assert rates[2] > rates[3] > rates[4] > tiny.PRUNING.lr_final
+    assert [row["density"] for row in outcome.history[:2]] == [1.0, 1.0]
+    assert outcome.history[-1]["density"] == pytest.approx(1 / outcome.report.rate)
+    assert int((model[3].weight == 0).sum()) > 0
+    lines = (tmp_path / "work" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == outcome.history
+
+
+def test_other_settings_are_refused_by_name_and_nothing_changes(tmp_path):
+    WorkFolder(tmp_path / "work", {"rate": 2.0, "scheme": "kgs"})
+    before = (tmp_path / "work" / "settings.json").read_bytes()
+    with pytest.raises(InputError, match=r"rate 2\.0 there, 3\.6 here") as error:
+        WorkFolder(tmp_path / "work", {"rate": 3.6, "scheme": "kgs"})
+    assert "scheme" not in str(error.value)
+    assert (tmp_path / "work" / "settings.json").read_bytes() == before
+    WorkFolder(tmp_path / "work", {"rate": 2.0, "scheme": "kgs"})
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("do not lose me")
+    with pytest.raises(InputError, match="not an empty folder"):
+        WorkFolder(tmp_path, {"rate": 2.0})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_accuracy_averages_logits_over_clips_and_leaves_out_what_was_skipped():
+    """A model that sees only the mean: class 1 if a video's clips are above 0 on average."""
+
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, clips):
+            mean = self.scale * clips.mean(dim=(1, 2, 3, 4))
+            return torch.stack([-mean, mean], dim=1)
+
+    # Clips of one video disagree; the stronger one decides.
+    videos = [((3.0, -1.0), 1), ((-3.0, 1.0), 0), ((3.0, -1.0), 0), ((9.0, 9.0), -1)]
+    items = [
+        (torch.tensor(clips).reshape(2, 1, 1, 1, 1).expand(2, *tiny.SHAPE[1:]), label)
+        for clips, label in videos
+    ]
+    assert accuracy(Mean(), items) == pytest.approx(2 / 3)
+    with pytest.raises(InputError, match="no video to test on"):
+        accuracy(Mean(), items[3:])
+
+
+def test_batchnorm_for_the_training_is_folded_without_a_trace():
+    model = build_model("c3d", 3, 0.0625, frames=16, size=16)
+    keys = list(model.state_dict())
+    assert normalise_(model)
+    model.train()
+    torch.manual_seed(0)
+    for _ in range(3):
+        model(torch.randn(4, 3, 16, 16, 16))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+    model.eval().double()
+    clips = torch.randn(2, 3, 16, 16, 16, dtype=torch.float64)
+    before = model(clips)
+    fold_(model)
+    assert list(model.state_dict()) == keys
+    # float64 of sums up to 27 * 32 long, eleven layers deep
+    torch.testing.assert_close(model(clips), before, rtol=1e-11, atol=1e-11)
+    assert not normalise_(build_model("r2plus1d", 3, 0.0625))
+
+
+def test_initial_weights_follow_from_the_seed_and_keep_the_signal():
+    models = [build_model("c3d", 3, 0.25, frames=16, size=16) for _ in range(3)]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        initialise_(model, seed=seed)
+    states = [model.state_dict()["conv3a.weight"] for model in models]
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+    assert states[0].square().mean() == pytest.approx(2 / (32 * 27), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 0}, "batch 0"),
+        ({"lr": float("nan")}, "lr nan"),
+        ({"lr_final": 1.0}, "final learning rate"),
+        ({"seed": -1}, "seed -1"),
+        ({"steps_per_epoch": 0}, "steps per epoch 0"),
+        ({"retrain_epochs": 1 << 16}, "epochs"),
+    ],
+)
+def test_plans_out_of_range_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        replace(PruningPlan(), **change)
+
+
+def test_an_unknown_optimizer_and_device_are_refused():
+    with pytest.raises(InputError, match="optimizer lion"):
+        DensePlan(optimizer="lion")
+    with pytest.raises(InputError, match="device tpu"):
+        choose_device("tpu")
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
+    model = tiny.tiny_model()
+    plan = replace(tiny.PRUNING, lr=1e30, clip_norm=1e30)
+    work = WorkFolder(tmp_path / "work", {})
+    with pytest.raises(InputError, match="the loss is"):
+        train_pruned(model, tiny.tiny_data(), plan, work, pruner_of=tiny.pruner_of, plot=False)
+    assert not work.begun
