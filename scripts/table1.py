@@ -478,11 +478,11 @@ MOTION = Preset(
     seeds={"c3d": (1, 2, 3), "r2plus1d": (1,)},
     top_rate={"c3d": 3.6, "r2plus1d": 3.2},
     dense={
-        "c3d": DensePlan(epochs=24, batch=16, lr=3e-3),
+        "c3d": DensePlan(epochs=30, batch=16, lr=3e-3),
         "r2plus1d": DensePlan(epochs=12, batch=16, lr=3e-3),
     },
-    # 450 steps; those of the regularization sum up to 20 / lambda, as docs/pruning.md reckons, so
-    # that the choices of lambda take 0.4 and 1.2 of a typical unit that the loss does not defend.
+    # 360 steps; the 160 of the regularization sum up, as docs/pruning.md reckons, to 16 lambda, so
+    # that the choices of lambda take 0.3 and 1.0 of a typical unit that the loss does not defend.
     pruning=PruningPlan(
         iterations=4,
         epochs_per_iteration=1,
@@ -490,7 +490,7 @@ MOTION = Preset(
         batch=16,
         lr=1e-2,
         lr_final=1e-4,
-        steps_per_epoch=50,
+        steps_per_epoch=40,
     ),
     choices={
         "heuristic": (1, 4),
@@ -514,7 +514,7 @@ QUICK = replace(
     MOTION,
     name="quick",
     seeds={"c3d": (1,), "r2plus1d": ()},
-    pruning=replace(MOTION.pruning, steps_per_epoch=30),
+    pruning=replace(MOTION.pruning, steps_per_epoch=20),
 )
 PRESETS = {preset.name: preset for preset in (MOTION, QUICK, UCF101)}
 
