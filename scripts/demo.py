@@ -94,7 +94,7 @@ def main() -> int:
         "eta": dense_ms / sparse_ms / pruned.rate,
         "threads": threads,
         "peak_rss_mb": peak_rss - importing,
-        "import_tvm_mb": importing,
+        "imports_mb": importing,
         "weights_mb": manifest["weight_bytes"] / 1e6,
         "planned_activations_mb": manifest["planned_activation_bytes"] / 1e6,
         "timings": timings,
@@ -132,16 +132,18 @@ def time_engines(pair: BenchmarkPair, out: Path, threads: int, runs: int) -> lis
 
 
 def peak_rss_mb(folder: Path, threads: int) -> tuple[float, float]:
-    """Peak memory of a process that loads and runs an artifact, and of one that imports tvm."""
+    """Peak memory of a process that loads and runs an artifact, and of one that only imports."""
     peak = (
         "import pathlib, re; status = pathlib.Path('/proc/self/status').read_text();"
         "print(re.search(r'VmHWM:\\s+(\\d+)', status)[1])"
     )
     run = (
-        f"import runpy, sys; sys.argv = ['', {str(folder)!r}]; runpy.run_path({str(RUN_PLAIN)!r});"
+        "import runpy, sys; "
+        f"sys.argv = ['', {str(folder)!r}]; "
+        f"runpy.run_path({str(RUN_PLAIN)!r}, run_name='__main__');"
     )
     sizes = []
-    for start in (run, "import tvm, tvm.relax, numpy;"):
+    for start in (run, "import tvm_ffi, numpy;"):
         done = subprocess.run(
             [sys.executable, "-c", start + peak],
             env={**os.environ, "TVM_NUM_THREADS": str(threads)},
