@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from rt3d_tvm.deploy import load
+from rt3d_tvm.deploy import Artifact, load
 from rt3d_tvm.peak import multiply_add_peak
 
 # Worker threads of an engine spin for a while after a run, in the way of the next engine's.
@@ -84,8 +84,18 @@ def bench_layers(
     artifact for itself: TVM has no way to take its instrument off a loaded one again.
     """
     artifact = load(folder, threads=threads)
-    calls = artifact.manifest["calls"]
-    samples: list[list[float]] = []
+    run = call_timer(artifact)
+    samples = [run(x) for _ in range(runs + 1)][1:]  # the first run makes threads and buffers
+    medians = [statistics.median(values) for values in zip(*samples, strict=True)]
+    return call_timings(artifact.manifest, medians, multiply_add_peak(artifact.threads))
+
+
+def call_timer(artifact: Artifact) -> Callable[[np.ndarray], list[float]]:
+    """A function that runs the artifact and returns the milliseconds of each call, in order.
+
+    From then on every run of the artifact is timed that way.
+    """
+    samples: list[float] = []
     started = 0.0
 
     def instrument(_function, name: str, before_run: bool, _result, *_arguments) -> None:
@@ -95,18 +105,22 @@ def bench_layers(
         if before_run:
             started = time.perf_counter()
         else:
-            samples[-1].append(1e3 * (time.perf_counter() - started))
+            samples.append(1e3 * (time.perf_counter() - started))
 
-    artifact.run(x)
-    artifact.vm.set_instrument(instrument)
-    for _ in range(runs):
-        samples.append([])
+    def run(x: np.ndarray) -> list[float]:
+        samples.clear()
         artifact.run(x)
-    medians = [statistics.median(values) for values in zip(*samples, strict=True)]
-    peak = multiply_add_peak(artifact.threads)
-    layers = {layer["name"]: layer for layer in artifact.manifest["layers"]}
+        return list(samples)
+
+    artifact.vm.set_instrument(instrument)
+    return run
+
+
+def call_timings(manifest: dict, medians: Sequence[float], peak: float) -> list[CallTiming]:
+    """The calls that a manifest lists with their times (ms), rated by the ``peak`` (GFLOP/s)."""
+    layers = {layer["name"]: layer for layer in manifest["layers"]}
     timings = []
-    for call, ms in zip(calls, medians, strict=True):
+    for call, ms in zip(manifest["calls"], medians, strict=True):
         timing = CallTiming(**call, ms=ms, share=ms / sum(medians))
         if layer := layers.get(call["layer"]):
             gflops = 2 * layer["kept_macs"] / ms / 1e6

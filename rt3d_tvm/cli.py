@@ -296,6 +296,49 @@ def _torch_engine(text: str, shape: list[int], threads: int) -> Callable[[np.nda
     return run
 
 
+def _groups(args: argparse.Namespace) -> int:
+    from collections import Counter
+
+    from rt3d_tvm.conv_shape import ConvShape
+    from rt3d_tvm.groups import DENSITIES, GROUPS, SHARE, choose_group, heaviest
+
+    if args.shape is not None:
+        layers = Counter(ConvShape.parse(text) for text in args.shape)
+    else:
+        from rt3d_tvm.models.conv_shapes import conv_shapes
+
+        layers = heaviest(conv_shapes(args.model or "c3d"), args.layers)
+    with progress("groups") as stage:
+        choice = choose_group(
+            layers,
+            groups=args.groups or GROUPS,
+            densities=args.densities or DENSITIES,
+            target=args.target,
+            runs=args.runs,
+            share=SHARE if args.share is None else args.share,
+            progress=stage,
+        )
+    sizes = list(choice.slowdown)
+    rows: dict[tuple[str, int, float], list[float]] = {}
+    for timing in choice.timings:
+        rows.setdefault((timing.layer, timing.times, timing.density), []).append(timing.ms)
+    print_table(
+        [(*case, *times) for case, times in rows.items()],
+        columns=("layer", "times", "density", *(f"{size} ms" for size in sizes)),
+        title=f"target {args.target}, medians of {args.runs} runs in turns",
+    )
+    print_table(
+        [(size, worst) for size, worst in choice.slowdown.items()],
+        columns=("group", "time to the fastest's, at its worst density"),
+    )
+    print(
+        f"recommended: {choice.recommended}, the smallest within {choice.share:.0%} of the fastest "
+        "at every density, or else the one nearest to it"
+    )
+    _write_json(args, choice)
+    return 0
+
+
 def _run(args: argparse.Namespace) -> int:
     from rt3d_tvm.deploy import load
 
@@ -622,6 +665,24 @@ def _parser() -> argparse.ArgumentParser:
         help="on a device of this tracker instead, the one of --key; see `rt3d remote bench`",
     )
     _add_device(bench)
+
+    groups = command("groups", _groups, "time kernel group sizes on synthesised layers, choose one")
+    source = groups.add_mutually_exclusive_group()
+    source.add_argument("--model", help="whose layers; default: c3d")
+    source.add_argument(
+        "--shape",
+        nargs="+",
+        metavar="MxNxKDxKHxKW@DxHxW",
+        help="layers, such as 64x3x3x3x3@16x112x112",
+    )
+    groups.add_argument(
+        "--layers", type=_at_least_one, default=4, metavar="N", help="of the model, the heaviest N"
+    )
+    groups.add_argument("--groups", type=_group, nargs="+", metavar="MxN", help="default: g_n of 4")
+    groups.add_argument("--densities", type=float, nargs="+", metavar="D", help="kept share")
+    groups.add_argument("--target", default="host", help="host, for now")
+    groups.add_argument("--runs", type=_at_least_one, default=10, metavar="N")
+    groups.add_argument("--share", type=float, help="how much slower it may be; default: 0.1")
 
     _add_video(command("run", _run, "classify a video"))
 

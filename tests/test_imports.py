@@ -27,11 +27,11 @@ ALLOWED = {
 PRUNING = ("models", "prune", "data", "export")
 COMPILER = (
     *("frontend", "passes", "pipeline", "targets", "build", "deploy", "classify"),
-    *("bench", "peak", "verify"),
+    *("bench", "groups", "peak", "verify"),
     *("tracker", "rpc_server", "device", "remote", "remote_session"),
 )
 # Neither half: they are imported by both, or call both from inside functions.
-NEUTRAL = ("cli", "doctor", "errors", "link", "report", "whole_file")
+NEUTRAL = ("cli", "conv_shape", "doctor", "errors", "link", "report", "whole_file")
 
 
 def modules(root: Path) -> dict[str, Path]:
