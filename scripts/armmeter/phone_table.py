@@ -1,0 +1,130 @@
+"""The README's phone table: this project beside MNN and ONNX Runtime on one core, by the ARM meter.
+
+    python scripts/armmeter/phone_table.py [--models c3d r2plus1d s3d] [--out build/phone_table]
+
+Each model with seeded weights at the paper's size: dense, and KGS 8x4 at the paper's rate, compiled
+for cortex-a77; the peers run the dense one. Writes every result to OUT, where a later call finds
+what is done already. Needs `scripts/armmeter/setup.sh --peers` and `make peers`; a peer takes up to
+ten minutes a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from armmeter import TIMEOUT_S, load_result, measure, warnings
+from estimate import Estimate, estimate, total
+
+from rt3d_tvm.build import compile_onnx
+from rt3d_tvm.deploy import file_sha256
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.export import export_onnx
+from rt3d_tvm.models import MODELS
+from rt3d_tvm.prune.benchmark import benchmark_pair
+from rt3d_tvm.report import print_table, write_json
+from topi_sparse.kernel_group import KernelGroup
+
+GROUP = KernelGroup(g_m=8, g_n=4)
+TARGET = "cortex-a77"
+PEERS = ("mnn", "onnxruntime")
+TITLES = {"mnn": "MNN dense", "onnxruntime": "ONNX Runtime dense"}
+# How far this project's rows may be from ONNX Runtime; MNN transforms, which costs digits.
+MAX_REL_ERROR = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table; ``result`` is what the meter wrote."""
+
+    title: str
+    engine: str
+    result: dict
+
+    @property
+    def estimate(self) -> Estimate:
+        """Of the whole inference."""
+        return estimate(total(self.result["regions"]))
+
+
+def main() -> int:
+    """Measure what is not there yet and print the tables; exit status 1 for wrong numbers."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--out", type=Path, default=Path("build/phone_table"))
+    parser.add_argument("--timeout", type=float, default=2 * TIMEOUT_S, help="seconds a row")
+    args = parser.parse_args()
+    wrong = False
+    try:
+        for name in args.models:
+            rows = measured(name, args.out / name, args.timeout)
+            show(name, rows)
+            own = [row.result for row in rows if row.engine == "rt3d"]
+            wrong |= any(not result["rel_error"] <= MAX_REL_ERROR for result in own)
+    except InputError as error:
+        print(f"phone_table: {error}", file=sys.stderr)
+        return 2
+    return 1 if wrong else 0
+
+
+def measured(name: str, out: Path, timeout: float) -> list[Row]:
+    """The rows of one model, those on record and the rest measured now."""
+    out.mkdir(parents=True, exist_ok=True)
+    dense, sparse = out / "dense.onnx", out / f"kgs_{GROUP}.onnx"
+    if not (dense.exists() and sparse.exists()):
+        print(f"{name}: prune at KGS {GROUP}, export", flush=True)
+        pair = benchmark_pair(name, group=GROUP)
+        export_onnx(pair.dense, pair.input_shape, dense)
+        export_onnx(pair.pruned, pair.input_shape, sparse)
+    rows = []
+    for onnx_path, title in (
+        (sparse, f"KGS {GROUP} at {MODELS[name].paper_rate:g}x"),
+        (dense, "dense"),
+    ):
+        print(f"{name}: compile {onnx_path.name}", flush=True)
+        artifact = onnx_path.with_suffix("")
+        made = compile_onnx(onnx_path, artifact, target=TARGET)
+        result = _result("rt3d", artifact, onnx_path, made["sha256"]["model.so"], timeout)
+        rows.append(Row(title=title, engine="rt3d", result=result))
+    for engine in PEERS:
+        result = _result(engine, dense, dense, file_sha256(dense), timeout)
+        rows.append(Row(title=TITLES[engine], engine=engine, result=result))
+    return rows
+
+
+def _result(engine: str, model: Path, onnx_path: Path, source: str, timeout: float) -> dict:
+    """What the meter wrote for the file with checksum ``source``, or writes now."""
+    record = onnx_path.with_name(f"{onnx_path.stem}.{engine}.json")
+    if record.exists() and (result := load_result(record)).get("source") == source:
+        return result
+    print(f"{onnx_path.parent.name}: {engine} on {onnx_path.name}", flush=True)
+    result = {**measure(engine, model, onnx_path, timeout=timeout), "source": source}
+    write_json(record, result)
+    return result
+
+
+def show(name: str, rows: list[Row]) -> None:
+    """The table of one model; the best peer is 1."""
+    best = min(row.estimate.ms for row in rows if row.engine in PEERS)
+    print_table(
+        [
+            (
+                *(row.title, row.estimate.ms, row.estimate.core_ms, row.estimate.memory_ms),
+                best / row.estimate.ms,
+                100 * row.estimate.share(row.result["kept_macs"]),
+                f"{row.result['rel_error']:.0e}",
+            )
+            for row in rows
+        ],
+        columns=("engine", "est ms", "core", "memory", "x best peer", "kept %", "relerr"),
+        title=f"{MODELS[name].title}, one Cortex-A77-class core, estimated",
+    )
+    for row in rows:
+        for text in warnings(row.result):
+            print(f"warning: {row.title}: {text}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
