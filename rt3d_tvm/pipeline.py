@@ -14,6 +14,7 @@ import schedules.table
 from rt3d_tvm.passes.fully_connected import FullyConnectedAsConv3d
 from rt3d_tvm.passes.keep_packed import KeepPacked
 from rt3d_tvm.passes.kgs_conv3d import KGSConv3d
+from rt3d_tvm.passes.pruned_filters import PrunedFilters
 from topi_sparse.kernel_group import KernelGroup
 
 
@@ -24,6 +25,7 @@ def phases(
     return [
         ("fold_constants", relax.transform.FoldConstant()),
         ("fully_connected", FullyConnectedAsConv3d()),
+        ("pruned_filters", PrunedFilters()),
         ("kgs_conv3d", KGSConv3d(target, group, winograd=winograd)),
         ("keep_packed", KeepPacked()),
         ("merge_reshapes", relax.transform.RemoveRedundantReshape()),

@@ -164,7 +164,7 @@ def transformed_weights(
     location is kept, so that kernel groups that are pruned whole stay pruned.
     """
     g = transforms().weight
-    points = np.einsum("ai,mndij,bj->abmnd", g, weight.astype("float64"), g)
+    points = np.moveaxis(g @ weight.astype("float64") @ g.T, (3, 4), (0, 1))
     points = points.reshape(POINTS, *weight.shape[:3], 1, 1).astype(weight.dtype)
     kept = (weight != 0).any(axis=(3, 4), keepdims=True)
     return [
