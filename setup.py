@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-PRUNE = ["torch>=2.13", "safetensors", "onnx", "onnxscript", "onnxruntime"]
+PRUNE = ["torch>=2.13", "safetensors", "onnx", "onnxscript", "onnxruntime", "matplotlib"]
 VIDEO = ["av>=17"]
 
 setup(

@@ -12,7 +12,9 @@ from onnx import TensorProto, helper
 from rt3d_tvm import cli
 from rt3d_tvm.data.generate import make_clip
 
-COMMANDS = ("models", "prune", "export", "compile", "verify", "bench", "run", "doctor", "data")
+COMMANDS = (
+    *("models", "train", "prune", "export", "compile", "verify", "bench", "run", "doctor", "data"),
+)
 SMALL = ["--model", "c3d", "--width", "0.125", "--classes", "7", "--size", "32"]
 
 

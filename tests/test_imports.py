@@ -20,7 +20,18 @@ ALLOWED = {
     "schedules": {"tvm", "numpy"},
     "rt3d_tvm": {
         *("schedules", "topi_sparse"),
-        *("tvm", "numpy", "rich", "torch", "safetensors", "onnx", "onnxruntime", "av", "xgboost"),
+        *(
+            "matplotlib",
+            "tvm",
+            "numpy",
+            "rich",
+            "torch",
+            "safetensors",
+            "onnx",
+            "onnxruntime",
+            "av",
+            "xgboost",
+        ),
         "google",  # protobuf, which onnx brings: the exceptions of a file that is not ONNX
     },
 }

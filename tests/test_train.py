@@ -74,7 +74,7 @@ def test_pruning_goes_through_its_phases_to_the_rate(tmp_path):
 
 
 def test_other_settings_are_refused_by_name_and_nothing_changes(tmp_path):
-    WorkFolder(tmp_path / "work", {"rate": 2.0, "scheme": "kgs"})
+    WorkFolder(tmp_path / "work", {"rate": 2.0, "scheme": "kgs"}).begin()
     before = (tmp_path / "work" / "settings.json").read_bytes()
     with pytest.raises(InputError, match=r"rate 2\.0 there, 3\.6 here") as error:
         WorkFolder(tmp_path / "work", {"rate": 3.6, "scheme": "kgs"})

@@ -189,6 +189,7 @@ def train_dense(
     make = _OPTIMIZERS[plan.optimizer]
     optimizer = make(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
     history: list[dict] = []
+    work.begin()
     if work.begun:
         saved = read_checkpoint(work.checkpoint)
         model.load_state_dict(saved["model"])
@@ -250,6 +251,7 @@ def train_pruned(
     optimizer = make(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
     pruner = pruner_of(model, optimizer)
     history: list[dict] = []
+    work.begin()
     if work.begun:
         history = list(pruner.load(work.checkpoint)["history"])
     else:

@@ -16,28 +16,33 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.report import write_json
 from rt3d_tvm.whole_file import whole_file
 
+_SETTINGS = "settings.json"
+
 
 class WorkFolder:
-    """Begin a training in a folder, or find where it stopped.
+    """The folder of a training that begins or goes on; nothing is written before `begin`.
 
-    InputError for a folder that cannot be made, that holds anything but a training, or whose
-    training has other settings: each that differs is named. Nothing is changed then.
+    InputError for a folder that holds anything but a training, or whose training has other
+    settings: each that differs is named.
     """
 
     def __init__(self, root: Path, settings: Mapping[str, object]) -> None:
         self.root = Path(root)
-        here = json.loads(json.dumps(dict(settings)))
-        path = self.root / "settings.json"
+        self._settings = json.loads(json.dumps(dict(settings)))
+        path = self.root / _SETTINGS
         if path.exists():
-            _refuse_other(path, here)
-            return
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            _refuse_other(path, self._settings)
+        elif self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise InputError(f"{root}: is not an empty folder; an empty or new one is expected")
+
+    def begin(self) -> None:
+        """Make the folder, if it is not there. InputError where that cannot be."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{root}: cannot be made: {error.strerror}") from error
-        write_json(path, here)
+            raise InputError(f"{self.root}: cannot be made: {error.strerror}") from error
+        if not (self.root / _SETTINGS).exists():
+            write_json(self.root / _SETTINGS, self._settings)
 
     @property
     def checkpoint(self) -> Path:
