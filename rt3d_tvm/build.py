@@ -32,7 +32,8 @@ from rt3d_tvm.passes.kgs_conv3d import read_report, weights_digest
 from rt3d_tvm.passes.lift_constants import lift_constants
 from rt3d_tvm.passes.packed_call import called
 from rt3d_tvm.pipeline import lower
-from rt3d_tvm.targets import make_target
+from rt3d_tvm.precision import make_precision
+from rt3d_tvm.targets import check_precision, make_target
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d
 from topi_sparse.layout import ceil_div
@@ -45,6 +46,7 @@ def compile_onnx(
     target: str = "host",
     group: KernelGroup | None = None,
     winograd: bool = True,
+    precision: str = "fp32",
     dump: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict:
@@ -52,14 +54,16 @@ def compile_onnx(
 
     The folder appears whole or not at all; one that exists is replaced only if it is an artifact.
     ``group`` is the kernel group for all convolutions; by default each gets the one that fits its
-    zeros. Without ``winograd`` every convolution is computed directly. ``dump`` is a folder for the
-    module after each phase; ``progress`` is told the name of each stage. InputError for a model,
-    target, group or folder that will not do.
+    zeros. Without ``winograd`` every convolution is computed directly. ``precision`` is fp32, or
+    fp16 where the target computes in it. ``dump`` is a folder for the module after each phase;
+    ``progress`` is told the name of each stage. InputError for a model, target, group, precision
+    or folder that will not do.
     """
     report = progress or (lambda stage: None)
     out_dir = Path(out_dir)
     _check_replaceable(out_dir)
-    made_for = make_target(target)
+    made_for, chosen = make_target(target), make_precision(precision)
+    check_precision(chosen, made_for, target)
     linking = export_arguments(made_for)
     report("import")
     mod = import_onnx(Path(onnx_path))
@@ -68,7 +72,7 @@ def compile_onnx(
     names = list(mod["main"].attrs["layer_names"])
     report("lower")
     try:
-        mod = lower(mod, made_for, group=group, winograd=winograd, dump=dump)
+        mod = lower(mod, made_for, group=group, winograd=winograd, dtype=chosen.dtype, dump=dump)
     except ValueError as error:
         raise InputError(str(error)) from error
     layers = [
@@ -102,6 +106,7 @@ def compile_onnx(
             "inputs": inputs,
             "outputs": outputs,
             "group": str(group) if group else "auto",
+            "precision": asdict(chosen),
             "layers": layers,
             "calls": calls,
             "layout_changes": changes,

@@ -19,14 +19,20 @@ from topi_sparse.kernel_group import KernelGroup
 
 
 def phases(
-    target: Target, group: KernelGroup | None = None, *, winograd: bool = True
+    target: Target,
+    group: KernelGroup | None = None,
+    *,
+    winograd: bool = True,
+    dtype: str = "float32",
 ) -> list[tuple[str, Pass]]:
-    """Names and passes, in order. ``group`` and ``winograd`` are those of KGSConv3d."""
+    """Names and passes, in order. ``group``, ``winograd`` and ``dtype`` are those of KGSConv3d."""
     return [
         ("fold_constants", relax.transform.FoldConstant()),
         ("fully_connected", FullyConnectedAsConv3d()),
         ("pruned_filters", PrunedFilters()),
-        ("kgs_conv3d", KGSConv3d(target, group, winograd=winograd)),
+        # A reshape there and back between two layers would keep them from one layout.
+        ("merge_views", relax.transform.RemoveRedundantReshape()),
+        ("kgs_conv3d", KGSConv3d(target, group, winograd=winograd, dtype=dtype)),
         ("keep_packed", KeepPacked()),
         ("merge_reshapes", relax.transform.RemoveRedundantReshape()),
         ("legalize", relax.transform.LegalizeOps()),
@@ -44,11 +50,13 @@ def lower(
     *,
     group: KernelGroup | None = None,
     winograd: bool = True,
+    dtype: str = "float32",
     dump: Path | None = None,
 ) -> tvm.IRModule:
     """Run all phases; with ``dump``, write the module after each into that folder."""
     with target:
-        for index, (name, phase) in enumerate(phases(target, group, winograd=winograd)):
+        listed = phases(target, group, winograd=winograd, dtype=dtype)
+        for index, (name, phase) in enumerate(listed):
             mod = phase(mod)
             if dump is not None:
                 dump.mkdir(parents=True, exist_ok=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rt3d_tvm.deploy import MANIFEST, file_sha256, load, read_manifest
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.precision import PRECISIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +18,19 @@ class Verification:
     """Largest |y - ref| over the largest |ref|, of all inputs; and how far inputs move the output.
 
     sensitivity: the largest difference between the references of two inputs, over the largest
-    |ref|. Where it is small, a small error proves little.
+    |ref|. Where it is small, a small error proves little. limit: the largest error that the
+    artifact's precision allows, as its manifest states it.
     """
 
     inputs: int
     max_rel_error: float
     sensitivity: float | None
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the limit of the artifact's precision."""
+        return self.max_rel_error <= self.limit
 
 
 def verify(folder: Path, onnx_path: Path, *, inputs: int = 2, seed: int = 0) -> Verification:
@@ -58,8 +66,10 @@ def verify(folder: Path, onnx_path: Path, *, inputs: int = 2, seed: int = 0) -> 
             )
         errors.append(relative_distance(y, ref))
         references.append(ref)
+    precision = manifest.get("precision", asdict(PRECISIONS["fp32"]))
     return Verification(
         inputs=inputs,
+        limit=precision["max_rel_error"],
         max_rel_error=max(errors),
         sensitivity=max(
             (relative_distance(references[0], ref) for ref in references[1:]), default=None

@@ -27,7 +27,7 @@ from dataclasses import replace
 import tvm
 from tvm import relax
 
-from rt3d_tvm.passes.dataflow import bindings, constant, ints, static_shape, users
+from rt3d_tvm.passes.dataflow import bindings, constant, dtype_of, ints, static_shape, users
 from rt3d_tvm.passes.packed_call import (
     PACKED_KERNELS,
     called,
@@ -65,18 +65,18 @@ class KeepPacked:
         return mod.with_attr(CHANGES_ATTRIBUTE, _layout_changes(mod))
 
 
-def why_not(call: relax.Expr, blocks: list[int | None]) -> str | None:
+def why_not(call: relax.Expr, forms: list[tuple[int, str] | None]) -> str | None:
     """Why an operator cannot work on packed values, or None where it can.
 
-    ``blocks`` holds the channel block of each of its tensors, None for one that is not packed.
+    ``forms``: the channel block and type of each of its tensors, None for one that is not packed.
     """
     if not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op):
         return "it is no operator"
     if call.op.name not in _OPERATORS:
         return f"{call.op.name} has no packed form"
-    if not blocks or None in blocks or len(set(blocks)) > 1:
-        return "its tensors are not all packed in one channel block"
-    return _OPERATORS[call.op.name][0](call, blocks[0])
+    if not forms or None in forms or len(set(forms)) > 1:
+        return "its tensors are not all packed in one channel block and type"
+    return _OPERATORS[call.op.name][0](call, forms[0][0])
 
 
 def _pool_why_not(call: relax.Call, _block: int) -> str | None:
@@ -220,7 +220,7 @@ class _Rewriter(relax.PyExprMutator):
                 [static_shape(tensor) for tensor in tensors],
                 [self.layout_of[tensor] for tensor in tensors],
                 self.layout_of[var],
-                "float32",
+                dtype_of(self.twin[tensors[0]]),
             )
             operator = call.op.name.rsplit(".", 1)[-1]
             args = [self.twin[tensor] for tensor in tensors]
@@ -250,7 +250,8 @@ class _Rewriter(relax.PyExprMutator):
         """Emit the plain form of a value that has only its packed twin so far."""
         if var in self.only_packed:
             data, layout = static_shape(var), self.layout_of[var]
-            self.set_var_remap(var, emit_unpack(self.builder_, self.twin[var], data, layout))
+            plain = emit_unpack(self.builder_, self.twin[var], data, layout, dtype_of(var))
+            self.set_var_remap(var, plain)
             self.only_packed.remove(var)
 
 
@@ -263,6 +264,7 @@ def _layouts(
     reverse, the halo that the readers of each ask for.
     """
     layouts: dict[relax.Var, PackedLayout] = {}
+    dtypes: dict[relax.Var, str] = {}
     reasons = []
     result = {var for var, readers in users(function).items() if None in readers}
     for binding in bindings(function):
@@ -271,16 +273,20 @@ def _layouts(
             continue
         func, change = called(mod, call), layout_change(mod, call)
         if func is not None and packed_kernel(func) is not None:
-            layouts[var] = packed_kernel(func)[1].y
+            layouts[var], dtypes[var] = packed_kernel(func)[1].y, dtype_of(var)
         elif change is not None:
-            if call.args[1].fields[0] in layouts:
-                layouts[var] = layouts[call.args[1].fields[0]]
+            source = call.args[1].fields[0]
+            if source in layouts and dtypes[source] == change["dtype"]:
+                layouts[var], dtypes[var] = layouts[source], dtypes[source]
         elif isinstance(call, relax.Call):
-            blocks = [layouts[t].c_block if t in layouts else None for t in _tensors(call)]
-            reason = why_not(call, blocks)
+            forms = [
+                (layouts[tensor].c_block, dtypes[tensor]) if tensor in layouts else None
+                for tensor in _tensors(call)
+            ]
+            reason = why_not(call, forms)
             if reason is None:
-                layouts[var] = PackedLayout(c_block=blocks[0])
-            elif any(block is not None for block in blocks):
+                layouts[var], dtypes[var] = PackedLayout(c_block=forms[0][0]), forms[0][1]
+            elif any(form is not None for form in forms):
                 reasons.append(f"{var.name}: {reason}")
     for binding in reversed(bindings(function)):
         change = layout_change(mod, binding.value)

@@ -81,6 +81,7 @@ def cheapest(
     conv: Convolution, unit: VectorUnit, group: KernelGroup | None, *, winograd: bool
 ) -> Kernel:
     """The kernel of the lowest cost; without ``winograd`` the direct one."""
+    conv = replace(conv, weight=conv.weight.astype(unit.dtype))
     kernels = [direct(conv, unit, group)]
     if winograd and why_not_winograd(conv) is None:
         kernels.append(by_winograd(conv, unit, group))
@@ -126,6 +127,7 @@ def direct(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Ke
         y=y,
         residual=y if conv.residual else None,
         relu=conv.relu,
+        dtype=unit.dtype,
     )
     products = replace(products, x=products.needed_halo())
 
@@ -148,6 +150,8 @@ def direct(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Ke
 
 def why_not_winograd(conv: Convolution) -> str | None:
     """Why Winograd's transforms cannot be used, or None where they can."""
+    if conv.weight.dtype != "float32":
+        return f"its {conv.weight.dtype} has no digits to spare for the transforms"
     if conv.weight.shape[3:] != (KERNEL, KERNEL):
         return f"its windows are {conv.weight.shape[3:]} over H and W, not (3, 3)"
     if conv.stride[1:] != (1, 1) or conv.dilation[1:] != (1, 1):
@@ -243,8 +247,10 @@ def _cost(products: KGSConv3d, *moved: int, unit: VectorUnit) -> float:
     return _issued(products) / busy + MULTIPLY_ADDS_A_BYTE * traffic
 
 
-def _padded_bias(bias: np.ndarray | None, filters: int, stored: int) -> relax.Expr:
-    padded = np.zeros(stored, "float32")
+def _padded_bias(
+    bias: np.ndarray | None, filters: int, stored: int, dtype: str = "float32"
+) -> relax.Expr:
+    padded = np.zeros(stored, dtype)
     if bias is not None:
         padded[:filters] = bias
     return relax.const(padded)
@@ -264,7 +270,7 @@ def _emit_products(
         relax.const(blocks),
         relax.const(products.offsets(weight.columns)),
         relax.const(weight.pointers),
-        _padded_bias(bias, products.filters, products.stored_filters),
+        _padded_bias(bias, products.filters, products.stored_filters, products.dtype),
     ]
     if residual is not None:
         args.append(residual)

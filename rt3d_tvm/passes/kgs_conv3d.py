@@ -16,6 +16,10 @@ After::
 
 The sparsity is found in the zeros of the weight, whoever pruned it. Layout changes between two
 convolutions are left for KeepPacked.
+
+With dtype float16, pack and unpack are also the border between float32 and float16: weights,
+biases and all between the two are stored and computed in float16, but for convolutions that are
+kept in float32 for a reason (why_float32).
 """
 
 from __future__ import annotations
@@ -66,7 +70,7 @@ class ConvReport:
     """What became of one convolution: a kernel, or the reason why not.
 
     weights_digest tells the kernel's stored weights from others: calls move and are renamed, but
-    keep them.
+    keep them. dtype: the type it computes in; float32_reason: why, where another was asked for.
     """
 
     weight: tuple[int, ...]
@@ -78,6 +82,8 @@ class ConvReport:
     kernel: str | None = None
     group: str | None = None
     weights_digest: str | None = None
+    dtype: str = "float32"
+    float32_reason: str | None = None
     reason: str | None = None
 
 
@@ -103,18 +109,24 @@ class KGSConv3d:
     target: whose vectors decide the register tile. group: the kernel group for all convolutions;
     by default each gets the one that fits the zeros of its weight. winograd: whether a convolution
     may be computed by Winograd's transforms where that is cheaper, at the cost of some digits.
+    dtype: float32, or float16 where the target computes in it.
     """
 
     def __init__(
-        self, target: Target, group: KernelGroup | None = None, *, winograd: bool = True
+        self,
+        target: Target,
+        group: KernelGroup | None = None,
+        *,
+        winograd: bool = True,
+        dtype: str = "float32",
     ) -> None:
         if group and (group.g_m not in GROUP_HEIGHTS or GROUP_CHANNELS % group.g_n):
             raise ValueError(
                 f"kernel group {group}: there are kernels for {GROUP_HEIGHTS} filters "
                 f"x (1, 2, 4) channels"
             )
-        self.unit = vector_unit(target)
-        self.group = group
+        self.units = {name: vector_unit(target, name) for name in ("float32", dtype)}
+        self.group, self.dtype = group, dtype
         self.winograd = winograd
 
     def transform_module(
@@ -122,7 +134,7 @@ class KGSConv3d:
     ) -> tvm.IRModule:
         """The module with its convolutions rewritten, and the report as an attribute."""
         mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
-        rewriter = _Rewriter(mod, self.unit, self.group, winograd=self.winograd)
+        rewriter = _Rewriter(mod, self.units, self.group, winograd=self.winograd, dtype=self.dtype)
         for name, function in mod.functions_items():
             if isinstance(function, relax.Function):
                 rewriter.rewrite(name, function)
@@ -155,6 +167,39 @@ def why_not(call: relax.Call) -> str | None:
                 f"times its multiply-adds, at most {MAX_ISSUED:.0f} are worth it"
             )
     return None
+
+
+def why_float32(
+    chain: _Chain, reads: dict[relax.Var, list[relax.VarBinding | None]], dtype: str
+) -> str | None:
+    """Why a convolution is computed in float32 where ``dtype`` is asked for, or None."""
+    if dtype == "float32":
+        return None
+    values = [constant(chain.conv.args[1])] + ([] if chain.bias is None else [chain.bias])
+    largest, limits = max(float(abs(value).max()) for value in values), np.finfo(dtype)
+    if not largest <= limits.max:
+        return f"it holds {largest:.3g}, and {dtype} ends at {float(limits.max):.0f}"
+    largest = float(abs(values[0]).max())
+    if 0 < largest < limits.smallest_normal:
+        return (
+            f"its largest weight is {largest:.2g}, and {dtype} loses digits below "
+            f"{float(limits.smallest_normal):.2g}"
+        )
+    if _only_result(chain.bindings[-1].var, reads):
+        return "it gives the model's result, whose digits are kept"
+    return None
+
+
+def _only_result(var: relax.Var, reads: dict[relax.Var, list[relax.VarBinding | None]]) -> bool:
+    """Whether a value is read for the function's result only, through reshapes and means."""
+    return all(
+        reader is None
+        or (
+            any(is_op(reader.value, name) for name in ("relax.reshape", "relax.mean"))
+            and _only_result(reader.var, reads)
+        )
+        for reader in reads.get(var, [])
+    )
 
 
 def _ungrouped(weight: np.ndarray, groups: int) -> np.ndarray:
@@ -248,7 +293,13 @@ def _convolution(chain: _Chain) -> Convolution:
     )
 
 
-def _report(binding: relax.VarBinding, kernel: Kernel | None, reason: str | None) -> ConvReport:
+def _report(
+    binding: relax.VarBinding,
+    kernel: Kernel | None,
+    *,
+    reason: str | None,
+    float32_reason: str | None,
+) -> ConvReport:
     call = binding.value
     weight, out = constant(call.args[1]), static_shape(binding.var)
     shape = static_shape(call.args[1])
@@ -273,6 +324,8 @@ def _report(binding: relax.VarBinding, kernel: Kernel | None, reason: str | None
         kernel=kernel.name,
         group=str(kernel.products.group),
         weights_digest=weights_digest(kernel.products, kernel.blocks),
+        dtype=kernel.products.dtype,
+        float32_reason=float32_reason,
     )
 
 
@@ -281,10 +334,16 @@ class _Rewriter(relax.PyExprMutator):
     """Emits each chain at its last binding, where all it reads is there, and drops the others."""
 
     def __init__(
-        self, mod: tvm.IRModule, unit: VectorUnit, group: KernelGroup | None, *, winograd: bool
+        self,
+        mod: tvm.IRModule,
+        units: dict[str, VectorUnit],
+        group: KernelGroup | None,
+        *,
+        winograd: bool,
+        dtype: str,
     ) -> None:
         super().__init__(mod)
-        self.unit, self.group, self.winograd = unit, group, winograd
+        self.units, self.group, self.winograd, self.dtype = units, group, winograd, dtype
         self.report: list[ConvReport] = []
 
     def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
@@ -295,17 +354,19 @@ class _Rewriter(relax.PyExprMutator):
         for binding in bindings(function):
             if not any(is_op(binding.value, name) for name in CONVOLUTIONS):
                 continue
-            kernel, reason = None, why_not(binding.value)
+            kernel, reason, float32_reason = None, why_not(binding.value), None
             if reason is None:
                 chain = _chain_from(binding, reads, claimed)
                 members = [member.var for member in chain.bindings]
                 claimed.update(members)
-                kernel = cheapest(
-                    _convolution(chain), self.unit, self.group, winograd=self.winograd
-                )
+                float32_reason = why_float32(chain, reads, self.dtype)
+                unit = self.units["float32" if float32_reason else self.dtype]
+                kernel = cheapest(_convolution(chain), unit, self.group, winograd=self.winograd)
                 self.kernel_at[members[-1]] = chain, kernel
                 self.dropped.update(members[:-1])
-            self.report.append(_report(binding, kernel, reason))
+            self.report.append(
+                _report(binding, kernel, reason=reason, float32_reason=float32_reason)
+            )
         self.builder_.update_func(name, self.visit_expr(function))
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
@@ -318,12 +379,15 @@ class _Rewriter(relax.PyExprMutator):
 
     def emit_kernel(self, chain: _Chain, kernel: Kernel, binding: relax.VarBinding) -> relax.Var:
         """pack, the kernel's calls, unpack."""
-        x = emit_pack(self.builder_, self.visit_expr(chain.conv.args[0]), kernel.x)
+        dtype = kernel.products.dtype
+        x = emit_pack(self.builder_, self.visit_expr(chain.conv.args[0]), kernel.x, dtype)
         residual = None
         if chain.residual is not None:
-            residual = emit_pack(self.builder_, self.visit_expr(chain.residual), kernel.y)
+            shortcut = self.visit_expr(chain.residual)
+            residual = emit_pack(self.builder_, shortcut, kernel.y, dtype)
         y = kernel.emit(self.builder_, x, residual)
-        result = emit_unpack(self.builder_, y, static_shape(binding.var), kernel.y)
+        plain = binding.var
+        result = emit_unpack(self.builder_, y, static_shape(plain), kernel.y, dtype_of(plain))
         if isinstance(binding.var, relax.DataflowVar):
             return result
         return self.builder_.emit_output(result)

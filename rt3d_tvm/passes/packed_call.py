@@ -40,21 +40,28 @@ def emit_call(
     )
 
 
-def emit_pack(builder: relax.BlockBuilder, x: relax.Expr, layout: PackedLayout) -> relax.Var:
-    """Emit the change of a plain tensor into ``layout``; a view where the order is the same."""
-    data = static_shape(x)
-    if is_view(data, layout):
+def emit_pack(
+    builder: relax.BlockBuilder, x: relax.Expr, layout: PackedLayout, dtype: str
+) -> relax.Var:
+    """Emit the change of a plain tensor into ``layout`` and ``dtype``; a view where it is none."""
+    data, plain = static_shape(x), dtype_of(x)
+    if is_view(data, layout) and dtype == plain:
         return builder.emit(relax.op.reshape(x, layout.shape(data)))
-    return emit_call(builder, "pack", _marked(packed.pack, data, layout, dtype_of(x)), [x])
+    return emit_call(builder, "pack", _marked(packed.pack, data, layout, dtype, plain), [x])
 
 
 def emit_unpack(
-    builder: relax.BlockBuilder, x: relax.Expr, data: tuple[int, ...], layout: PackedLayout
+    builder: relax.BlockBuilder,
+    x: relax.Expr,
+    data: tuple[int, ...],
+    layout: PackedLayout,
+    plain: str,
 ) -> relax.Var:
-    """Emit the change from ``layout`` into a plain tensor of shape ``data``."""
-    if is_view(data, layout):
+    """Emit the change from ``layout`` into a plain tensor of shape ``data`` and type ``plain``."""
+    dtype = dtype_of(x)
+    if is_view(data, layout) and dtype == plain:
         return builder.emit(relax.op.reshape(x, data))
-    return emit_call(builder, "unpack", _marked(packed.unpack, data, layout, dtype_of(x)), [x])
+    return emit_call(builder, "unpack", _marked(packed.unpack, data, layout, dtype, plain), [x])
 
 
 def is_view(data: tuple[int, ...], layout: PackedLayout) -> bool:
@@ -63,9 +70,10 @@ def is_view(data: tuple[int, ...], layout: PackedLayout) -> bool:
     return one_position and data[1] % layout.c_block == 0
 
 
-def _marked(kind, data, layout: PackedLayout, dtype: str) -> tvm.tirx.PrimFunc:
-    mark = {"kind": kind.__name__, "data": data, "layout": asdict(layout)}
-    return kind(data, layout, dtype).with_attr({LAYOUT_ATTRIBUTE: json.dumps(mark)})
+def _marked(kind, data, layout: PackedLayout, dtype: str, plain: str) -> tvm.tirx.PrimFunc:
+    mark = {"kind": kind.__name__, "data": data, "layout": asdict(layout), "dtype": dtype}
+    function = kind(data, layout, dtype, plain=plain)
+    return function.with_attr({LAYOUT_ATTRIBUTE: json.dumps(mark)})
 
 
 def called(mod: tvm.IRModule, call: relax.Expr) -> tvm.tirx.PrimFunc | None:
@@ -74,7 +82,7 @@ def called(mod: tvm.IRModule, call: relax.Expr) -> tvm.tirx.PrimFunc | None:
 
 
 def layout_change(mod: tvm.IRModule, call: relax.Expr) -> dict | None:
-    """What a call of pack or unpack changes (kind, data, layout), or None for anything else."""
+    """What a call of pack or unpack changes (kind, data, layout, packed dtype), or None."""
     func = called(mod, call)
     if func is None or LAYOUT_ATTRIBUTE not in func.attrs:
         return None
