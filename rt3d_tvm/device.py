@@ -25,6 +25,7 @@ _BIG = 0.75
 # What a target's code uses beyond its architecture, as /sys/devices/system/cpu/modalias numbers it:
 # Arm's HWCAP bits, x86's CPUID words.
 _FEATURES = {
+    "arm64-v8.2": {0x08: "atomics", 0x0A: "asimdhp"},
     "cortex-a77": {0x08: "atomics", 0x0A: "asimdhp", 0x14: "asimddp"},
     "x86-64-avx2": {0x08C: "fma", 0x125: "avx2"},
     "x86-64-avx512": {0x130: "avx512f", 0x131: "avx512dq", 0x13E: "avx512bw", 0x13F: "avx512vl"},

@@ -30,14 +30,21 @@ def test_clusters_and_big_cores():
         (3, 2.42, None),
         (1, 2.84, "performance"),
     ]
-    assert fitting_targets(processor) == ("arm64", "cortex-a77")
+    assert fitting_targets(processor) == ("arm64", "arm64-v8.2", "cortex-a77")
 
 
 @pytest.mark.parametrize(
     ("files", "machine", "cores", "targets"),
     [
         # Without the dot product, no Cortex-A77 code.
-        ({"modalias": "cpu:type:aarch64:feature:,0001,0008,000A"}, "aarch64", 4, ("arm64",)),
+        (
+            {"modalias": "cpu:type:aarch64:feature:,0001,0008,000A"},
+            "aarch64",
+            4,
+            ("arm64", "arm64-v8.2"),
+        ),
+        # Without float16 arithmetic, none of the two that have it.
+        ({"modalias": "cpu:type:aarch64:feature:,0001,0008,0014"}, "aarch64", 4, ("arm64",)),
         # An older kernel names no features; the core's id still tells the architecture.
         ({"cpu0/regs/identification/midr_el1": "0x411fd0d0"}, "aarch64", 4, ("arm64",)),
         ({"present": "0,2-4", "modalias": ""}, None, 4, ()),

@@ -55,6 +55,19 @@ def test_every_model_computes_there_what_onnx_runtime_does_here(phone, compiled,
     assert relative_distance(*references) >= 1e-2
 
 
+def test_float16_computes_there_nearly_what_onnx_runtime_does_here(phone, compiled_c3d, tmp_path):
+    manifest = compile_onnx(
+        compiled_c3d.onnx, tmp_path / "artifact", target="arm64-v8.2", precision="fp16"
+    )
+    x = np.random.default_rng(0).standard_normal(manifest["inputs"][0]["shape"], dtype="float32")
+    session = reference_session(compiled_c3d.onnx)
+    reference = session.run(None, {session.get_inputs()[0].name: x})[0]
+    with opened(phone) as device:
+        distance = relative_distance(device.load(tmp_path / "artifact").run(x), reference)
+    # The reduced C3D adds up to 8e-3 at worst; float32 would be below the first.
+    assert 1e-4 < distance <= 1e-2
+
+
 def test_the_command_line_says_what_the_phone_is_and_times_it(
     phone, c3d_for_phone, tmp_path, capsys
 ):
@@ -63,7 +76,7 @@ def test_the_command_line_says_what_the_phone_is_and_times_it(
     assert cli.main(["remote", "ping", *there, "--json", str(tmp_path / "p.json")]) == 0
     found = json.loads((tmp_path / "p.json").read_text())
     assert found["processor"]["machine"] == "aarch64"
-    assert found["targets"] == ["arm64", "cortex-a77"]
+    assert found["targets"] == ["arm64", "arm64-v8.2", "cortex-a77"]
     assert found["temperatures"] == {"cpu-emulated": 41.5}
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert found["memory"] == pytest.approx(physical, rel=0.01)

@@ -42,7 +42,10 @@ COMPILER = (
     *("tracker", "rpc_server", "device", "remote", "remote_session"),
 )
 # Neither half: they are imported by both, or call both from inside functions.
-NEUTRAL = ("cli", "conv_shape", "doctor", "errors", "link", "report", "whole_file")
+NEUTRAL = (
+    *("cli", "conv_shape", "doctor", "errors", "link"),
+    *("precision", "report", "whole_file"),
+)
 
 
 def modules(root: Path) -> dict[str, Path]:

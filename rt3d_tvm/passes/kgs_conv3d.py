@@ -177,10 +177,10 @@ def why_float32(
         return None
     values = [constant(chain.conv.args[1])] + ([] if chain.bias is None else [chain.bias])
     largest, limits = max(float(abs(value).max()) for value in values), np.finfo(dtype)
-    if not largest <= limits.max:
+    if not largest <= float(limits.max):
         return f"it holds {largest:.3g}, and {dtype} ends at {float(limits.max):.0f}"
     largest = float(abs(values[0]).max())
-    if 0 < largest < limits.smallest_normal:
+    if 0 < largest < float(limits.smallest_normal):
         return (
             f"its largest weight is {largest:.2g}, and {dtype} loses digits below "
             f"{float(limits.smallest_normal):.2g}"
