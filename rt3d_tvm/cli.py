@@ -366,7 +366,7 @@ def _verify(args: argparse.Namespace) -> int:
 
     from rt3d_tvm.verify import verify
 
-    result = verify(args.folder, args.onnx, inputs=args.inputs)
+    result = verify(args.folder, args.onnx, inputs=args.inputs, limit=args.limit)
     print(
         f"{args.folder}: max_rel_error {result.max_rel_error:.2g} over {args.inputs} inputs, limit "
         f"{result.limit:.0e}: {'passed' if result.passed else 'FAILED'}"
@@ -854,6 +854,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_folder(verify)
     verify.add_argument("--onnx", type=Path, required=True, metavar="X.onnx")
     verify.add_argument("--inputs", type=_at_least_one, default=2, metavar="N")
+    verify.add_argument(
+        "--limit", type=float, help="largest error that passes; default: 1e-4, fp16 2e-2"
+    )
 
     bench = command("bench", _bench, "time a compiled model, beside others if asked")
     _add_folder(bench)
