@@ -41,12 +41,13 @@ lint: $(READY)
 bench: $(READY)
 	for model in c3d r2plus1d s3d; do $(VENV)/bin/python scripts/demo.py --model $$model --out build/bench/$$model || exit 1; done
 
-# OpenVINO and MNN, to compare with; then: .venv/bin/python scripts/compare_peers.py
-peers: $(READY) .venv-peers/.ready
+# OpenVINO and MNN, to compare with, and the runtimes alone, to see what memory they take; then:
+# .venv/bin/python scripts/compare_peers.py
+peers: $(READY) .venv-peers/.ready .venv-plain/.ready
 
-.venv-peers/.ready: requirements-peers.txt
-	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet -r requirements-peers.txt
+.venv-%/.ready: requirements-%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet -r $<
 	@touch $@
 
 clean:

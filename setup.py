@@ -4,6 +4,7 @@ from setuptools import find_packages, setup
 
 PRUNE = ["torch>=2.13", "safetensors", "onnx", "onnxscript", "onnxruntime", "matplotlib"]
 VIDEO = ["av>=17"]
+CHARTS = ["matplotlib"]
 
 setup(
     name="rt3d-tvm",
@@ -26,7 +27,8 @@ setup(
     extras_require={
         "prune": PRUNE,
         "video": VIDEO,
-        "test": ["pytest", "hypothesis", "ruff", "pre-commit", *PRUNE, *VIDEO],
+        "charts": CHARTS,
+        "test": ["pytest", "hypothesis", "ruff", "pre-commit", *PRUNE, *VIDEO, *CHARTS],
     },
     entry_points={"console_scripts": ["rt3d = rt3d_tvm.cli:main"]},
 )

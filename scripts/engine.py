@@ -2,14 +2,16 @@
 
     python engine.py ENGINE MODEL THREADS INPUT.npy OUTPUT.npy
 
-Prints a JSON line when it is ready (after two runs, the output being saved), then answers each line
-on stdin with the milliseconds of one run. compare_peers.py starts it, with the Python of whichever
-environment has the engine.
+Prints a JSON line when it is ready (after two runs, or one that was slow, the output being saved),
+then answers each line on stdin with the milliseconds of one run, and with what it returned where
+that is a measurement itself. compare_peers.py starts it, with the Python of whichever environment
+has the engine; each engine imports what it needs, then calls `imports_done`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -18,6 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+# A run that takes longer is its own warm-up.
+SLOW_S = 2.0
+_memory = {"imports_mb": 0.0}
+
 
 def rt3d(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
     """An artifact of this project."""
@@ -25,8 +31,53 @@ def rt3d(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
 
     from rt3d_tvm.deploy import load
 
+    imports_done()
     artifact = load(model, threads=threads)
     return lambda: artifact.run(x), f"TVM {tvm.__version__}"
+
+
+def rt3d_calls(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
+    """Milliseconds of each call of an artifact."""
+    import tvm
+
+    from rt3d_tvm.bench import call_timer
+    from rt3d_tvm.deploy import load
+
+    timer = call_timer(load(model, threads=threads))
+    return lambda: timer(x), f"TVM {tvm.__version__}"
+
+
+def fma_peak(_model: Path, threads: int, _x: np.ndarray) -> tuple[Callable, str]:
+    """GFLOP/s of multiply-adds on registers alone, now."""
+    import tvm
+
+    from rt3d_tvm.peak import multiply_add_peak
+
+    return lambda: multiply_add_peak(threads), f"TVM {tvm.__version__}"
+
+
+def rt3d_plain(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
+    """An artifact on TVM's runtime library alone: what memory it takes."""
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    import tvm_ffi
+    from run_plain import load_plain
+
+    imports_done()
+    _, run = load_plain(model)
+    return lambda: run(x), f"tvm-ffi {tvm_ffi.__version__}"
+
+
+def tvm_stock(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
+    """A library that TVM's default pipeline made of the same ONNX file."""
+    import tvm
+
+    from rt3d_tvm.deploy import set_threads
+
+    imports_done()
+    set_threads(threads)
+    vm = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(model)), tvm.cpu())
+    clip = tvm.runtime.tensor(x)
+    return lambda: vm["main"](clip).numpy(), f"TVM {tvm.__version__}"
 
 
 def pytorch(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
@@ -35,16 +86,23 @@ def pytorch(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
 
     from rt3d_tvm.models.weights import load_model
 
+    imports_done()
     torch.set_num_threads(threads)
     network, _ = load_model(model)
     network.eval()
-    clip = torch.from_numpy(x)
+    return _torch_runner(network, x), torch.__version__
 
-    def run() -> np.ndarray:
-        with torch.inference_mode():
-            return network(clip).numpy()
 
-    return run, torch.__version__
+def pytorch_compiled(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
+    """torch.compile (Inductor) with its own settings, on a weight file of this project."""
+    import torch
+
+    from rt3d_tvm.models.weights import load_model
+
+    imports_done()
+    torch.set_num_threads(threads)
+    network, _ = load_model(model)
+    return _torch_runner(torch.compile(network.eval()), x), torch.__version__
 
 
 def pytorch_without_onednn(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
@@ -59,6 +117,7 @@ def onnxruntime(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str
     """ONNX Runtime's CPU provider."""
     import onnxruntime
 
+    imports_done()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
@@ -70,19 +129,21 @@ def openvino(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
     """OpenVINO's CPU plugin, in float32."""
     import openvino
 
+    imports_done()
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
     request = openvino.Core().compile_model(str(model), "CPU", settings).create_infer_request()
-    return lambda: next(iter(request.infer([x]).values())), openvino.__version__
+    return lambda: next(iter(request.infer([x]).values())), openvino.__version__.split("-")[0]
 
 
 def mnn(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
     """MNN's session API in float32, on a model of its own format."""
     import MNN
 
+    imports_done()
     network = MNN.Interpreter(str(model))
     session = network.createSession({"backend": "CPU", "numThread": threads, "precision": "high"})
     taken, given = network.getSessionInput(session), network.getSessionOutput(session)
@@ -104,30 +165,61 @@ def mnn(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
     return run, MNN.version()
 
 
+def _torch_runner(network: Callable, x: np.ndarray) -> Callable[[], np.ndarray]:
+    import torch
+
+    clip = torch.from_numpy(x)
+
+    def run() -> np.ndarray:
+        with torch.inference_mode():
+            return network(clip).numpy()
+
+    return run
+
+
 ENGINES = {
     engine.__name__: engine
-    for engine in (rt3d, pytorch, pytorch_without_onednn, onnxruntime, openvino, mnn)
+    for engine in (
+        *(rt3d, rt3d_calls, rt3d_plain, fma_peak, tvm_stock),
+        *(pytorch, pytorch_without_onednn, pytorch_compiled, onnxruntime, openvino, mnn),
+    )
 }
 
 
 def main() -> None:
-    """Load, run twice, then serve."""
+    """Load, warm up, then serve."""
     engine, model, threads, input_path, output_path = sys.argv[1:]
     run, version = ENGINES[engine](Path(model), int(threads), np.load(input_path))
-    run()
-    np.save(output_path, run())
-    print(json.dumps({"ready": engine, "version": version}), flush=True)
+    start = time.perf_counter()
+    output = run()
+    # Torch compiles in its first run, so that a long one says nothing of the next.
+    slow = time.perf_counter() - start > SLOW_S and engine != "pytorch_compiled"
+    if not slow:
+        output = run()
+    if isinstance(output, np.ndarray):
+        np.save(output_path, output)
+    print(json.dumps({"version": version, "slow": slow}), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
-        run()
+        answer = run()
         ms = 1e3 * (time.perf_counter() - start)
-        print(json.dumps({"ms": ms, "peak_rss_mb": peak_rss_mb()}), flush=True)
+        value = None if isinstance(answer, np.ndarray) else answer
+        print(json.dumps({"ms": ms, "value": value, "memory": memory_mb()}), flush=True)
 
 
-def peak_rss_mb() -> float:
-    """Peak memory of this process; getrusage would count the one it was forked from."""
+def imports_done() -> None:
+    """Note how much memory the engine's code takes before it has a model."""
+    _memory["imports_mb"] = memory_mb()["rss_mb"]
+
+
+def memory_mb() -> dict[str, float]:
+    """Memory of this process, now and at its peak; getrusage would count the one it forked from."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024 / 1e6
+
+    def field(name: str) -> float:
+        return int(re.search(rf"{name}:\s+(\d+)", status)[1]) * 1024 / 1e6
+
+    return {"peak_mb": field("VmHWM"), "rss_mb": field("VmRSS"), **_memory}
 
 
 if __name__ == "__main__":
