@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     import tvm
 
 MIN_OPSET, MAX_OPSET = 11, 23
-INPUT_RANK = 5  # clips, channels, frames, height, width
+# What the axes of an input are, by their number.
+INPUT_AXES = {
+    4: "(pictures, channels, height, width)",
+    5: "(clips, channels, frames, height, width)",
+}
 MAX_ELEMENTS = 2**31 - 1  # kernels index with 32 bits
 
 # What the exporter makes of 3D CNNs, and its close relatives. tests/test_frontend.py compares each
@@ -57,13 +61,13 @@ ACCEPTED_OPS = (
 
 
 def import_onnx(path: Path) -> tvm.IRModule:
-    """Read an ONNX file into a Relax module whose ``main`` takes one clip tensor.
+    """Read an ONNX file into a Relax module whose ``main`` takes one tensor of clips or pictures.
 
-    The input is float32 of fixed shape (clips, channels, frames, height, width); there is one
-    output. A Conv arrives as ``relax.nn.conv3d`` followed by reshape and add for its bias, its
-    weights as constants. ``main`` has the attribute ``layer_names``: `layer_names` of the file, in
-    the order of the graph, since the importer keeps no name of a node. Nodes that no output depends
-    on are left out.
+    The input is float32 of fixed shape (clips, channels, frames, height, width), or without frames;
+    there is one output. A Conv arrives as ``relax.nn.conv3d`` or ``conv2d`` followed by reshape and
+    add for its bias, its weights as constants. ``main`` has the attribute ``layer_names``:
+    `layer_names` of the file, in the order of the graph, since the importer keeps no name of a
+    node. Nodes that no output depends on are left out.
 
     Raises InputError for anything else, naming the node or the tensor and what is accepted.
     """
@@ -227,11 +231,9 @@ def _check_input_and_output(model: onnx.ModelProto, path: Path) -> None:
         raise InputError(f"{label}: {_type_name(tensor.elem_type)}; float32 is accepted")
     if not tensor.HasField("shape"):
         raise InputError(f"{label}: no shape; {fixed}")
-    if len(tensor.shape.dim) != INPUT_RANK:
-        raise InputError(
-            f"{label}: {len(tensor.shape.dim)} dimensions; {INPUT_RANK} are accepted (clips, "
-            "channels, frames, height, width)"
-        )
+    if len(tensor.shape.dim) not in INPUT_AXES:
+        accepted = " or ".join(f"{rank} {axes}" for rank, axes in INPUT_AXES.items())
+        raise InputError(f"{label}: {len(tensor.shape.dim)} dimensions; accepted are {accepted}")
     for i, dim in enumerate(tensor.shape.dim):
         if dim.HasField("dim_param"):
             raise InputError(f"{label}: dimension {i} is dynamic ({dim.dim_param!r}); {fixed}")

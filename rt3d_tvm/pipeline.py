@@ -11,6 +11,8 @@ from tvm.s_tir import dlight
 from tvm.target import Target
 
 import schedules.table
+from rt3d_tvm.passes.clip import ClipAsOperators
+from rt3d_tvm.passes.conv2d import Conv2dAsConv3d
 from rt3d_tvm.passes.fully_connected import FullyConnectedAsConv3d
 from rt3d_tvm.passes.keep_packed import KeepPacked
 from rt3d_tvm.passes.kgs_conv3d import KGSConv3d
@@ -28,6 +30,8 @@ def phases(
     """Names and passes, in order. ``group``, ``winograd`` and ``dtype`` are those of KGSConv3d."""
     return [
         ("fold_constants", relax.transform.FoldConstant()),
+        ("clip", ClipAsOperators()),
+        ("conv2d", Conv2dAsConv3d()),
         ("fully_connected", FullyConnectedAsConv3d()),
         ("pruned_filters", PrunedFilters()),
         # A reshape there and back between two layers would keep them from one layout.

@@ -10,6 +10,7 @@ from tvm.s_tir.dlight import ScheduleRule
 from tvm.s_tir.dlight.analysis import normalize_prim_func
 from tvm.target import Target
 
+from schedules.cpu.depthwise_conv3d import schedule_depthwise_conv3d
 from schedules.cpu.kgs_conv3d import schedule_kgs_conv3d
 from schedules.cpu.loops import schedule_loops
 from schedules.cpu.winograd import schedule_winograd_transform
@@ -53,6 +54,7 @@ class LoopsRule(ScheduleRule):
 RULES: dict[str, tuple[ScheduleRule, ...]] = {
     "cpu": (
         KernelRule("kgs_conv3d", schedule_kgs_conv3d),
+        KernelRule("depthwise_conv3d", schedule_depthwise_conv3d),
         KernelRule("winograd_input", schedule_winograd_transform),
         KernelRule("winograd_output", schedule_winograd_transform),
         LoopsRule(schedule_loops),

@@ -45,6 +45,15 @@ def conv3d_float64(x, weight, bias, *, stride, padding, dilation, groups=1) -> n
     ).numpy()
 
 
+def activated(result: np.ndarray, conv) -> np.ndarray:
+    """ReLU and its ceiling, as a kernel's definition says."""
+    return np.clip(
+        result,
+        0 if conv.relu else None,
+        None if conv.ceiling is None else conv.ceiling,
+    )
+
+
 def sum_bound(terms: int, absolute_sum: np.ndarray, dtype: str = "float32") -> np.ndarray:
     """How far a sum of products in ``dtype`` may be from the exact one, in whatever order.
 
@@ -158,4 +167,4 @@ class ConvCase:
             kernel = self.weight[0, 0].size
             terms = conv.tile.chunk * conv.group.g_n * kernel + conv.chunks
         bound = sum_bound(terms + 2, size, conv.dtype)
-        return (np.maximum(result, 0) if conv.relu else result), bound
+        return activated(result, conv), bound

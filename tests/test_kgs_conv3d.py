@@ -80,6 +80,7 @@ def cases(draw) -> ConvCase:
         x=PackedLayout(c_block=lanes if n >= 4 else n, halo_w=draw(st.integers(0, 2))),
         y=PackedLayout(c_block=lanes, **halo),
         relu=draw(st.booleans()),
+        ceiling=draw(st.sampled_from([None, 0.5])),
         dtype=draw(st.sampled_from(["float32", "float16"])),
     )
 

@@ -8,7 +8,7 @@ import tvm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.oracle import UNIT_ROUNDOFF, conv3d_float64, packed, run_kernel, sum_bound
+from tests.oracle import UNIT_ROUNDOFF, activated, conv3d_float64, packed, run_kernel, sum_bound
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d import kgs_conv3d
 from topi_sparse.layout import PackedLayout
@@ -102,6 +102,7 @@ def cases(draw) -> tuple[WinogradConv3d, float]:
         y=PackedLayout(c_block=lanes, halo_h=draw(pads), halo_w=draw(pads)),
         residual=draw(st.none() | st.just(PackedLayout(c_block=lanes, halo_w=1))),
         relu=draw(st.booleans()),
+        ceiling=draw(st.sampled_from([None, 0.5])),
     )
     conv = dataclasses.replace(conv, x=conv.needed_halo().covering(conv.x))
     return conv, draw(st.sampled_from([1.0, 0.4]))
@@ -131,8 +132,7 @@ def test_it_is_the_convolution(case, seed):
     size = magnitude(conv, x, weight) + abs(bias)[:, None, None, None]
     if residual is not None:
         expected, size = expected + residual, size + abs(residual)
-    if conv.relu:
-        expected = np.maximum(expected, 0)
+    expected = activated(expected, conv)
     bound = sum_bound(shape[1] * shape[2] + ROUNDINGS + 2, size)
     assert np.all(abs(y - packed(expected, conv.y)) <= packed(bound, conv.y))
 

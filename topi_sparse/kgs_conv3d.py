@@ -19,11 +19,13 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from topi_sparse.activation import activated
 from topi_sparse.halo import zero_halo
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import row_blocks
 from topi_sparse.layout import PackedLayout, ceil_div
 from topi_sparse.register_tile import Tile
+from topi_sparse.windows import Windows
 
 # Relax's kOpaque: no operator is fused into the kernel, whose epilogue is its own.
 OPAQUE = 8
@@ -34,49 +36,25 @@ SPEC_ATTRIBUTE = "kgs_conv3d"
 
 
 @dataclass(frozen=True, kw_only=True)
-class KGSConv3d:
+class KGSConv3d(Windows):
     """All that defines one kgs_conv3d kernel; two equal definitions give the same PrimFunc.
 
-    data      (B, N, D, H, W) of the input
-    padding   zeros before and after: front, top, left, back, bottom, right
     kept      kept columns of the weight, and ``weights`` the values stored for them
     weight_sets  weights with the same kept columns, one for each of so many parts of the batch
     residual  layout of a tensor that is added before the ReLU, or None
+    ceiling   the largest value the ReLU lets through, such as 6, or None
     """
 
-    data: tuple[int, int, int, int, int]
-    filters: int
-    kernel: tuple[int, int, int]
-    stride: tuple[int, int, int]
-    padding: tuple[int, int, int, int, int, int]
-    dilation: tuple[int, int, int]
     group: KernelGroup
     kept: int
     weights: int
     tile: Tile
-    x: PackedLayout
     y: PackedLayout
     residual: PackedLayout | None = None
     relu: bool = False
+    ceiling: float | None = None
     dtype: str = "float32"
     weight_sets: int = 1
-
-    @property
-    def out(self) -> tuple[int, int, int, int, int]:
-        """(B, M, D, H, W) of the output."""
-        extents = (
-            (size + before + after - dilation * (k - 1) - 1) // stride + 1
-            for size, before, after, dilation, k, stride in zip(
-                self.data[2:],
-                self.padding[:3],
-                self.padding[3:],
-                self.dilation,
-                self.kernel,
-                self.stride,
-                strict=True,
-            )
-        )
-        return (self.data[0], self.filters, *extents)
 
     @property
     def chunks(self) -> int:
@@ -102,15 +80,6 @@ class KGSConv3d:
         """Filters with their padding: the length of the bias."""
         blocks, last_rows = self.rows
         return (blocks - 1) * self.group.g_m + last_rows
-
-    def needed_halo(self) -> PackedLayout:
-        """The input layout with the smallest halo that holds all the zeros this kernel reads."""
-        halo = []
-        for axis in (1, 2):
-            last = (self.out[2 + axis] - 1) * self.stride[axis] - self.padding[axis]
-            last += (self.kernel[axis] - 1) * self.dilation[axis]
-            halo.append(max(self.padding[axis], last - self.data[2 + axis] + 1, 0))
-        return PackedLayout(c_block=self.x.c_block, halo_h=halo[0], halo_w=halo[1])
 
     def offsets(self, columns: np.ndarray) -> np.ndarray:
         """Where each column (KGSWeight.columns) of output position (0, 0, 0) starts in x, int32."""
@@ -305,7 +274,7 @@ def _register_tile(conv: KGSConv3d, args, acc, position, c, *, rows: int, column
                 every_vector((lambda i, b: zero) if conv.sums_apart else before)
 
     pointers, first = args["pointers"], (p * conv.chunks + c) * conv.kernel[0]
-    kd_begin, kd_end = _valid_locations(conv, d)
+    kd_begin, kd_end = conv.valid_locations(d)
     begin, end = pointers[first + kd_begin], pointers[first + kd_end]
     strides = conv.x.strides(conv.data)
     steps = [step * stride for step, stride in zip(conv.stride, strides[2:], strict=False)]
@@ -340,11 +309,13 @@ def _register_tile(conv: KGSConv3d, args, acc, position, c, *, rows: int, column
             value = acc[tuple(accumulator(i, b))]
             if conv.residual:
                 value = value + args["residual"][tuple(stored(conv.residual, i, b))]
-            return T.max(value, zero) if conv.relu else value
+            return activated(
+                value, relu=conv.relu, ceiling=conv.ceiling, dtype=conv.dtype, lanes=lanes
+            )
 
         every_vector(finished)
 
-    if conv.residual or conv.relu:
+    if conv.residual or conv.relu or conv.ceiling is not None:
         if conv.chunks == 1:
             finish()
         else:
@@ -363,23 +334,3 @@ def _parts(columns: int, *, by_element: bool) -> list[range]:
     """
     size = ceil_div(columns, ceil_div(columns, INPUTS_AT_ONCE)) if by_element else columns
     return [range(i, min(i + size, columns)) for i in range(0, columns, size)]
-
-
-def _valid_locations(conv: KGSConv3d, d):
-    """The range of kd whose input plane exists for output plane d; the others would add zeros.
-
-    Empty where the whole window lies in the padding.
-    """
-    begin = conv.padding[0] - d * conv.stride[0]
-    end = begin + conv.data[2]
-    last = (conv.out[2] - 1) * conv.stride[0] + (conv.kernel[0] - 1) * conv.dilation[0]
-    step = conv.dilation[0]
-    count = conv.kernel[0]
-
-    def clamped(location):
-        return T.max(T.min((location + step - 1) // step, count), 0)
-
-    return (
-        clamped(begin) if conv.padding[0] else 0,
-        clamped(end) if last - conv.padding[0] >= conv.data[2] else count,
-    )

@@ -24,6 +24,7 @@ from numpy.polynomial.polynomial import polyfromroots
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from topi_sparse.activation import activated
 from topi_sparse.halo import zero_halo
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d import OPAQUE, KGSConv3d
@@ -76,6 +77,7 @@ class WinogradConv3d:
     kernel_d  locations along D; along H and W there are 3, with stride 1 and dilation 1
     padding   zeros before and after: front, top, left, back, bottom, right
     residual  layout of a tensor that is added before the ReLU, or None
+    ceiling   the largest value the ReLU lets through, such as 6, or None
     """
 
     data: tuple[int, int, int, int, int]
@@ -88,6 +90,7 @@ class WinogradConv3d:
     y: PackedLayout
     residual: PackedLayout | None = None
     relu: bool = False
+    ceiling: float | None = None
     dtype: str = "float32"
 
     @property
@@ -262,7 +265,6 @@ def winograd_output(conv: WinogradConv3d) -> tvm.tirx.PrimFunc:
                         for i, value in enumerate(_apply(matrix, taken, conv.dtype)):
                             at = ((i * columns + column) * INPUTS + j) * lanes
                             T.buffer_store(half_done, value, [T.Ramp(at, 1, lanes)])
-                zero = T.Broadcast(tvm.tirx.const(0, conv.dtype), lanes)
 
                 def finish(value, layout_h, layout_w):
                     """Bias, residual and ReLU of one output at (h, w)."""
@@ -270,7 +272,9 @@ def winograd_output(conv: WinogradConv3d) -> tvm.tirx.PrimFunc:
                     if conv.residual:
                         h, w = layout_h + conv.residual.halo_h, layout_w + conv.residual.halo_w
                         value = value + args["residual"][n, block, d, h, w, lane]
-                    return T.max(value, zero) if conv.relu else value
+                    return activated(
+                        value, relu=conv.relu, ceiling=conv.ceiling, dtype=conv.dtype, lanes=lanes
+                    )
 
                 def tile(i: int, column, outputs: int) -> None:
                     at = (i * columns + column) * INPUTS

@@ -1,0 +1,18 @@
+"""The loops around the register tile of depthwise_conv3d on a CPU."""
+
+from __future__ import annotations
+
+from tvm import s_tir
+from tvm.target import Target
+
+
+def schedule_depthwise_conv3d(sch: s_tir.Schedule, block, _target: Target) -> None:
+    """Rows in parallel, each thread a run of them: a row of the input stays in L1 for its window.
+
+    There is nothing to block for beyond that, since no input serves two channel blocks.
+    """
+    *rows, _strip = sch.get_loops(block)
+    sch.parallel(sch.fuse(*rows))
+    for other in sch.get_child_blocks(sch.get_sblock("root")):
+        if sch.get(other).name_hint == "halo":
+            sch.parallel(sch.fuse(*sch.get_loops(other)))
