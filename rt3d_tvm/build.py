@@ -30,12 +30,13 @@ from rt3d_tvm.passes.dataflow import bindings, constant, dtype_of, is_op, static
 from rt3d_tvm.passes.keep_packed import CHANGES_ATTRIBUTE, UNPACKED_ATTRIBUTE
 from rt3d_tvm.passes.kgs_conv3d import read_report, weights_digest
 from rt3d_tvm.passes.lift_constants import lift_constants
-from rt3d_tvm.passes.packed_call import called
+from rt3d_tvm.passes.packed_call import called, packed_kernel
 from rt3d_tvm.pipeline import lower
 from rt3d_tvm.precision import make_precision
 from rt3d_tvm.targets import check_precision, make_target
+from topi_sparse.depthwise_conv3d import DepthwiseConv3d
 from topi_sparse.kernel_group import KernelGroup
-from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d
+from topi_sparse.kgs_conv3d import KGSConv3d
 from topi_sparse.layout import ceil_div
 
 
@@ -140,11 +141,10 @@ def _calls(mod: tvm.IRModule, layers: list[dict]) -> list[dict]:
         func = called(mod, binding.value)
         if func is None:
             continue
-        layer = None
-        if SPEC_ATTRIBUTE in func.attrs:
-            conv = KGSConv3d.from_json(func.attrs[SPEC_ATTRIBUTE])
+        layer, kernel = None, packed_kernel(func)
+        if kernel is not None and isinstance(kernel[1], (KGSConv3d, DepthwiseConv3d)):
             # Layers of one shape with equal weights: in the order of their calls.
-            digest = weights_digest(conv, constant(binding.value.args[1].fields[1]))
+            digest = weights_digest(kernel[1], constant(binding.value.args[1].fields[1]))
             layer = names[digest].pop(0)
         calls.append({"function": binding.value.args[0].name_hint, "layer": layer})
     return calls

@@ -19,7 +19,7 @@ ALLOWED = {
     "topi_sparse": {"tvm", "numpy"},
     "schedules": {"tvm", "numpy"},
     "rt3d_tvm": {
-        *("schedules", "topi_sparse"),
+        *("schedules", "topi_sparse", "tvm_ffi"),
         *(
             "matplotlib",
             "tvm",

@@ -56,6 +56,12 @@ SAME = {"pool_size": (3, 3, 3), "strides": (1, 1, 1), "padding": (1, 1, 1)}
         ("max_pool", lambda b, y: relax.op.nn.max_pool3d(y, **POOL, ceil_mode=True)),
         ("avg_pool", lambda b, y: relax.op.nn.avg_pool3d(y, **POOL)),
         ("relu", lambda b, y: relax.op.nn.relu(b.emit(relax.op.nn.max_pool3d(y, **POOL)))),
+        (
+            "minimum",
+            lambda b, y: relax.op.minimum(
+                b.emit(relax.op.nn.max_pool3d(y, **POOL)), relax.const(0.5)
+            ),
+        ),
         ("add", lambda b, y: relax.op.add(y, b.emit(relax.op.nn.max_pool3d(y, **SAME)))),
     ],
 )

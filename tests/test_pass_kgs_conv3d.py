@@ -154,13 +154,13 @@ def test_geometry(attributes, weight):
 
 def test_declined_with_a_reason():
     weight = weight_of()
-    depthwise = draw((8, 1, 3, 3, 3))
+    twice = draw((16, 1, 3, 3, 3))
     cases = [
         (
             lambda b, x: relax.op.nn.conv3d(x, b.emit(relax.op.nn.relu(relax.const(weight)))),
             "not a constant",
         ),
-        (lambda b, x: conv(x, depthwise, groups=8), "with 8 groups the smallest kernel group"),
+        (lambda b, x: conv(x, twice, groups=8), "with 8 groups the smallest kernel group"),
         (
             lambda b, x: conv(x, draw((4, 3, 3, 3, 3)), data_layout="NDHWC", out_layout="NDHWC"),
             "NDHWC",
@@ -194,13 +194,38 @@ def test_a_conv2d_is_listed_with_the_reason():
     assert entry.reason == "it is a conv2d; a conv3d is expected"
 
 
-def test_the_declined_depthwise_convolution_still_computes():
-    depthwise = draw((8, 1, 3, 3, 3))
-    mod = KGSConv3d(make_target("host"))(module(SHAPE, lambda b, x: conv(x, depthwise, groups=8)))
+@pytest.mark.parametrize("filters", [8, 16])
+def test_grouped_by_channel_it_computes_the_same(filters: int):
+    """With one filter a channel by a kernel of its own; with two by TVM's loops."""
+    weight = draw((filters, 1, 3, 3, 3))
+
+    def body(builder, x):
+        y = builder.emit(relax.op.nn.relu(builder.emit(conv(x, weight, groups=8))))
+        return relax.op.minimum(y, relax.const(0.5))
+
+    mod = KGSConv3d(make_target("host"))(module(SHAPE, body))
+    (entry,) = read_report(mod)
+    assert entry.kernel == ("depthwise_conv3d" if filters == 8 else None)
+    assert ("relax.minimum" in operators(mod)) == (entry.kernel is None)
     x = draw()
-    expected = conv3d_float64(x, depthwise, None, **GEOMETRY, groups=8)
-    size = conv3d_float64(abs(x), abs(depthwise), None, **GEOMETRY, groups=8)
+    expected = conv3d_float64(x, weight, None, **GEOMETRY, groups=8).clip(0, 0.5)
+    size = conv3d_float64(abs(x), abs(weight), None, **GEOMETRY, groups=8)
     assert (abs(run(mod, x) - expected) <= sum_bound(27, size)).all()
+
+
+def test_a_relu_with_a_ceiling_becomes_part_of_the_kernel():
+    weight = weight_of((8, 8, 1, 3, 3))
+
+    def body(builder, x):
+        y = builder.emit(relax.op.nn.relu(builder.emit(conv(x, weight, padding=(0, 1, 1)))))
+        return relax.op.minimum(y, relax.const(0.5))
+
+    mod = KGSConv3d(make_target("host"))(module(SHAPE, body))
+    assert operators(mod) == ["pack", "kgs_conv3d", "unpack"]
+    geometry = {**GEOMETRY, "padding": (0, 1, 1) * 2}
+    expected = conv3d_float64(draw(), weight, None, **geometry).clip(0, 0.5)
+    size = conv3d_float64(abs(draw()), abs(weight), None, **geometry)
+    assert (abs(run(mod, draw()) - expected) <= sum_bound(72, size)).all()
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,13 @@ def relu(data: Shape, x: PackedLayout, y: PackedLayout, dtype: str) -> tirx.Prim
     return _elementwise([x], y, data, dtype, lambda a: te.max(a, tirx.const(0, dtype)))
 
 
+def minimum(
+    data: Shape, x: PackedLayout, y: PackedLayout, dtype: str, *, bound: float
+) -> tirx.PrimFunc:
+    """min(x, bound)."""
+    return _elementwise([x], y, data, dtype, lambda a: te.min(a, tirx.const(bound, dtype)))
+
+
 def add(data: Shape, layouts: Sequence[PackedLayout], y: PackedLayout, dtype: str):
     """a + b, of one shape each."""
     return _elementwise(layouts, y, data, dtype, lambda a, b: a + b)

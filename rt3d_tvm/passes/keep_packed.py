@@ -153,6 +153,12 @@ _OPERATORS = {
         lambda call, block: None,
         lambda call, data, layouts, y, dtype: packed.relu(data[0], layouts[0], y, dtype),
     ),
+    "relax.minimum": (
+        lambda call, block: None,
+        lambda call, data, layouts, y, dtype: packed.minimum(
+            data[0], layouts[0], y, dtype, bound=float(constant(call.args[1]))
+        ),
+    ),
     "relax.add": (
         _add_why_not,
         lambda call, data, layouts, y, dtype: packed.add(data[0], layouts, y, dtype),
@@ -166,11 +172,12 @@ _OPERATORS = {
 
 
 def _tensors(call: relax.Call) -> list[relax.Expr]:
-    """The tensors an operator reads, those in a tuple one by one."""
+    """The tensors an operator reads, those in a tuple one by one; a constant scalar is none."""
     return [
         tensor
         for arg in call.args
         for tensor in (arg.fields if isinstance(arg, relax.Tuple) else [arg])
+        if getattr(constant(tensor), "ndim", 1)
     ]
 
 

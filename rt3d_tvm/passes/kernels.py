@@ -14,6 +14,12 @@ import numpy as np
 from tvm import relax
 
 from rt3d_tvm.passes.packed_call import emit_call
+from topi_sparse.depthwise_conv3d import (
+    DepthwiseConv3d,
+    default_width,
+    depthwise_conv3d,
+    packed_windows,
+)
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d import KGSConv3d, kgs_conv3d
 from topi_sparse.kgs_weight import KGSWeight
@@ -43,7 +49,11 @@ WINOGRAD_MARGIN = 1.25
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Convolution:
-    """What is to be computed: shapes as in NCDHW, the weight (M, N, KD, KH, KW) with its zeros."""
+    """What is to be computed: shapes as in NCDHW, the weight (M, N, KD, KH, KW) with its zeros.
+
+    ``depthwise``: each filter has a channel to itself, N is 1. Other groups are written out, with
+    zeros between them. ``ceiling`` is the largest value that the ReLU lets through, or None.
+    """
 
     data: tuple[int, ...]
     out: tuple[int, ...]
@@ -54,13 +64,15 @@ class Convolution:
     dilation: tuple[int, ...]
     residual: bool
     relu: bool
+    ceiling: float | None = None
+    depthwise: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Kernel:
     """One way to compute a convolution.
 
-    products     the kgs_conv3d that does the multiply-adds, ``blocks`` being its stored weights
+    products     the kernel that does the multiply-adds, ``blocks`` being its stored weights
     x, y         how the input and the result (and a residual) are packed
     issued_macs  multiply-adds on stored weights
     cost         in multiply-adds: the time for those and for the memory traffic
@@ -68,7 +80,7 @@ class Kernel:
     """
 
     name: str
-    products: KGSConv3d
+    products: KGSConv3d | DepthwiseConv3d
     blocks: np.ndarray
     x: PackedLayout
     y: PackedLayout
@@ -80,12 +92,21 @@ class Kernel:
 def cheapest(
     conv: Convolution, unit: VectorUnit, group: KernelGroup | None, *, winograd: bool
 ) -> Kernel:
-    """The kernel of the lowest cost; without ``winograd`` the direct one."""
+    """The candidate of the lowest cost; without ``winograd`` of those that are direct."""
     conv = replace(conv, weight=conv.weight.astype(unit.dtype))
-    kernels = [direct(conv, unit, group)]
-    if winograd and why_not_winograd(conv) is None:
-        kernels.append(by_winograd(conv, unit, group))
+    kernels = [
+        make(conv, unit, group)
+        for why_not, make in CANDIDATES
+        if why_not(conv) is None and (winograd or make is not by_winograd)
+    ]
     return min(kernels, key=lambda kernel: kernel.cost)
+
+
+def why_not_direct(conv: Convolution) -> str | None:
+    """Why kgs_conv3d cannot be used, or None where it can."""
+    if conv.depthwise:
+        return "each filter sees one channel: a kernel group would be nearly all zeros"
+    return None
 
 
 def direct(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Kernel:
@@ -127,6 +148,7 @@ def direct(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Ke
         y=y,
         residual=y if conv.residual else None,
         relu=conv.relu,
+        ceiling=conv.ceiling,
         dtype=unit.dtype,
     )
     products = replace(products, x=products.needed_halo())
@@ -150,6 +172,8 @@ def direct(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Ke
 
 def why_not_winograd(conv: Convolution) -> str | None:
     """Why Winograd's transforms cannot be used, or None where they can."""
+    if conv.depthwise:
+        return "each filter sees one channel: there are no products of matrices between transforms"
     if conv.weight.dtype != "float32":
         return f"its {conv.weight.dtype} has no digits to spare for the transforms"
     if conv.weight.shape[3:] != (KERNEL, KERNEL):
@@ -176,6 +200,7 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
         y=y,
         residual=y if conv.residual else None,
         relu=conv.relu,
+        ceiling=conv.ceiling,
     )
     definition = replace(definition, x=definition.needed_halo())
     positions = definition.transformed[4]
@@ -225,6 +250,62 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
         ),
         emit=emit,
     )
+
+
+def why_not_depthwise(conv: Convolution) -> str | None:
+    """Why depthwise_conv3d cannot be used, or None where it can."""
+    return None if conv.depthwise else "its filters see several channels"
+
+
+def depthwise(conv: Convolution, unit: VectorUnit, _group: KernelGroup | None) -> Kernel:
+    """depthwise_conv3d: no kernel group, since no input is shared."""
+    layout = PackedLayout(c_block=unit.lanes)
+    windows = packed_windows(conv.weight, layout.c_block)
+    definition = DepthwiseConv3d(
+        data=conv.data,
+        filters=conv.out[1],
+        kernel=conv.weight.shape[2:],
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        width=default_width(out_width=conv.out[4], kernel_w=conv.weight.shape[4], unit=unit),
+        x=layout,
+        y=layout,
+        residual=layout if conv.residual else None,
+        relu=conv.relu,
+        ceiling=conv.ceiling,
+        dtype=unit.dtype,
+    )
+    definition = replace(definition, x=definition.needed_halo())
+
+    def emit(builder: relax.BlockBuilder, x: relax.Expr, residual: relax.Expr | None) -> relax.Var:
+        channels, stored = definition.filters, definition.stored_filters
+        bias = _padded_bias(conv.bias, channels, stored, definition.dtype)
+        args = [x, relax.const(windows), bias]
+        if residual is not None:
+            args.append(residual)
+        return emit_call(builder, "depthwise_conv3d", depthwise_conv3d(definition), args)
+
+    issued = windows.size * conv.out[0] * math.prod(conv.out[2:])
+    moved = windows.itemsize * (math.prod(conv.data) + 2 * math.prod(conv.out))
+    return Kernel(
+        name="depthwise_conv3d",
+        products=definition,
+        blocks=windows,
+        x=definition.x,
+        y=layout,
+        issued_macs=issued,
+        cost=issued + MULTIPLY_ADDS_A_BYTE * moved,
+        emit=emit,
+    )
+
+
+# Why a kernel cannot compute a convolution, and what makes it.
+CANDIDATES = (
+    (why_not_direct, direct),
+    (why_not_winograd, by_winograd),
+    (why_not_depthwise, depthwise),
+)
 
 
 def _issued(products: KGSConv3d) -> int:

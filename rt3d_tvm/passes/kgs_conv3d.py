@@ -6,6 +6,7 @@ Before::
     lv1 = R.add(lv, const)             # bias, if there
     lv2 = R.add(lv1, shortcut)         # residual, if there
     lv3 = R.nn.relu(lv2)               # if there
+    lv4 = R.minimum(lv3, const)        # a scalar, if there
 
 After::
 
@@ -60,8 +61,7 @@ REPORT_ATTRIBUTE = "kgs_conv3d_report"
 # What the report lists; only the last of them is rewritten.
 CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d")
 # A grouped convolution is written out as a weight with zeros between its groups. Where the kernel
-# groups cannot leave those out, it would issue this many times its multiply-adds or more: a
-# depthwise convolution, for one.
+# groups cannot leave those out, it would issue this many times its multiply-adds or more.
 MAX_ISSUED = 4.0
 
 
@@ -158,7 +158,7 @@ def why_not(call: relax.Call) -> str | None:
     dtypes = (dtype_of(call.args[0]), str(weight.dtype))
     if dtypes != ("float32", "float32"):
         return f"its input and weight are {dtypes}, not float32"
-    if attrs.groups > 1:
+    if attrs.groups > 1 and not _is_depthwise(weight, attrs.groups):
         dense = _ungrouped(weight, attrs.groups)
         issued = _least_issued(dense) / weight.size
         if issued >= MAX_ISSUED:
@@ -202,6 +202,11 @@ def _only_result(var: relax.Var, reads: dict[relax.Var, list[relax.VarBinding | 
     )
 
 
+def _is_depthwise(weight: np.ndarray, groups: int) -> bool:
+    """Whether each filter has a channel to itself."""
+    return groups > 1 and weight.shape[:2] == (groups, 1)
+
+
 def _ungrouped(weight: np.ndarray, groups: int) -> np.ndarray:
     """The same convolution with one group: zeros where a filter does not see a channel."""
     m, n = weight.shape[:2]
@@ -226,6 +231,7 @@ class _Chain:
     bias: np.ndarray | None
     residual: relax.Var | None
     relu: bool
+    ceiling: float | None
 
     @property
     def conv(self) -> relax.Call:
@@ -237,20 +243,24 @@ def _chain_from(
     reads: dict[relax.Var, list[relax.VarBinding | None]],
     claimed: set[relax.Var],
 ) -> _Chain:
-    """Follow the only reader of each value through bias, residual and ReLU.
+    """Follow the only reader of each value through bias, residual, ReLU and its ceiling.
 
     ``claimed`` holds what other chains have fused: of two convolutions that are added, one fuses
     the addition.
     """
     chain, bias, residual = [conv], None, None
-    relu = False
-    while not relu:
+    relu, ceiling = False, None
+    while ceiling is None:
         var = chain[-1].var
         reader = only_reader(var, reads)
         if reader is None or reader.var in claimed:
             break
         call = reader.value
-        if is_op(call, "relax.nn.relu"):
+        if relu:
+            ceiling = _ceiling(call)
+            if ceiling is None:
+                break
+        elif is_op(call, "relax.nn.relu"):
             relu = True
         elif is_op(call, "relax.add") and residual is None:
             other = call.args[1] if call.args[0].same_as(var) else call.args[0]
@@ -264,7 +274,13 @@ def _chain_from(
         else:
             break
         chain.append(reader)
-    return _Chain(bindings=tuple(chain), bias=bias, residual=residual, relu=relu)
+    return _Chain(bindings=tuple(chain), bias=bias, residual=residual, relu=relu, ceiling=ceiling)
+
+
+def _ceiling(call: relax.Expr) -> float | None:
+    """The bound of a minimum with a constant scalar, or None for anything else."""
+    value = constant(call.args[1]) if is_op(call, "relax.minimum") else None
+    return float(value) if value is not None and value.ndim == 0 else None
 
 
 def _is_bias(value: np.ndarray, conv: relax.Var) -> bool:
@@ -280,16 +296,21 @@ def _same_type(other: relax.Var, conv: relax.Var) -> bool:
 def _convolution(chain: _Chain) -> Convolution:
     attrs = chain.conv.attrs
     weight = constant(chain.conv.args[1])
+    depthwise = _is_depthwise(weight, attrs.groups)
+    if attrs.groups > 1 and not depthwise:
+        weight = _ungrouped(weight, attrs.groups)
     return Convolution(
         data=static_shape(chain.conv.args[0]),
         out=static_shape(chain.bindings[0].var),
-        weight=_ungrouped(weight, attrs.groups) if attrs.groups > 1 else weight,
+        weight=weight,
         bias=chain.bias,
         stride=ints(attrs.strides),
         padding=ints(attrs.padding),
         dilation=ints(attrs.dilation),
         residual=chain.residual is not None,
         relu=chain.relu,
+        ceiling=chain.ceiling,
+        depthwise=depthwise,
     )
 
 
@@ -314,6 +335,7 @@ def _report(
             kept_macs=macs,
             reason=reason,
         )
+    group = getattr(kernel.products, "group", None)
     return ConvReport(
         weight=shape,
         out=out,
@@ -322,7 +344,7 @@ def _report(
         kept_macs=round(macs * density),
         issued_macs=kernel.issued_macs,
         kernel=kernel.name,
-        group=str(kernel.products.group),
+        group=str(group) if group else None,
         weights_digest=weights_digest(kernel.products, kernel.blocks),
         dtype=kernel.products.dtype,
         float32_reason=float32_reason,

@@ -10,6 +10,7 @@ from tvm import relax
 
 from rt3d_tvm.passes.dataflow import dtype_of, is_op, static_shape
 from topi_sparse import packed
+from topi_sparse.depthwise_conv3d import DepthwiseConv3d, depthwise_conv3d
 from topi_sparse.kgs_conv3d import KGSConv3d, kgs_conv3d
 from topi_sparse.layout import PackedLayout
 from topi_sparse.winograd import WinogradConv3d, winograd_input, winograd_output
@@ -21,6 +22,7 @@ LAYOUT_ATTRIBUTE = "layout_change"
 # input, the last one the residual, if there.
 PACKED_KERNELS = {
     "kgs_conv3d": (KGSConv3d, kgs_conv3d),
+    "depthwise_conv3d": (DepthwiseConv3d, depthwise_conv3d),
     "winograd_input": (WinogradConv3d, winograd_input),
     "winograd_output": (WinogradConv3d, winograd_output),
 }
@@ -89,7 +91,9 @@ def layout_change(mod: tvm.IRModule, call: relax.Expr) -> dict | None:
     return json.loads(func.attrs[LAYOUT_ATTRIBUTE])
 
 
-def packed_kernel(func: tvm.tirx.PrimFunc) -> tuple[str, KGSConv3d | WinogradConv3d] | None:
+def packed_kernel(
+    func: tvm.tirx.PrimFunc,
+) -> tuple[str, KGSConv3d | DepthwiseConv3d | WinogradConv3d] | None:
     """The name and the definition of a packed kernel, or None for another function."""
     for name, (definition, _) in PACKED_KERNELS.items():
         if name in func.attrs:
