@@ -763,12 +763,10 @@ def _model_with_weights(args: argparse.Namespace) -> tuple[nn.Module, WeightsInf
     return model, info
 
 
-def _input_shape(info: WeightsInfo) -> tuple[int, int, int, int, int]:
+def _input_shape(info: WeightsInfo) -> tuple[int, ...]:
     from rt3d_tvm.models import model_spec
 
-    spec = model_spec(info.model)
-    frames, size = info.frames or spec.frames, info.size or spec.size
-    return (1, spec.channels, frames, size, size)
+    return model_spec(info.model).shape_of(info.frames, info.size)
 
 
 def _write_json(args: argparse.Namespace, value: object) -> None:

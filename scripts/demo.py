@@ -22,7 +22,7 @@ from rt3d_tvm.classify import Preprocessing, classify_video
 from rt3d_tvm.data.generate import make_clip
 from rt3d_tvm.deploy import available_cores, load
 from rt3d_tvm.export import export_onnx
-from rt3d_tvm.models import MODELS
+from rt3d_tvm.models import CLIP_MODELS, MODELS
 from rt3d_tvm.models.seeded import noise_clip
 from rt3d_tvm.prune.benchmark import SEED, BenchmarkPair, benchmark_pair
 from rt3d_tvm.report import print_table, write_json
@@ -36,7 +36,7 @@ RUN_PLAIN = Path(__file__).with_name("run_plain.py")
 def main() -> int:
     """Run the demo; the exit status is 1 where the artifact does not compute the right numbers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="c3d", choices=list(MODELS))
+    parser.add_argument("--model", default="c3d", choices=CLIP_MODELS)
     parser.add_argument("--out", type=Path, default=Path("build/demo"))
     parser.add_argument("--runs", type=int, default=15, help="timed runs of each engine")
     args = parser.parse_args()

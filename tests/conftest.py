@@ -19,6 +19,11 @@ from topi_sparse.kernel_group import KernelGroup
 ROOT = Path(__file__).parents[1]
 # Width, frames and size of the reduced models: odd channel counts, every operator of the full ones.
 REDUCED = {"c3d": (0.125, 16, 32), "r2plus1d": (0.25, 8, 32), "s3d": (0.25, 16, 64)}
+REDUCED_PICTURES = {
+    "vgg16": (0.125, None, 32),
+    "resnet50": (0.125, None, 64),
+    "mobilenet_v2": (0.25, None, 64),
+}
 GROUP = KernelGroup(g_m=8, g_n=4)
 
 
@@ -34,7 +39,13 @@ class Compiled:
 
 @pytest.fixture(scope="session", params=list(REDUCED))
 def compiled(request, tmp_path_factory) -> Compiled:
-    """Each of the three models."""
+    """Each of the three models of clips."""
+    return _compiled(request.param, tmp_path_factory)
+
+
+@pytest.fixture(scope="session", params=list(REDUCED_PICTURES))
+def compiled_picture(request, tmp_path_factory) -> Compiled:
+    """Each of the networks of pictures."""
     return _compiled(request.param, tmp_path_factory)
 
 
@@ -49,7 +60,7 @@ _made: dict[str, Compiled] = {}
 
 def _compiled(name: str, tmp_path_factory) -> Compiled:
     if name not in _made:
-        width, frames, size = REDUCED[name]
+        width, frames, size = {**REDUCED, **REDUCED_PICTURES}[name]
         pair = benchmark_pair(
             name, group=GROUP, num_classes=10, width=width, frames=frames, size=size
         )

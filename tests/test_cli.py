@@ -173,7 +173,11 @@ REFUSED = [
     ("models --jsn x", "unrecognized arguments"),
     ("models --json {here}/none/m.json", "there is no folder"),
     ("prune -o {here}/w", "--model or --weights is needed"),
-    ("prune --model c4d -o {here}/w", "no model named 'c4d'; known: c3d, r2plus1d, s3d"),
+    (
+        "prune --model resnet50 --frames 16 -o {here}/w",
+        "16 frames: ResNet-50 takes pictures, which have none",
+    ),
+    ("prune --model c4d -o {here}/w", "no model named 'c4d'; known: c3d, r2plus1d, s3d, "),
     ("prune --model c3d", "required: -o/--output"),
     ("prune --model c3d -o {here}/none/w", "there is no folder"),
     ("prune --model c3d -o {here}", "is a folder"),

@@ -13,7 +13,7 @@ from torch import nn
 from rt3d_tvm import export
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
-from rt3d_tvm.models import MODELS, build_model
+from rt3d_tvm.models import CLIP_MODELS, MODELS, build_model
 from rt3d_tvm.models.seeded import seeded_
 from rt3d_tvm.prune.project import project_
 from rt3d_tvm.prune.schemes import Scheme, density
@@ -42,7 +42,7 @@ def shape_of(value):
     return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLIP_MODELS)
 def test_a_pruned_model_keeps_its_zeros_through_folding(name, tmp_path):
     model = build_model(name, num_classes=11, width=0.125, frames=CLIP[2], size=CLIP[3])
     seeded_(model, seed=0, group=GROUP, input_shape=CLIP)
@@ -193,7 +193,7 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLIP_MODELS)
 def test_full_size_models_export(name, tmp_path):
     spec = MODELS[name]
     model = build_model(name)

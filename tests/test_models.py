@@ -1,14 +1,21 @@
-"""Sizes and state dicts of the three networks. Counting runs on torch's meta device."""
+"""Sizes and state dicts of the networks. Counting runs on torch's meta device."""
 
 import pytest
 import torch
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.models import MODELS, build_model
+from rt3d_tvm.models import CLIP_MODELS, MODELS, build_model
 from rt3d_tvm.prune.macs import count_macs
 
-# Exact counts, from torchvision for the two it has; the paper rounds them.
-PARAMS = {"c3d": 78_409_573, "r2plus1d": 31_351_938, "s3d": 8_320_048}
+# Exact counts, from torchvision for the five it has; the papers round them.
+PARAMS = {
+    "c3d": 78_409_573,
+    "r2plus1d": 31_351_938,
+    "s3d": 8_320_048,
+    "vgg16": 138_357_544,
+    "resnet50": 25_557_032,
+    "mobilenet_v2": 3_504_872,
+}
 
 
 def on_meta(name, **kwargs):
@@ -98,11 +105,72 @@ def torchvision_s3d():
     return expected | classifier
 
 
+def linear(key, filters, channels):
+    return {f"{key}.weight": (filters, channels), f"{key}.bias": (filters,)}
+
+
+def torchvision_vgg16():
+    """State dict of torchvision's vgg16, written down as a rule."""
+    indices = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    filters = (64, 64, 128, 128, 256, 256, 256, *[512] * 6)
+    expected = {}
+    for index, channels, m in zip(indices, (3, *filters), filters, strict=False):
+        expected |= conv(f"features.{index}", m, channels, 3, 3) | {f"features.{index}.bias": (m,)}
+    for index, channels, m in ((0, 25088, 4096), (3, 4096, 4096), (6, 4096, 1000)):
+        expected |= linear(f"classifier.{index}", m, channels)
+    return expected
+
+
+def torchvision_resnet50():
+    """State dict of torchvision's resnet50, written down as a rule."""
+    expected = conv("conv1", 64, 3, 7, 7) | norm("bn1", 64) | linear("fc", 1000, 2048)
+    before = 64
+    for stage, (blocks, middle) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512)), start=1):
+        for block in range(blocks):
+            key, filters = f"layer{stage}.{block}", 4 * middle
+            expected |= conv(f"{key}.conv1", middle, before, 1, 1) | norm(f"{key}.bn1", middle)
+            expected |= conv(f"{key}.conv2", middle, middle, 3, 3) | norm(f"{key}.bn2", middle)
+            expected |= conv(f"{key}.conv3", filters, middle, 1, 1) | norm(f"{key}.bn3", filters)
+            if block == 0:
+                expected |= conv(f"{key}.downsample.0", filters, before, 1, 1)
+                expected |= norm(f"{key}.downsample.1", filters)
+            before = filters
+    return expected
+
+
+def torchvision_mobilenet_v2():
+    """State dict of torchvision's mobilenet_v2, written down as a rule."""
+
+    def unit(key, filters, channels, k):
+        return conv(f"{key}.0", filters, channels, k, k) | norm(f"{key}.1", filters)
+
+    expected = unit("features.0", 32, 3, 3) | unit("features.18", 1280, 320, 1)
+    before, expansion = 32, 1
+    rows = ((16, 1), (24, 2), (32, 3), (64, 4), (96, 3), (160, 3), (320, 1))
+    for index, filters in enumerate((m for m, n in rows for _ in range(n)), start=1):
+        key, middle = f"features.{index}.conv", expansion * before
+        parts = [] if expansion == 1 else [unit(f"{key}.0", middle, before, 1)]
+        parts.append(unit(f"{key}.{len(parts)}", middle, 1, 3))
+        parts.append(conv(f"{key}.{len(parts)}", filters, middle, 1, 1))
+        parts.append(norm(f"{key}.{len(parts)}", filters))
+        for part in parts:
+            expected |= part
+        before, expansion = filters, 6
+    return expected | linear("classifier.1", 1000, 1280)
+
+
 @pytest.mark.parametrize(
-    ("name", "expected"), [("r2plus1d", torchvision_r2plus1d()), ("s3d", torchvision_s3d())]
+    ("name", "classes", "expected"),
+    [
+        ("r2plus1d", 400, torchvision_r2plus1d()),
+        ("s3d", 400, torchvision_s3d()),
+        ("vgg16", 1000, torchvision_vgg16()),
+        ("resnet50", 1000, torchvision_resnet50()),
+        ("mobilenet_v2", 1000, torchvision_mobilenet_v2()),
+    ],
 )
-def test_state_dict_is_torchvisions(name, expected):
-    assert shapes(on_meta(name, num_classes=400)) == expected
+def test_state_dict_is_torchvisions(name, classes, expected):
+    assert shapes(on_meta(name, num_classes=classes)) == expected
 
 
 def test_torchvisions_parameter_count_at_400_classes():
@@ -110,7 +178,7 @@ def test_torchvisions_parameter_count_at_400_classes():
     assert sum(parameter.numel() for parameter in model.parameters()) == 31_505_325
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLIP_MODELS)
 def test_reduced_models_take_small_clips(name):
     model = build_model(name, num_classes=7, width=0.0625, frames=16, size=32)
     assert not model.training
@@ -133,6 +201,8 @@ def test_s3d_pools_globally_at_the_papers_clip():
         ({"name": "c3d", "width": float("nan")}, "got nan"),
         ({"name": "c3d", "frames": 8}, "at least 16 frames"),
         ({"name": "c3d", "size": 8}, "16x16"),
+        ({"name": "vgg16", "size": 31}, "at least 32x32, got 31x31"),
+        ({"name": "resnet50", "frames": 16}, "16 frames: ResNet-50 takes pictures"),
     ],
 )
 def test_bad_arguments_are_named(arguments, named):

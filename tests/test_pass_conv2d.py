@@ -106,7 +106,7 @@ def test_what_has_no_form_on_clips_gets_its_picture():
 
 
 def test_declined_with_a_reason():
-    half = relax.const(draw((8, 3, 3, 8)))
+    half = relax.const(draw((3, 3, 8, 8)))
 
     def reason(body, shape=SHAPE):
         mod = module(shape, body)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.models import MODELS, build_model
+from rt3d_tvm.models import CLIP_MODELS, MODELS, build_model
 from rt3d_tvm.models.seeded import seeded_
 from rt3d_tvm.prune.macs import count_macs
 from rt3d_tvm.prune.project import print_report
@@ -135,7 +135,7 @@ def full_size(name):
     )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLIP_MODELS)
 def test_the_rate_is_met_for_all_nine_combinations(name):
     torch.manual_seed(0)
     model = build_model(name, num_classes=11, width=0.25, frames=CLIP[2], size=CLIP[3])
@@ -143,7 +143,7 @@ def test_the_rate_is_met_for_all_nine_combinations(name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLIP_MODELS)
 def test_the_rate_is_met_for_all_nine_combinations_at_full_size(name):
     spec = MODELS[name]
     model = full_size(name)

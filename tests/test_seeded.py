@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.models import MODELS, build_model
+from rt3d_tvm.models import CLIP_MODELS, MODELS, build_model
 from rt3d_tvm.models.seeded import calibrate_, noise_clip, seeded_, sensitivity
 from rt3d_tvm.models.weights import (
     WeightsInfo,
@@ -51,7 +51,7 @@ def rounding(model, shape):
     return float((single - exact).abs().max() / exact.abs().max())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLIP_MODELS)
 def test_a_second_clip_moves_the_output_and_rounding_does_not(name):
     model = seeded(name)
     assert sensitivity(model, CLIP) >= 1e-2
@@ -61,7 +61,7 @@ def test_a_second_clip_moves_the_output_and_rounding_does_not(name):
     assert 0.05 < float(scores.square().mean().sqrt()) < 50
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLIP_MODELS)
 def test_pruned_at_the_papers_rate_the_output_still_moves(name):
     model, _ = pruned(name)
     assert sensitivity(model, CLIP) >= 1e-2
@@ -116,7 +116,7 @@ def test_a_parameter_depends_on_its_name_alone():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLIP_MODELS)
 def test_full_size_weights_are_sensitive(name):
     spec = MODELS[name]
     model = build_model(name)

@@ -1,4 +1,4 @@
-"""The paper's three networks: what each expects, and how to build one.
+"""The paper's three networks of clips, three of pictures: what each expects, how to build one.
 
 The table can be read without torch; only `build_model` imports it.
 """
@@ -14,6 +14,9 @@ from rt3d_tvm.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
+# How the published weights of the networks of pictures want them.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
@@ -21,13 +24,14 @@ class ModelSpec:
 
     A pixel goes in as ``(rgb / 255 - mean) / std``, after the frames were resized to ``resize``
     (height, width) and the middle ``size`` x ``size`` was cut out. ``paper_rate`` is the pruning
-    rate of Table 2. ``classifiers`` names the convolutions that are the classifier in disguise:
+    rate of Table 2. A network of pictures has no ``frames``, and its numbers are those published
+    with it. ``classifiers`` names the convolutions that are the classifier in disguise:
     like a linear layer, they are counted but not pruned.
     """
 
     name: str
     title: str
-    frames: int
+    frames: int | None
     size: int
     num_classes: int
     paper_params: float
@@ -40,9 +44,18 @@ class ModelSpec:
     classifiers: tuple[str, ...] = ()
 
     @property
-    def input_shape(self) -> tuple[int, int, int, int, int]:
-        """One clip: (batch, channels, frames, height, width)."""
-        return (1, self.channels, self.frames, self.size, self.size)
+    def input_shape(self) -> tuple[int, ...]:
+        """One clip (batch, channels, frames, height, width), or one picture, without frames."""
+        return self.shape_of()
+
+    def shape_of(self, frames: int | None = None, size: int | None = None) -> tuple[int, ...]:
+        """The shape of an input of other frames or size; InputError for frames of pictures."""
+        size = size or self.size
+        if self.frames is None:
+            if frames is not None:
+                raise InputError(f"{frames} frames: {self.title} takes pictures, which have none")
+            return (1, self.channels, size, size)
+        return (1, self.channels, frames or self.frames, size, size)
 
 
 _SPECS = (
@@ -87,8 +100,30 @@ _SPECS = (
         resize=(256, 256),
         classifiers=("classifier.1",),
     ),
+    *(
+        ModelSpec(
+            name=name,
+            title=title,
+            frames=None,
+            size=224,
+            num_classes=1000,
+            paper_params=params,
+            paper_macs=macs,
+            paper_rate=2.6,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            resize=(256, 256),
+        )
+        for name, title, params, macs in (
+            ("vgg16", "VGG-16", 138.36e6, 15.47e9),
+            ("resnet50", "ResNet-50", 25.56e6, 4.09e9),
+            ("mobilenet_v2", "MobileNet-V2", 3.50e6, 0.301e9),
+        )
+    ),
 )
 MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in _SPECS}
+# Those of the paper's tables, which take clips.
+CLIP_MODELS = tuple(spec.name for spec in _SPECS if spec.frames is not None)
 
 
 def model_spec(name: str) -> ModelSpec:
@@ -108,9 +143,9 @@ def build_model(
 ) -> nn.Module:
     """Build a network in eval mode, with torch's initial weights.
 
-    ``width`` scales every channel count. ``frames`` and ``size`` matter to C3D alone, whose first
-    linear layer is as long as the features; the others pool over whatever arrives. What is left
-    out is taken from `MODELS`. InputError for an unknown name or a number out of range.
+    ``width`` scales every channel count. ``frames`` and ``size`` matter to C3D and VGG-16 alone,
+    whose first linear layer is as long as the features; the others pool over whatever arrives. What
+    is left out is taken from `MODELS`. InputError for an unknown name or a number out of range.
     """
     spec = model_spec(name)
     num_classes = spec.num_classes if num_classes is None else num_classes
@@ -119,18 +154,26 @@ def build_model(
     if not 0 < width <= 4:
         raise InputError(f"width must be above 0 and at most 4, got {width}")
 
+    spec.shape_of(frames, size)
     from rt3d_tvm.models.c3d import C3D
+    from rt3d_tvm.models.mobilenet_v2 import MobileNetV2
     from rt3d_tvm.models.r2plus1d import R2Plus1D18
+    from rt3d_tvm.models.resnet50 import ResNet50
     from rt3d_tvm.models.s3d import S3D
+    from rt3d_tvm.models.vgg16 import VGG16
 
+    of_any_size = {
+        "r2plus1d": R2Plus1D18,
+        "s3d": S3D,
+        "resnet50": ResNet50,
+        "mobilenet_v2": MobileNetV2,
+    }
+    size = spec.size if size is None else size
     if name == "c3d":
-        model = C3D(
-            num_classes=num_classes,
-            width=width,
-            frames=spec.frames if frames is None else frames,
-            size=spec.size if size is None else size,
-        )
+        frames = spec.frames if frames is None else frames
+        model = C3D(num_classes=num_classes, width=width, frames=frames, size=size)
+    elif name == "vgg16":
+        model = VGG16(num_classes=num_classes, width=width, size=size)
     else:
-        network = {"r2plus1d": R2Plus1D18, "s3d": S3D}[name]
-        model = network(num_classes=num_classes, width=width)
+        model = of_any_size[name](num_classes=num_classes, width=width)
     return model.eval()

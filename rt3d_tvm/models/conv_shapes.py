@@ -23,20 +23,27 @@ def conv_shapes(name: str) -> Counter[ConvShape]:
         model = build_model(name)
         clip = torch.empty(spec.input_shape)
 
-    def note(module: nn.Conv3d, inputs: tuple[torch.Tensor], _output: torch.Tensor) -> None:
+    def volume(plane: tuple[int, ...], along_frames: int) -> tuple[int, ...]:
+        """Three axes, of which a convolution of pictures has the last two."""
+        return plane if len(plane) == 3 else (along_frames, *plane)
+
+    def note(
+        module: nn.Conv2d | nn.Conv3d, inputs: tuple[torch.Tensor], _output: torch.Tensor
+    ) -> None:
         found[
             ConvShape(
                 filters=module.out_channels,
                 channels=module.in_channels,
-                kernel=module.kernel_size,
-                data=tuple(inputs[0].shape[2:]),
-                stride=module.stride,
-                padding=module.padding,
+                kernel=volume(module.kernel_size, 1),
+                data=volume(tuple(inputs[0].shape[2:]), 1),
+                stride=volume(module.stride, 1),
+                padding=volume(module.padding, 0),
             )
         ] += 1
 
     for path, module in model.named_modules():
-        if isinstance(module, nn.Conv3d) and module.groups == 1 and path not in spec.classifiers:
+        convolves = isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.groups == 1
+        if convolves and path not in spec.classifiers:
             module.register_forward_hook(note)
     with torch.no_grad():
         model(clip)

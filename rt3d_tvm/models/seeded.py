@@ -113,7 +113,7 @@ def _group_scales(stream: np.random.Generator, shape: tuple[int, ...], group: Ke
 def _meet_layers(model: nn.Module, clip: Tensor) -> None:
     """Set BatchNorm statistics and gains in the order in which a clip meets the layers."""
 
-    def normalise(norm: nn.BatchNorm3d, inputs: tuple[Tensor]) -> None:
+    def normalise(norm: nn.BatchNorm2d | nn.BatchNorm3d, inputs: tuple[Tensor]) -> None:
         x = inputs[0].transpose(0, 1).flatten(1)
         variance, positions = x.var(1, unbiased=False), x.shape[1]
         prior = _PRIOR_POSITIONS * x.square().mean()
@@ -122,7 +122,9 @@ def _meet_layers(model: nn.Module, clip: Tensor) -> None:
             _rounded((positions * variance + prior) / (positions + _PRIOR_POSITIONS))
         )
 
-    def scale(layer: nn.Conv3d | nn.Linear, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    def scale(
+        layer: nn.Conv2d | nn.Conv3d | nn.Linear, inputs: tuple[Tensor], output: Tensor
+    ) -> Tensor:
         shaped = [1, -1] + [1] * (output.dim() - 2)
         bias = layer.bias.reshape(shaped)
         gain = _rounded(1 / (output - bias).square().mean().sqrt())
@@ -131,7 +133,7 @@ def _meet_layers(model: nn.Module, clip: Tensor) -> None:
 
     hooks = []
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm3d):
+        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
             hooks.append(module.register_forward_pre_hook(normalise))
         elif isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)) and module.bias is not None:
             hooks.append(module.register_forward_hook(scale))

@@ -22,7 +22,7 @@ class BenchmarkPair:
 
     dense: nn.Module
     pruned: nn.Module
-    input_shape: tuple[int, int, int, int, int]
+    input_shape: tuple[int, ...]
     report: ProjectionReport
 
 
@@ -42,8 +42,7 @@ def benchmark_pair(
     The other arguments are those of `build_model`; errors are those of `project_`.
     """
     spec = model_spec(name)
-    frames, size = frames or spec.frames, size or spec.size
-    shape = (1, spec.channels, frames, size, size)
+    shape = spec.shape_of(frames, size)
     dense = build_model(name, num_classes, width, frames=frames, size=size)
     seeded_(dense, seed=SEED, group=group, input_shape=shape)
     pruned = copy.deepcopy(dense)

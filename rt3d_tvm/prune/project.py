@@ -172,13 +172,15 @@ def layer_schemes(
 ) -> dict[str, Scheme]:
     """The scheme of each layer that is to be pruned, in execution order.
 
-    These are the Conv2d and Conv3d that run and are not in ``ignore``. InputError for a name that
-    is no such layer, for one that is both ignored and given a group, and if no layer is left.
+    These are the Conv2d and Conv3d that run and are not in ``ignore``, but for depthwise ones: a
+    filter of one channel is no part of a kernel group, and kernels skip no zeros in it. InputError
+    for a name that is no such layer, for one that is both ignored and given a group, and if no
+    layer is left.
     """
     group_sizes = group_sizes or {}
     ignore = frozenset(ignore)
     layers = layer_positions(model, input_shape)
-    convolutions = [n for n in layers if isinstance(model.get_submodule(n), _PRUNABLE)]
+    convolutions = [n for n in layers if _is_prunable(model.get_submodule(n))]
     _refuse_unknown("no layer to ignore named", ignore, layers)
     _refuse_unknown("no convolution to set a group size for named", group_sizes, convolutions)
     if both := sorted(ignore & group_sizes.keys()):
@@ -191,6 +193,12 @@ def layer_schemes(
     if not schemes:
         raise InputError("the model has no convolution to prune; Conv2d and Conv3d are pruned")
     return schemes
+
+
+def _is_prunable(module: nn.Module) -> bool:
+    if not isinstance(module, _PRUNABLE):
+        return False
+    return module.groups == 1 or module.in_channels > module.groups
 
 
 def apply_masks_(model: nn.Module, masks: dict[str, Tensor]) -> None:
