@@ -202,14 +202,14 @@ def _save_pruned(
 def _train(args: argparse.Namespace) -> int:
     from dataclasses import asdict, replace
 
-    from rt3d_tvm.models import build_model, model_spec
+    from rt3d_tvm.models import build_model, clip_model_spec
     from rt3d_tvm.models.weights import WeightsInfo, save_weights
     from rt3d_tvm.prune.progress import watched
     from rt3d_tvm.prune.train import DensePlan, choose_device, initialise_, place_, train_dense
     from rt3d_tvm.prune.work import WorkFolder
 
     plan = DensePlan(**_chosen(args, DensePlan))
-    model_spec(args.model)
+    clip_model_spec(args.model)
     info = WeightsInfo(
         model=args.model,
         classes=1,
@@ -272,10 +272,10 @@ def _videos(
 ) -> tuple[VideoData, dict[str, object]]:
     """The videos in --data, and what a work folder keeps of them to know them again."""
     from rt3d_tvm.data.datasets import open_dataset
-    from rt3d_tvm.models import model_spec
+    from rt3d_tvm.models import clip_model_spec
     from rt3d_tvm.prune.train import VideoData
 
-    spec, shape = model_spec(info.model), _input_shape(info)
+    spec, shape = clip_model_spec(info.model), _input_shape(info)
     cut = {"kind": args.kind or "auto", "fold": args.fold or 1, "frames": shape[2]}
     cut |= {"size": shape[3], "seed": seed, "cache": bool(args.cache)}
     if args.pixels == "model":

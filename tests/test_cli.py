@@ -177,6 +177,10 @@ REFUSED = [
         "prune --model resnet50 --frames 16 -o {here}/w",
         "16 frames: ResNet-50 takes pictures, which have none",
     ),
+    (
+        "run {here} {here}/video.mp4 --model vgg16",
+        "VGG-16 takes pictures, not clips: use c3d, r2plus1d, s3d",
+    ),
     ("prune --model c4d -o {here}/w", "no model named 'c4d'; known: c3d, r2plus1d, s3d, "),
     ("prune --model c3d", "required: -o/--output"),
     ("prune --model c3d -o {here}/none/w", "there is no folder"),

@@ -133,6 +133,14 @@ def model_spec(name: str) -> ModelSpec:
     return MODELS[name]
 
 
+def clip_model_spec(name: str) -> ModelSpec:
+    """The spec of a network of clips; InputError for one of pictures, which runs on no video."""
+    spec = model_spec(name)
+    if name not in CLIP_MODELS:
+        raise InputError(f"{spec.title} takes pictures, not clips: use {', '.join(CLIP_MODELS)}")
+    return spec
+
+
 def build_model(
     name: str,
     num_classes: int | None = None,
