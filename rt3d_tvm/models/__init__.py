@@ -117,7 +117,7 @@ _SPECS = (
         for name, title, params, macs in (
             ("vgg16", "VGG-16", 138.36e6, 15.47e9),
             ("resnet50", "ResNet-50", 25.56e6, 4.09e9),
-            ("mobilenet_v2", "MobileNet-V2", 3.50e6, 0.301e9),
+            ("mobilenet_v2", "MobileNet-V2", 3.505e6, 0.301e9),
         )
     ),
 )
