@@ -19,7 +19,10 @@ import tvm
 import tvm_ffi
 from tvm import relax, topi
 
-from rt3d_tvm.passes.dataflow import constant
+from rt3d_tvm.passes.dataflow import (
+    constant,
+    rewritten,
+)
 from rt3d_tvm.passes.packed_call import called
 
 
@@ -31,11 +34,7 @@ class ClipAsOperators:
         self, mod: tvm.IRModule, _context: tvm.transform.PassContext
     ) -> tvm.IRModule:
         """The module with operators that later passes understand."""
-        rewriter = _Rewriter(mod)
-        for name, function in mod.functions_items():
-            if isinstance(function, relax.Function):
-                rewriter.builder_.update_func(name, rewriter.visit_expr(function))
-        return relax.transform.DeadCodeElimination()(rewriter.builder_.finalize())
+        return relax.transform.DeadCodeElimination()(rewritten(mod, _Rewriter(mod)))
 
 
 def why_not(mod: tvm.IRModule, call: relax.Call) -> str | None:
@@ -69,6 +68,10 @@ class _Rewriter(relax.PyExprMutator):
     def __init__(self, mod: tvm.IRModule) -> None:
         super().__init__(mod)
         self.mod = mod
+
+    def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
+        """Rewrite one function and put it back into the module."""
+        self.builder_.update_func(name, self.visit_expr(function))
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         """The operator in place of its loop nest."""

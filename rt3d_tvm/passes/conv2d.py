@@ -26,7 +26,13 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from rt3d_tvm.passes.dataflow import constant, ints, is_op, static_shape
+from rt3d_tvm.passes.dataflow import (
+    constant,
+    ints,
+    is_op,
+    rewritten,
+    static_shape,
+)
 
 # Where the frames stand in (B, C, D, H, W).
 DEPTH_AXIS = 2
@@ -41,11 +47,7 @@ class Conv2dAsConv3d:
     ) -> tvm.IRModule:
         """The module with its pictures as clips of one frame."""
         mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
-        rewriter = _Rewriter(mod)
-        for name, function in mod.functions_items():
-            if isinstance(function, relax.Function):
-                rewriter.rewrite(name, function)
-        return relax.transform.DeadCodeElimination()(rewriter.builder_.finalize())
+        return relax.transform.DeadCodeElimination()(rewritten(mod, _Rewriter(mod)))
 
 
 def why_not(call: relax.Expr) -> str | None:

@@ -12,6 +12,14 @@ def bindings(function: relax.Function) -> list[relax.VarBinding]:
     return [binding for block in function.body.blocks for binding in block.bindings]
 
 
+def rewritten(mod: tvm.IRModule, rewriter: relax.PyExprMutator) -> tvm.IRModule:
+    """The module after ``rewriter.rewrite(name, function)`` of each of its Relax functions."""
+    for name, function in mod.functions_items():
+        if isinstance(function, relax.Function):
+            rewriter.rewrite(name, function)
+    return rewriter.builder_.finalize()
+
+
 def users(function: relax.Function) -> dict[relax.Var, list[relax.VarBinding | None]]:
     """The bindings that read each variable, once for every read; None stands for the result."""
     reads: dict[relax.Var, list[relax.VarBinding | None]] = {}

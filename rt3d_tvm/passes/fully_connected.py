@@ -24,7 +24,15 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from rt3d_tvm.passes.dataflow import bindings, constant, is_op, only_reader, static_shape, users
+from rt3d_tvm.passes.dataflow import (
+    bindings,
+    constant,
+    is_op,
+    only_reader,
+    rewritten,
+    static_shape,
+    users,
+)
 
 
 @tvm.transform.module_pass(opt_level=0, name="FullyConnectedAsConv3d")
@@ -36,11 +44,7 @@ class FullyConnectedAsConv3d:
     ) -> tvm.IRModule:
         """The module with its fully connected layers as convolutions."""
         mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
-        rewriter = _Rewriter(mod)
-        for name, function in mod.functions_items():
-            if isinstance(function, relax.Function):
-                rewriter.rewrite(name, function)
-        return rewriter.builder_.finalize()
+        return rewritten(mod, _Rewriter(mod))
 
 
 def why_not(call: relax.Call) -> str | None:

@@ -27,7 +27,15 @@ from dataclasses import replace
 import tvm
 from tvm import relax
 
-from rt3d_tvm.passes.dataflow import bindings, constant, dtype_of, ints, static_shape, users
+from rt3d_tvm.passes.dataflow import (
+    bindings,
+    constant,
+    dtype_of,
+    ints,
+    rewritten,
+    static_shape,
+    users,
+)
 from rt3d_tvm.passes.packed_call import (
     PACKED_KERNELS,
     called,
@@ -57,10 +65,7 @@ class KeepPacked:
         # A value that several convolutions read has been packed for each.
         mod = relax.transform.EliminateCommonSubexpr()(mod)
         rewriter = _Rewriter(mod)
-        for name, function in mod.functions_items():
-            if isinstance(function, relax.Function):
-                rewriter.rewrite(name, function)
-        mod = relax.transform.DeadCodeElimination()(rewriter.builder_.finalize())
+        mod = relax.transform.DeadCodeElimination()(rewritten(mod, rewriter))
         mod = mod.with_attr(UNPACKED_ATTRIBUTE, json.dumps(rewriter.not_packed))
         return mod.with_attr(CHANGES_ATTRIBUTE, _layout_changes(mod))
 

@@ -6,6 +6,7 @@ Another algorithm is another row of CANDIDATES.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from topi_sparse.register_tile import (
 )
 from topi_sparse.winograd import (
     KERNEL,
+    POINTS,
     WinogradConv3d,
     transformed_weights,
     winograd_input,
@@ -72,7 +74,7 @@ class Convolution:
 class Kernel:
     """One way to compute a convolution.
 
-    products     the kernel that does the multiply-adds, ``blocks`` being its stored weights
+    products     the kernel that does the multiply-adds; ``pack`` makes its stored weights, once
     x, y         how the input and the result (and a residual) are packed
     issued_macs  multiply-adds on stored weights
     cost         in multiply-adds: the time for those and for the memory traffic
@@ -81,7 +83,7 @@ class Kernel:
 
     name: str
     products: KGSConv3d | DepthwiseConv3d
-    blocks: np.ndarray
+    pack: Callable[[], np.ndarray]
     x: PackedLayout
     y: PackedLayout
     issued_macs: int
@@ -159,7 +161,7 @@ def direct(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Ke
     return Kernel(
         name="kgs_conv3d",
         products=products,
-        blocks=weight.blocks,
+        pack=lambda: weight.blocks,
         x=products.x,
         y=y,
         issued_macs=_issued(products),
@@ -218,13 +220,18 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
         group=group,
         unit=unit,
     )
-    points = transformed_weights(conv.weight, group=group, chunk=tile.chunk, row_multiple=y.c_block)
-    products = definition.products(group=group, tile=tile, weight=points[0])
-    blocks = np.concatenate([point.blocks for point in points])
+    packing = {"group": group, "chunk": tile.chunk, "row_multiple": y.c_block}
+    point = KGSWeight.from_dense(kept, **packing)
+    products = definition.products(group=group, tile=tile, weight=point)
+
+    @functools.cache  # the transforms take time, and the kernel may not be chosen
+    def pack() -> np.ndarray:
+        points = transformed_weights(conv.weight, **packing)
+        return np.concatenate([point.blocks for point in points])
 
     def emit(builder: relax.BlockBuilder, x: relax.Expr, residual: relax.Expr | None) -> relax.Var:
         v = emit_call(builder, "winograd_input", winograd_input(definition), [x])
-        u = _emit_products(builder, products, points[0], blocks, None, v, None)
+        u = _emit_products(builder, products, point, pack(), None, v, None)
         args = [u, _padded_bias(conv.bias, m, ceil_div(m, y.c_block) * y.c_block)]
         if residual is not None:
             args.append(residual)
@@ -235,14 +242,14 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
     return Kernel(
         name="winograd_conv3d",
         products=products,
-        blocks=blocks,
+        pack=pack,
         x=definition.x,
         y=y,
         issued_macs=_issued(products),
         cost=WINOGRAD_MARGIN
         * _cost(
             products,
-            blocks.size,
+            POINTS * point.blocks.size,
             3 * between,
             math.prod(conv.data),
             2 * math.prod(conv.out),
@@ -291,7 +298,7 @@ def depthwise(conv: Convolution, unit: VectorUnit, _group: KernelGroup | None) -
     return Kernel(
         name="depthwise_conv3d",
         products=definition,
-        blocks=windows,
+        pack=lambda: windows,
         x=definition.x,
         y=layout,
         issued_macs=issued,

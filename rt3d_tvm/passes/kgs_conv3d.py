@@ -41,6 +41,7 @@ from rt3d_tvm.passes.dataflow import (
     ints,
     is_op,
     only_reader,
+    rewritten,
     static_shape,
     users,
 )
@@ -135,11 +136,9 @@ class KGSConv3d:
         """The module with its convolutions rewritten, and the report as an attribute."""
         mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
         rewriter = _Rewriter(mod, self.units, self.group, winograd=self.winograd, dtype=self.dtype)
-        for name, function in mod.functions_items():
-            if isinstance(function, relax.Function):
-                rewriter.rewrite(name, function)
+        mod = rewritten(mod, rewriter)
         report = json.dumps([asdict(entry) for entry in rewriter.report])
-        return rewriter.builder_.finalize().with_attr(REPORT_ATTRIBUTE, report)
+        return mod.with_attr(REPORT_ATTRIBUTE, report)
 
 
 def why_not(call: relax.Call) -> str | None:
@@ -345,7 +344,7 @@ def _report(
         issued_macs=kernel.issued_macs,
         kernel=kernel.name,
         group=str(group) if group else None,
-        weights_digest=weights_digest(kernel.products, kernel.blocks),
+        weights_digest=weights_digest(kernel.products, kernel.pack()),
         dtype=kernel.products.dtype,
         float32_reason=float32_reason,
     )

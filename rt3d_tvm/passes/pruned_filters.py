@@ -25,7 +25,14 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from rt3d_tvm.passes.dataflow import bindings, constant, is_op, static_shape, users
+from rt3d_tvm.passes.dataflow import (
+    bindings,
+    constant,
+    is_op,
+    rewritten,
+    static_shape,
+    users,
+)
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import KGSWeight
 
@@ -45,11 +52,7 @@ class PrunedFilters:
     ) -> tvm.IRModule:
         """The module with sorted weights; a module without zero filters stays as it is."""
         mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
-        rewriter = _Rewriter(mod)
-        for name, function in mod.functions_items():
-            if isinstance(function, relax.Function):
-                rewriter.rewrite(name, function)
-        return rewriter.builder_.finalize()
+        return rewritten(mod, _Rewriter(mod))
 
 
 @dataclass(frozen=True, kw_only=True)
