@@ -180,7 +180,7 @@ def _prune_in_training(
     with watched("prune") as watch:
         outcome = train_pruned(model, data, plan, work, pruner_of=pruner_of, watch=watch)
     _save_pruned(args, model, info, outcome.report)
-    _print_outcome(work, outcome)
+    _print_outcome(work, outcome, data)
     return outcome.report
 
 
@@ -234,13 +234,15 @@ def _train(args: argparse.Namespace) -> int:
     with watched("train") as watch:
         outcome = train_dense(model, data, plan, work, watch=watch)
     save_weights(args.output, model, info)
-    _print_outcome(work, outcome)
+    _print_outcome(work, outcome, data)
     print(f"{args.output}: {info.model}, {info.classes} classes")
     _write_json(args, {"test_accuracy": outcome.test_accuracy, "epochs": outcome.history})
     return 0
 
 
-def _print_outcome(work: WorkFolder, outcome: Outcome) -> None:
+def _print_outcome(work: WorkFolder, outcome: Outcome, data: VideoData) -> None:
+    if skipped := len({*data.train.skipped, *data.test.skipped}):
+        print(f"{skipped} damaged videos were skipped")
     print(
         f"test accuracy {outcome.test_accuracy:.1%}; metrics.jsonl and training.png in {work.root}"
     )

@@ -17,6 +17,9 @@ from rt3d_tvm.report import write_json
 from rt3d_tvm.whole_file import whole_file
 
 _SETTINGS = "settings.json"
+_CHECKPOINT = "checkpoint.safetensors"
+_METRICS = "metrics.jsonl"
+_PLOT = "training.png"
 
 
 class WorkFolder:
@@ -32,7 +35,7 @@ class WorkFolder:
         path = self.root / _SETTINGS
         if path.exists():
             _refuse_other(path, self._settings)
-        elif self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+        elif self.root.exists() and (not self.root.is_dir() or self._holds_something()):
             raise InputError(f"{root}: is not an empty folder; an empty or new one is expected")
 
     def begin(self) -> None:
@@ -41,12 +44,22 @@ class WorkFolder:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.root}: cannot be made: {error.strerror}") from error
+        for path in self._half_written():
+            path.unlink(missing_ok=True)
         if not (self.root / _SETTINGS).exists():
             write_json(self.root / _SETTINGS, self._settings)
 
+    def _half_written(self) -> list[Path]:
+        """What `whole_file` was at when an earlier run was killed."""
+        names = (_SETTINGS, _CHECKPOINT, _METRICS, _PLOT)
+        return [path for name in names for path in self.root.glob(f".{name}.*")]
+
+    def _holds_something(self) -> bool:
+        return set(self.root.iterdir()) > set(self._half_written())
+
     @property
     def checkpoint(self) -> Path:
-        return self.root / "checkpoint.safetensors"
+        return self.root / _CHECKPOINT
 
     @property
     def begun(self) -> bool:
@@ -55,13 +68,13 @@ class WorkFolder:
 
     def write_metrics(self, rows: Sequence[Mapping[str, object]]) -> None:
         """All epochs so far: the checkpoint holds them too, so that both tell the same story."""
-        with whole_file(self.root / "metrics.jsonl") as temporary:
+        with whole_file(self.root / _METRICS) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     def plot(self, rows: Sequence[Mapping[str, object]]) -> None:
         from rt3d_tvm.prune.plot import plot_training
 
-        plot_training(self.root / "training.png", rows)
+        plot_training(self.root / _PLOT, rows)
 
 
 def _refuse_other(path: Path, here: Mapping[str, object]) -> None:
