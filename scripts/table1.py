@@ -28,6 +28,14 @@ from rt3d_tvm.prune.experiment import ALGORITHMS, Experiment, read_cells
 from rt3d_tvm.prune.presets import PRESETS
 from rt3d_tvm.report import print_table, progress, write_json
 
+# What the paper's table has each of them above.
+_LESSER = {
+    "kgs": ("vanilla",),
+    "vanilla": ("filter",),
+    "reweighted": ("regularization",),
+    "regularization": ("heuristic",),
+}
+
 
 def rows_of(cells: Sequence[dict]) -> list[dict]:
     """One row a line of the table: mean and standard deviation over the seeds that are there."""
@@ -80,6 +88,68 @@ def rows_of(cells: Sequence[dict]) -> list[dict]:
     return rows
 
 
+def gaps_of(rows: Sequence[dict]) -> list[dict]:
+    """The orders that the paper's table shows, as gaps in points, paired by seed.
+
+    KGS over Vanilla over Filter for each algorithm, and reweighted over regularization over
+    heuristic for KGS, at the same rate and with the same group.
+    """
+    found = {(r["model"], r["algorithm"], r["scheme"], r["group"], r["rate"]): r for r in rows}
+    gaps = []
+    for (model, algorithm, scheme, group, rate), row in found.items():
+        for key in _LESSER.get(scheme, ()):
+            other = (model, algorithm, key, "-" if key == "filter" else group, rate)
+            gaps += _gap(row, found.get(other), f"{algorithm}, {scheme} - {key}")
+        for key in _LESSER.get(algorithm, ()) if scheme == "kgs" else ():
+            other = (model, key, scheme, group, rate)
+            gaps += _gap(row, found.get(other), f"{scheme}, {algorithm} - {key}")
+    return gaps
+
+
+def _gap(row: dict, other: dict | None, what: str) -> list[dict]:
+    seeds = sorted(row["by_seed"].keys() & other["by_seed"].keys()) if other else []
+    if not seeds:
+        return []
+    gaps = [row["by_seed"][seed] - other["by_seed"][seed] for seed in seeds]
+    return [
+        {
+            "model": row["model"],
+            "rate": row["rate"],
+            "what": what,
+            "gap": statistics.mean(gaps),
+            "deviation": _deviation(gaps),
+            "seeds": len(seeds),
+        }
+    ]
+
+
+def print_gaps(gaps: Sequence[dict]) -> None:
+    """With a verdict: an order shows where the gap is larger than its deviation over the seeds."""
+    print_table(
+        [
+            (
+                gap["model"],
+                f"{gap['rate']:g}x",
+                gap["what"],
+                _with_spread(gap["gap"], gap["deviation"]),
+                gap["seeds"],
+                verdict_of(gap["gap"], gap["deviation"]),
+            )
+            for gap in gaps
+        ],
+        columns=("model", "rate", "gap", "points", "seeds", "the paper's order"),
+    )
+
+
+def verdict_of(gap: float, deviation: float | None) -> str:
+    """What a gap says of the paper's order."""
+    if deviation is None:
+        return "one seed"
+    if abs(gap) <= deviation:
+        return "not told apart"
+    return "shows" if gap > 0 else "is reversed"
+
+
 def _deviation(values: Sequence[float]) -> float | None:
     """Of the sample; None for a single seed."""
     return statistics.stdev(values) if len(values) > 1 else None
@@ -123,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     if args.render is not None:
-        print_rows(rows_of(json.loads(args.render.read_text(encoding="utf-8"))["cells"]))
+        _print(json.loads(args.render.read_text(encoding="utf-8"))["cells"])
         return 0
     if args.data is None or args.cells is None:
         raise InputError("--data and --cells are needed; see --help")
@@ -143,10 +213,16 @@ def _run(args: argparse.Namespace) -> int:
         for seed in preset.seeds[model]:
             experiment.run(preset.cells(model, seed))
     cells = read_cells(experiment.root)
-    print_rows(rows_of(cells))
+    _print(cells)
     if args.json is not None:
         write_json(args.json, {"preset": preset, "cells": cells})
     return 0
+
+
+def _print(cells: Sequence[dict]) -> None:
+    rows = rows_of(cells)
+    print_rows(rows)
+    print_gaps(gaps_of(rows))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -123,6 +123,27 @@ def test_table_1_has_mean_and_deviation_over_the_seeds():
     assert kgs["loss_deviation"] == pytest.approx(statistics.stdev([2, 4]))
 
 
+def test_gaps_are_paired_by_seed():
+    """KGS is 2 points above Vanilla with each seed, though the seeds are 10 apart."""
+    cells = []
+    for seed, base in ((1, 0.8), (2, 0.9)):
+        cells.append(record(0.95, seed=seed))
+        for scheme, more in (("filter", 0.05), ("vanilla", 0.0), ("kgs", 0.02)):
+            more = more if seed == 1 else min(more, 0.02)
+            cells.append(
+                record(base + more, seed=seed, algorithm="reweighted", scheme=scheme, rate=2.6)
+            )
+    gaps = {gap["what"]: gap for gap in table1.gaps_of(table1.rows_of(cells))}
+    assert gaps.keys() == {"reweighted, vanilla - filter", "reweighted, kgs - vanilla"}
+    kgs = gaps["reweighted, kgs - vanilla"]
+    assert kgs["gap"] == pytest.approx(2)
+    assert kgs["deviation"] == pytest.approx(0, abs=1e-9)
+    assert gaps["reweighted, vanilla - filter"]["gap"] == pytest.approx(-3.5)
+    verdicts = [table1.verdict_of(2, 1), table1.verdict_of(-2, 1), table1.verdict_of(1, 2)]
+    assert verdicts == ["shows", "is reversed", "not told apart"]
+    assert table1.verdict_of(5, None) == "one seed"
+
+
 @pytest.mark.parametrize(
     ("points", "rate", "note"),
     [
