@@ -4,15 +4,15 @@
 #   emulated_phone.sh start [--key KEY]   set up once, then start; the key is emulated-phone
 #   emulated_phone.sh stop                end every process of it
 #   emulated_phone.sh status              0 running, 1 started and broken, 3 stopped
-#   ARM64_ROOT    the arm64 root of scripts/arm64_root.sh (default: ~/.cache/rt3d-tvm/arm64)
-#   PHONE_STATE   addresses, logs and process ids (default: ~/.cache/rt3d-tvm/phone)
-#   PYTHON        the python3 that rt3d-tvm is installed for (default: .venv's, else python3)
+#   ARMMETER_HOME   the arm64 root, shared with scripts/armmeter (default: ~/.cache/rt3d-armmeter)
+#   PHONE_STATE     addresses, logs and process ids (default: ~/.cache/rt3d-phone)
+#   PYTHON          the python3 that rt3d-tvm is installed for (default: .venv's, else python3)
 # Tracker and server listen on 127.0.0.1, on the first free ports from 9190 and 9090 on. The first
 # start installs Debian packages and unpacks the root, which needs root itself; later ones do not.
 set -euo pipefail
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/rt3d-tvm
-arm64=${ARM64_ROOT:-$cache/arm64}
-state=${PHONE_STATE:-$cache/phone}
+cache=${XDG_CACHE_HOME:-$HOME/.cache}
+arm64=${ARMMETER_HOME:-$cache/rt3d-armmeter}
+state=${PHONE_STATE:-$cache/rt3d-phone}
 repository=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$repository/.venv/bin/python}
 [ -n "${PYTHON:-}" ] || [ -x "$python" ] || python=python3
@@ -97,7 +97,7 @@ start() {
     if status >/dev/null; then status; return; fi
     stop >/dev/null
     # Two checkouts may share the root; the second waits for the first.
-    (exec 8>"$cache/arm64.lock"; flock 8; "$repository/scripts/arm64_root.sh" "$arm64" 8>&- 9>&-) ||
+    (exec 8>"$arm64.lock"; flock 8; "$repository/scripts/arm64_root.sh" "$arm64" 8>&- 9>&-) ||
         die "the arm64 root could not be set up"
     command -v qemu-aarch64 >/dev/null || die "no qemu-aarch64 here"
     make_root
@@ -144,7 +144,7 @@ status() {
 
 # One start or stop at a time.
 locked() {
-    mkdir -p "$state/work" "$cache"
+    mkdir -p "$state/work" "$(dirname "$arm64")"
     exec 9>"$state/lock"
     flock 9
     "$@"

@@ -15,8 +15,8 @@ from rt3d_tvm.verify import reference_session, relative_distance
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "cpp"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-ARM64 = Path(os.environ.get("ARM64_ROOT", CACHE / "rt3d-tvm" / "arm64"))
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+ARM64 = Path(os.environ.get("ARMMETER_HOME") or CACHE / "rt3d-armmeter")
 
 
 def built(folder: Path, site: Path, compiler: str, *options: str) -> Path:
