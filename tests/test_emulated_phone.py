@@ -16,11 +16,14 @@ from tvm.script import tirx as T
 from rt3d_tvm import cli
 from rt3d_tvm.build import compile_onnx
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.export import export_onnx
 from rt3d_tvm.link import export_arguments
+from rt3d_tvm.prune.benchmark import benchmark_pair
 from rt3d_tvm.remote import RemoteDevice
 from rt3d_tvm.targets import make_target
 from rt3d_tvm.tracker import list_devices, wait_for_device
 from rt3d_tvm.verify import reference_session, relative_distance
+from tests.conftest import GROUP
 
 pytestmark = pytest.mark.phone
 # What test_build.py allows on this machine, for the same sums.
@@ -53,6 +56,21 @@ def test_every_model_computes_there_what_onnx_runtime_does_here(phone, compiled,
             references.append(session.run(None, {session.get_inputs()[0].name: x})[0])
             assert relative_distance(artifact.run(x), references[-1]) <= MAX_REL_ERROR
     assert relative_distance(*references) >= 1e-2
+
+
+@pytest.mark.full
+def test_full_size_c3d_computes_there_what_onnx_runtime_does_here(phone, tmp_path):
+    """With all its weights, over RPC."""
+    pair = benchmark_pair("c3d", group=GROUP)
+    export_onnx(pair.pruned, pair.input_shape, tmp_path / "model.onnx")
+    manifest = compile_onnx(tmp_path / "model.onnx", tmp_path / "artifact", target="cortex-a77")
+    assert manifest["weight_bytes"] > 100e6
+    x = np.random.default_rng(0).standard_normal(pair.input_shape, dtype="float32")
+    session = reference_session(tmp_path / "model.onnx")
+    reference = session.run(None, {session.get_inputs()[0].name: x})[0]
+    with opened(phone) as device:
+        output = device.load(tmp_path / "artifact").run(x)
+    assert relative_distance(output, reference) <= MAX_REL_ERROR
 
 
 def test_float16_computes_there_nearly_what_onnx_runtime_does_here(phone, compiled_c3d, tmp_path):
