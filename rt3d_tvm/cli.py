@@ -530,11 +530,11 @@ def _run(args: argparse.Namespace) -> int:
 
 def _classify(args: argparse.Namespace, loader: Callable[[], Artifact | RemoteArtifact]) -> int:
     from rt3d_tvm.classify import Preprocessing, classify_video, read_labels
-    from rt3d_tvm.models import model_spec
+    from rt3d_tvm.models import clip_model_spec
 
     preprocessing = None
     if args.model is not None:
-        spec = model_spec(args.model)
+        spec = clip_model_spec(args.model)
         preprocessing = Preprocessing(resize=spec.resize, mean=spec.mean, std=spec.std)
     result = classify_video(
         args.folder,

@@ -22,7 +22,7 @@ REDUCED = {"c3d": (0.125, 16, 32), "r2plus1d": (0.25, 8, 32), "s3d": (0.25, 16, 
 REDUCED_PICTURES = {
     "vgg16": (0.125, None, 32),
     "resnet50": (0.125, None, 64),
-    "mobilenet_v2": (0.25, None, 64),
+    "mobilenet_v2": (0.5, None, 64),
 }
 GROUP = KernelGroup(g_m=8, g_n=4)
 

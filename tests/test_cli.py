@@ -64,9 +64,8 @@ def test_models_are_listed(tmp_path, capsys):
     assert cli.main(["models", "--json", str(tmp_path / "m.json")]) == 0
     assert "R(2+1)D-18" in capsys.readouterr().out
     assert {spec["name"] for spec in json.loads((tmp_path / "m.json").read_text())} == {
-        "c3d",
-        "r2plus1d",
-        "s3d",
+        *("c3d", "r2plus1d", "s3d"),
+        *("vgg16", "resnet50", "mobilenet_v2"),
     }
 
 
