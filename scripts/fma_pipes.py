@@ -31,7 +31,7 @@ ITERATIONS = 200
 # A float32 multiply-add of whole vectors, its scalar from a lane or not.
 FMA = re.compile(r"fml[as]\tv\d+\.4s")
 BRANCH = re.compile(r"^(?:b|b\.\w+|cbn?z|tbn?z)\t")
-STACK = re.compile(r"^(?:ldr|str|ldp|stp|ldur|stur)\t[qd]\d.*\[(?:sp|x29)")
+STACK = re.compile(r"^(?:ldr|str|ldp|stp|ldur|stur)\t[qd]\d.*\[sp")
 
 
 @dataclass(frozen=True, kw_only=True)

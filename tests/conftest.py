@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ REDUCED_PICTURES = {
     "mobilenet_v2": (0.5, None, 64),
 }
 GROUP = KernelGroup(g_m=8, g_n=4)
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 @dataclass(frozen=True)
@@ -109,3 +111,18 @@ def _phone_script(state: Path, *arguments: str) -> subprocess.CompletedProcess:
         timeout=1200,
         check=False,
     )
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Load a script as a module; the folder of the meter is where its modules find each other."""
+    monkeypatch.syspath_prepend(str(SCRIPTS / "armmeter"))
+
+    def load(path: str):
+        spec = importlib.util.spec_from_file_location(Path(path).stem, SCRIPTS / path)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

@@ -1,6 +1,5 @@
 """The ARM meter and llvm-mca's reader: the estimate, the counts of a model, what they refuse."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,21 +15,6 @@ COUNTS = (
     *("fp_scalar", "load", "load_uops", "load_bytes", "store", "store_uops", "store_bytes"),
     *("mem_vuops", "prefetch", "branch"),
 )
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Load a script as a module; the folder of the meter is where its modules find each other."""
-    monkeypatch.syspath_prepend(str(SCRIPTS / "armmeter"))
-
-    def load(path: str):
-        spec = importlib.util.spec_from_file_location(Path(path).stem, SCRIPTS / path)
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 def region(**counts) -> dict:

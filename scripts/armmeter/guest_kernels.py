@@ -1,8 +1,8 @@
 """Runs inside the emulated AArch64 guest: kernels one after the other, each marked, caches cold.
 
-    python guest_kernels.py KERNEL.so...
+    python guest_kernels.py DIR NAME...
 
-Beside each library lie its arguments, KERNEL.npz; its function is called "main".
+DIR is a layer's folder as default_grid.py writes it, each NAME one of its kernels.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ from guest import START, STOP, mark
 EMPTY = 0x5256
 
 os.environ["TVM_NUM_THREADS"] = "1"
-for path in map(Path, sys.argv[1:]):
-    with np.load(path.with_suffix(".npz")) as file:
-        arguments = [tvm.runtime.tensor(file[f"arr_{i}"]) for i in range(len(file.files))]
-    function = tvm.runtime.load_module(str(path))["main"]
+folder = Path(sys.argv[1])
+library = tvm.runtime.load_module(str(folder / "kernels.so"))
+with np.load(folder / "arguments.npz") as file:
+    tensors = {name: tvm.runtime.tensor(file[name]) for name in file.files}
+for name in sys.argv[2:]:
+    # As default_grid.py puts them together: weights by row blocks and chunk, the output last.
+    g_m, _, chunk, *_ = name.split("_")
+    weight = [tensors[f"{g_m}_{chunk}_{i}"] for i in range(4)]
+    residual = [tensors["residual"]] if "residual" in tensors else []
     mark(EMPTY)
     mark(START)
-    function(*arguments)
+    library[name](tensors["x"], *weight, *residual, tensors["y"])
     mark(STOP)
