@@ -155,6 +155,15 @@ def test_the_layers_of_a_model_are_its_convolutions():
     )
 
 
+def test_the_convolutions_of_pictures_have_depth_1():
+    shapes = conv_shapes("vgg16")
+    assert sum(shapes.values()) == 13
+    assert shapes[ConvShape.parse("512x512x1x3x3@1x14x14")] == 3
+    # VGG-16 with its three fully connected layers, 0.124 G of the total, left out.
+    total = sum(shape.macs * times for shape, times in shapes.items())
+    assert total == pytest.approx(15.47e9 - 0.124e9, rel=0.002)
+
+
 @pytest.mark.parametrize("text", ["256x128x3x3x3@8x28x28", "45x3x1x7x7@16x112x112/1x2x2"])
 def test_a_shape_is_written_as_it_is_read(text):
     assert str(ConvShape.parse(text)) == text

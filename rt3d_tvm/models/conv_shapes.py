@@ -14,8 +14,8 @@ from rt3d_tvm.models import build_model, model_spec
 def conv_shapes(name: str) -> Counter[ConvShape]:
     """How often each shape of ungrouped convolution occurs in a model of `MODELS`.
 
-    Convolutions that are the classifier in disguise are left out, as pruning leaves them out.
-    InputError for an unknown name.
+    Those of pictures have depth 1. Convolutions that are the classifier in disguise are left out,
+    as pruning leaves them out. InputError for an unknown name.
     """
     spec = model_spec(name)
     found: Counter[ConvShape] = Counter()
@@ -30,20 +30,22 @@ def conv_shapes(name: str) -> Counter[ConvShape]:
     def note(
         module: nn.Conv2d | nn.Conv3d, inputs: tuple[torch.Tensor], _output: torch.Tensor
     ) -> None:
+        flat = isinstance(module, nn.Conv2d)
+        one, none = ((1,), (0,)) if flat else ((), ())
         found[
             ConvShape(
                 filters=module.out_channels,
                 channels=module.in_channels,
-                kernel=volume(module.kernel_size, 1),
-                data=volume(tuple(inputs[0].shape[2:]), 1),
-                stride=volume(module.stride, 1),
-                padding=volume(module.padding, 0),
+                kernel=(*one, *module.kernel_size),
+                data=(*one, *inputs[0].shape[2:]),
+                stride=(*one, *module.stride),
+                padding=(*none, *module.padding),
             )
         ] += 1
 
     for path, module in model.named_modules():
-        convolves = isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.groups == 1
-        if convolves and path not in spec.classifiers:
+        counted = isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.groups == 1
+        if counted and path not in spec.classifiers:
             module.register_forward_hook(note)
     with torch.no_grad():
         model(clip)
