@@ -155,4 +155,6 @@ def test_no_buffer_but_the_register_tile(lanes: int):
     root = sch.get_sblock("root")
     blocks = [sch.get(block) for block in (root, *sch.get_child_blocks(root))]
     allocated = [buffer for block in blocks for buffer in block.alloc_buffers]
-    assert [math.prod(int(e) for e in buffer.shape) for buffer in allocated] == [group.g_m * 7]
+    assert sum(math.prod(int(e) for e in buffer.shape) for buffer in allocated) == group.g_m * 7
+    # With a scope of its own a buffer would be taken from the heap, once a tile.
+    assert {buffer.scope() for buffer in allocated} == {"global"}

@@ -134,9 +134,7 @@ def depthwise_conv3d(conv: DepthwiseConv3d) -> tvm.tirx.PrimFunc:
                     )
                 )
                 T.writes(args["y"][n, block, d, h + conv.y.halo_h, left : left + width, 0:lanes])
-                acc = T.sblock_alloc_buffer(
-                    (width * lanes,), conv.dtype, scope="local", layout=None
-                )
+                acc = T.sblock_alloc_buffer((width * lanes,), conv.dtype, layout=None)
                 if rest:
                     with T.If(strip < strips - 1):
                         with T.Then():

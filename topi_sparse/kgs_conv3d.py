@@ -182,8 +182,12 @@ def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
                 T.writes(_tile_region(conv, args["y"], position, width))
                 with T.init():  # the body initialises by itself; the schedule asks for an init
                     T.evaluate(0)
-                size = conv.group.g_m * width
-                acc = T.sblock_alloc_buffer((size,), conv.dtype, scope="local", layout=None)
+                # One buffer for each vector of filters: TVM keeps those up to 1 KiB on the stack,
+                # unless they are given a scope, and LLVM keeps them in registers then.
+                acc = [
+                    T.sblock_alloc_buffer((conv.tile.lanes * width,), conv.dtype, layout=None)
+                    for _ in range(conv.group.g_m // conv.tile.lanes)
+                ]
 
                 def tile(rows: int, columns: int) -> None:
                     _register_tile(conv, args, acc, position, c, rows=rows, columns=columns)
@@ -241,8 +245,8 @@ def _register_tile(conv: KGSConv3d, args, acc, position, c, *, rows: int, column
     def lane(start):
         return T.Ramp(start, 1, lanes)
 
-    def accumulator(i, b):
-        return [lane((i * len(vectors) + b) * lanes)]
+    def accumulator(i):
+        return [lane(i * lanes)]
 
     def stored(layout, i, b):
         """Indices of vector b at column i in a tensor of the output's shape."""
@@ -253,7 +257,7 @@ def _register_tile(conv: KGSConv3d, args, acc, position, c, *, rows: int, column
     def every_vector(value) -> None:
         for i in range(columns):
             for b in vectors:
-                T.buffer_store(acc, value(i, b), accumulator(i, b))
+                T.buffer_store(acc[b], value(i, b), accumulator(i))
 
     zero = T.Broadcast(tvm.tirx.const(0, conv.dtype), lanes)
 
@@ -297,16 +301,17 @@ def _register_tile(conv: KGSConv3d, args, acc, position, c, *, rows: int, column
                     value = x[n, 0, 0, 0, 0, starts[i] + channel]
                 for b in vectors:
                     w = args["blocks"][lane(weight + channel * rows + b * lanes)]
-                    at = accumulator(i, b)
-                    T.buffer_store(acc, acc[tuple(at)] + T.Broadcast(value, lanes) * w, at)
+                    at = accumulator(i)
+                    total = acc[b][tuple(at)] + T.Broadcast(value, lanes) * w
+                    T.buffer_store(acc[b], total, at)
 
     if conv.sums_apart:
         with T.If(c > 0), T.Then():
-            every_vector(lambda i, b: acc[tuple(accumulator(i, b))] + before(i, b))
+            every_vector(lambda i, b: acc[b][tuple(accumulator(i))] + before(i, b))
 
     def finish() -> None:
         def finished(i, b):
-            value = acc[tuple(accumulator(i, b))]
+            value = acc[b][tuple(accumulator(i))]
             if conv.residual:
                 value = value + args["residual"][tuple(stored(conv.residual, i, b))]
             return activated(
@@ -323,7 +328,7 @@ def _register_tile(conv: KGSConv3d, args, acc, position, c, *, rows: int, column
                 finish()
     for i in range(columns):
         for b in vectors:
-            T.buffer_store(y, acc[tuple(accumulator(i, b))], stored(conv.y, i, b))
+            T.buffer_store(y, acc[b][tuple(accumulator(i))], stored(conv.y, i, b))
 
 
 def _parts(columns: int, *, by_element: bool) -> list[range]:
