@@ -61,7 +61,7 @@ def compile_onnx(
     or folder that will not do.
     """
     report = progress or (lambda stage: None)
-    out_dir = Path(out_dir)
+    out_dir = Path(out_dir).resolve()  # a link to a folder stays one
     _check_replaceable(out_dir)
     made_for, chosen = make_target(target), make_precision(precision)
     check_precision(chosen, made_for, target)

@@ -29,6 +29,10 @@ _UPLOAD_BYTES_PER_S = 1e6
 # ELF's numbers of the architectures that there are targets for.
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 
+# TVM's server counts this over all of a session and ends it then; each operation has a deadline of
+# its own, so that this one is for a connection that nobody closed.
+SESSION_S = 24 * 3600
+
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
@@ -159,10 +163,9 @@ class RemoteDevice:
         while True:
             left = max(until - time.monotonic(), 1.0)
             host, port, match_key = request_device(tracker, self.key, wait_s=left)
-            session_s = 10 * self._deadline_s
             try:
                 self._call(
-                    "connect", remote_session.connect, host, port, match_key, session_s,
+                    "connect", remote_session.connect, host, port, match_key, SESSION_S,
                     deadline_s=ANSWER_S,
                 )  # fmt: skip
             except InputError:

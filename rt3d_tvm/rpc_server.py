@@ -96,6 +96,8 @@ def _check_host(host: str) -> None:
 
 def _listening(host: str, port: int) -> socket.socket:
     """A socket that listens on the first free port from ``port`` on."""
+    if not 1 <= port < 1 << 16:
+        raise InputError(f"port {port}: 1 to {(1 << 16) - 1} is accepted")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in range(port, min(port + PORTS, 1 << 16)):
         try:

@@ -333,3 +333,10 @@ def test_the_installed_command_is_this_one():
     assert child.returncode == 2
     assert child.stderr.startswith("rt3d: error: argument COMMAND: invalid choice")
     assert child.stderr.count("\n") == 1
+
+
+def test_a_port_beyond_the_last_one_is_refused(capsys):
+    from rt3d_tvm.cli import main
+
+    assert main(["tracker", "--port", "70000"]) == 2
+    assert "port 70000: 1 to 65535 is accepted" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from rt3d_tvm.passes.dataflow import bindings, constant, is_op
 from rt3d_tvm.passes.kgs_conv3d import KGSConv3d, read_report
 from rt3d_tvm.passes.pruned_filters import PrunedFilters
 from rt3d_tvm.targets import make_target
-from tests.oracle import conv3d_float64, sum_bound
+from tests.oracle import UNIT_ROUNDOFF, conv3d_float64, sum_bound
 from tests.test_kgs_conv3d import masked
 from tests.test_pass_kgs_conv3d import GEOMETRY, conv, draw, module, run
 from topi_sparse.kernel_group import KernelGroup
@@ -96,3 +96,38 @@ def test_left_alone(case):
 
     after = stored(PrunedFilters()(module(SHAPE, body)))
     assert np.array_equal(after[0], first)
+
+
+def different_paths(case):
+    """Two readers of one filter-pruned convolution that see other values of its zero filters."""
+    first, bias, second = weights(-1.0)
+    bias = bias.astype("float32")
+
+    def body(builder, x):
+        y = builder.emit(conv(x, first))
+        biased = builder.emit(relax.op.add(y, relax.const(bias)))
+        if case == "with and without ReLU":
+            paths = builder.emit(relax.op.nn.relu(biased)), biased
+        elif case == "two biases":
+            paths = biased, builder.emit(relax.op.add(y, relax.const(-bias)))
+        else:  # the average of a padded window is another one at the border
+            pooled = relax.op.nn.avg_pool3d(
+                biased, (3, 3, 3), (1, 1, 1), (1, 1, 1), count_include_pad=True
+            )
+            less = builder.emit(relax.op.add(builder.emit(pooled), relax.const(-bias)))
+            paths = (builder.emit(relax.op.nn.relu(less)),) * 2
+        results = [builder.emit(conv(path, second)) for path in paths]
+        return builder.emit(relax.op.add(*results))
+
+    return module(SHAPE, body)
+
+
+@pytest.mark.parametrize("case", ["with and without ReLU", "two biases", "padded average"])
+def test_each_reader_sees_its_own_values(case):
+    before, x = different_paths(case), draw(SHAPE)
+    after = PrunedFilters()(before)
+    expected = run(before, x)
+    # Both sum the same terms, in another order.
+    terms = 8 * 27 + 2 * 32 * 27 + 3
+    bound = 4 * terms * UNIT_ROUNDOFF * abs(expected).max()
+    assert abs(run(after, x) - expected).max() <= bound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tvm
 from tvm.tirx.script.builder import ir as T
 
@@ -11,5 +12,10 @@ def activated(value, *, relu: bool, ceiling: float | None, dtype: str, lanes: in
     if relu:
         value = T.max(value, T.Broadcast(tvm.tirx.const(0, dtype), lanes))
     if ceiling is not None:
-        value = T.min(value, T.Broadcast(tvm.tirx.const(ceiling, dtype), lanes))
+        value = T.min(value, T.Broadcast(upper_bound(ceiling, dtype), lanes))
     return value
+
+
+def upper_bound(value: float, dtype: str) -> tvm.tirx.PrimExpr:
+    """The constant, or the largest number of the type where that is less."""
+    return tvm.tirx.const(min(value, float(np.finfo(dtype).max)), dtype)

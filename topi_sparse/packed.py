@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from tvm import te, tirx
 
+from topi_sparse.activation import upper_bound
 from topi_sparse.layout import PackedLayout
 
 Shape = tuple[int, int, int, int, int]
@@ -65,7 +66,7 @@ def minimum(
     data: Shape, x: PackedLayout, y: PackedLayout, dtype: str, *, bound: float
 ) -> tirx.PrimFunc:
     """min(x, bound)."""
-    return _elementwise([x], y, data, dtype, lambda a: te.min(a, tirx.const(bound, dtype)))
+    return _elementwise([x], y, data, dtype, lambda a: te.min(a, upper_bound(bound, dtype)))
 
 
 def add(data: Shape, layouts: Sequence[PackedLayout], y: PackedLayout, dtype: str):

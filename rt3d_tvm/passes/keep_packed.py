@@ -131,6 +131,11 @@ def _concat_why_not(call: relax.Call, _block: int) -> str | None:
     return None
 
 
+def _minimum_why_not(call: relax.Call, _block: int) -> str | None:
+    bound = constant(call.args[1])
+    return None if bound is not None and bound.ndim == 0 else "its bound is no constant scalar"
+
+
 def _windows(call: relax.Call) -> dict:
     """The arguments that every packed pool takes."""
     attrs = call.attrs
@@ -159,7 +164,7 @@ _OPERATORS = {
         lambda call, data, layouts, y, dtype: packed.relu(data[0], layouts[0], y, dtype),
     ),
     "relax.minimum": (
-        lambda call, block: None,
+        _minimum_why_not,
         lambda call, data, layouts, y, dtype: packed.minimum(
             data[0], layouts[0], y, dtype, bound=float(constant(call.args[1]))
         ),

@@ -28,6 +28,7 @@ from tvm import relax
 from rt3d_tvm.passes.dataflow import (
     bindings,
     constant,
+    ints,
     is_op,
     rewritten,
     static_shape,
@@ -56,36 +57,58 @@ class PrunedFilters:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Reader:
+    """A convolution that reads the channels, and what a zero filter's channel holds there.
+
+    bias: all that was added on the way, one value a channel. relu: whether it went through one.
+    """
+
+    binding: relax.VarBinding
+    bias: np.ndarray
+    relu: bool
+
+    @property
+    def zero(self) -> np.ndarray:
+        """Which channels are zero here if their filter is."""
+        return self.bias <= 0 if self.relu else self.bias == 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Channels:
     """Where the channels of one convolution go: its additions of a bias, and who reads them."""
 
     biases: tuple[relax.VarBinding, ...]
-    readers: tuple[relax.VarBinding, ...]
-    relu: bool
+    readers: tuple[_Reader, ...]
 
 
 def _channels_of(
     conv: relax.VarBinding, reads: dict[relax.Var, list[relax.VarBinding | None]]
 ) -> _Channels | None:
     """Follow a convolution's channels to the convolutions that read them; None elsewhere."""
-    biases, readers, relu, pending = [], [], False, [conv.var]
+    out = static_shape(conv.var)
+    biases, readers, pending = [], [], [(conv.var, np.zeros(out[1]), False)]
     while pending:
-        var = pending.pop()
+        var, total, relu = pending.pop()
         for reader in reads.get(var, []):
             call = reader.value if reader is not None else None
             if is_op(call, "relax.nn.conv3d") and _is_data_of(call, var):
-                readers.append(reader)
+                readers.append(_Reader(binding=reader, bias=total, relu=relu))
             elif any(is_op(call, name) for name in _CHANNELWISE):
-                relu = relu or is_op(call, "relax.nn.relu")
-                pending.append(reader.var)
-            elif is_op(call, "relax.add") and _bias(call, static_shape(conv.var)) is not None:
+                if _averages_padding(call):  # a channel's value is another at the border
+                    return None
+                pending.append((reader.var, total, relu or is_op(call, "relax.nn.relu")))
+            elif is_op(call, "relax.add") and (bias := _bias(call, out)) is not None:
                 if relu:  # what is zero may not stay so
                     return None
                 biases.append(reader)
-                pending.append(reader.var)
+                pending.append((reader.var, total + bias.reshape(-1), relu))
             else:
                 return None
-    return _Channels(biases=tuple(biases), readers=tuple(readers), relu=relu)
+    return _Channels(biases=tuple(biases), readers=tuple(readers))
+
+
+def _averages_padding(call: relax.Call) -> bool:
+    return is_op(call, "relax.nn.avg_pool3d") and any(ints(call.attrs.padding))
 
 
 def _is_data_of(call: relax.Call, var: relax.Var) -> bool:
@@ -138,13 +161,12 @@ class _Rewriter(relax.PyExprMutator):
             return
         order = np.argsort(pruned, kind="stable")
         biases = {b.var: _bias(b.value, out) for b in channels.biases}
-        total = sum(value.reshape(-1) for value in biases.values()) + np.zeros(len(order))
-        zero = pruned & ((total <= 0) if channels.relu else (total == 0))
-        before = {r.var: self.weight(r) for r in channels.readers}
-        after = {
-            var: np.where(zero[:, None, None, None], weight.dtype.type(0), value)[:, order]
-            for var, value in before.items()
-        }
+        before = {r.binding.var: self.weight(r.binding) for r in channels.readers}
+        after = {}
+        for reader in channels.readers:
+            zero = (pruned & reader.zero)[:, None, None, None]
+            value = np.where(zero, weight.dtype.type(0), before[reader.binding.var])
+            after[reader.binding.var] = value[:, order]
         if _work(weight[order], *after.values()) < _work(weight, *before.values()):
             self.sorted[conv.var] = weight[order]
             self.sorted.update(after)
@@ -157,7 +179,9 @@ class _Rewriter(relax.PyExprMutator):
         if binding.var in self.sorted:
             call = binding.value
             value = relax.const(np.ascontiguousarray(self.sorted[binding.var]))
-            args = [value if constant(arg) is not None else arg for arg in call.args]
+            args = list(call.args)
+            is_conv = is_op(call, "relax.nn.conv3d")
+            args[1 if is_conv or constant(args[0]) is None else 0] = value
             binding = relax.VarBinding(
                 binding.var, relax.Call(call.op, args, call.attrs, call.ty_args)
             )
