@@ -29,9 +29,10 @@ _UPLOAD_BYTES_PER_S = 1e6
 # ELF's numbers of the architectures that there are targets for.
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 
-# TVM's server counts this over all of a session and ends it then; each operation has a deadline of
-# its own, so that this one is for a connection that nobody closed.
-SESSION_S = 24 * 3600
+# TVM's server counts this over all of a session and ends it then, whatever it is doing: long enough
+# for uploads and runs, each of which has a deadline of its own, and so long a kernel that hangs can
+# keep the device.
+SESSION_S = 3600
 
 
 @dataclass(frozen=True, kw_only=True)
