@@ -55,6 +55,8 @@ def compare(weights: Path, data: Path, folder: Path, *, videos: int | None = Non
     model, info = load_model(weights)
     spec = model_spec(info.model)
     frames, size = info.frames or spec.frames, info.size or spec.size
+    if frames is None:
+        raise InputError(f"{weights}: {spec.title} takes pictures; a model of clips is expected")
     test = open_dataset(data, training=False, split="test", frames=frames, size=size)
     shape = (1, spec.channels, frames, size, size)
     export_onnx(model, shape, folder / "model.onnx")

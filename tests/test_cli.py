@@ -172,6 +172,9 @@ REFUSED = [
     ("conquer", "invalid choice: 'conquer'"),
     ("models --jsn x", "unrecognized arguments"),
     ("models --json {here}/none/m.json", "there is no folder"),
+    ("train --model c3d -o {here}/w", "required: --data"),
+    ("train --model vgg16 --data {here} -o {here}/w", "VGG-16 takes pictures"),
+    ("train --model c3d --data {here}/none -o {here}/w", "no such folder"),
     ("prune -o {here}/w", "--model or --weights is needed"),
     (
         "prune --model resnet50 --frames 16 -o {here}/w",
