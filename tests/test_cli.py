@@ -175,6 +175,9 @@ REFUSED = [
     ("train --model c3d -o {here}/w", "required: --data"),
     ("train --model vgg16 --data {here} -o {here}/w", "VGG-16 takes pictures"),
     ("train --model c3d --data {here}/none -o {here}/w", "no such folder"),
+    ("remote list --tracker nowhere", "HOST:PORT is accepted"),
+    ("rpc-server --tracker nowhere --key k", "HOST:PORT is accepted"),
+    ("tracker --bogus", "unrecognized arguments: --bogus"),
     ("prune -o {here}/w", "--model or --weights is needed"),
     (
         "prune --model resnet50 --frames 16 -o {here}/w",
