@@ -100,7 +100,7 @@ def main() -> int:
         parser.error(f"--rounds {args.rounds}: at least 1 is needed")
     if needed := {"rt3d", "dense", "dense direct"} & set(args.skip):
         parser.error(f"--skip {' '.join(sorted(needed))}: everything is compared with that")
-    rows = {name: prepare(name, args.out / name) for name in args.models}
+    rows = {name: prepare(name, args.out / name, skip=set(args.skip)) for name in args.models}
     if args.prepare_only:
         return 0
     wrong = False
@@ -167,8 +167,8 @@ def digest(*parts: object, code: Iterable[str] = ()) -> str:
     return sha.hexdigest()
 
 
-def prepare(name: str, folder: Path) -> list[Row]:
-    """Make the files of a model, and say which engine takes which."""
+def prepare(name: str, folder: Path, *, skip: set[str]) -> list[Row]:
+    """Make the files of a model, and say which engine takes which; no file for a row to skip."""
     made = Made(folder)
     preferred = pruning_group(vector_unit(make_target("host")))
     rate = MODELS[name].paper_rate
@@ -176,6 +176,8 @@ def prepare(name: str, folder: Path) -> list[Row]:
     prunings = [("kgs", preferred), ("kgs", PAPER_GROUP), ("vanilla", preferred)]
     for scheme, group in dict.fromkeys([*prunings, ("filter", preferred)]):
         kind = scheme if scheme == "filter" else f"{scheme} {group}"
+        if kind in skip:
+            continue
         onnx, missing = folder / f"{kind.replace(' ', '_')}.onnx", None
         pruned_by = digest(name, kind, rate, SEED, version("torch"), code=PRUNING_CODE)
         try:
