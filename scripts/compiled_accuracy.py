@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from rt3d_tvm.build import compile_onnx
-from rt3d_tvm.cli import MAX_REL_ERROR
 from rt3d_tvm.data.datasets import open_dataset
 from rt3d_tvm.deploy import load
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
 from rt3d_tvm.models import model_spec
 from rt3d_tvm.models.weights import load_model
+from rt3d_tvm.precision import PRECISIONS
 from rt3d_tvm.report import write_json
 from rt3d_tvm.verify import verify
 
@@ -43,7 +43,7 @@ class Comparison:
     @property
     def agrees(self) -> bool:
         close = abs(self.torch_right - self.compiled_right) <= 1
-        return close and self.max_rel_error <= MAX_REL_ERROR
+        return close and self.max_rel_error <= PRECISIONS["fp32"].max_rel_error
 
 
 def compare(weights: Path, data: Path, folder: Path, *, videos: int | None = None) -> Comparison:
