@@ -29,10 +29,9 @@ _UPLOAD_BYTES_PER_S = 1e6
 # ELF's numbers of the architectures that there are targets for.
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 
-# TVM's server counts this over all of a session and ends it then, whatever it is doing: long enough
-# for uploads and runs, each of which has a deadline of its own, and so long a kernel that hangs can
-# keep the device.
-SESSION_S = 3600
+# TVM's server counts the length of a whole session in these deadlines and ends it then, whatever it
+# is doing: so long a kernel that hangs can keep the device.
+SESSION_DEADLINES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +163,10 @@ class RemoteDevice:
         while True:
             left = max(until - time.monotonic(), 1.0)
             host, port, match_key = request_device(tracker, self.key, wait_s=left)
+            session_s = SESSION_DEADLINES * self._deadline_s
             try:
                 self._call(
-                    "connect", remote_session.connect, host, port, match_key, SESSION_S,
+                    "connect", remote_session.connect, host, port, match_key, session_s,
                     deadline_s=ANSWER_S,
                 )  # fmt: skip
             except InputError:

@@ -97,7 +97,11 @@ def test_the_commands(tracker, server, compiled_c3d, tmp_path, capsys):
         assert cli.main(argv) == 0, capsys.readouterr().err
         return json.loads(out.read_text())
 
-    listed = command("remote", "list", *where)["devices"]
+    until = time.monotonic() + 60
+    # A device is free again a moment after the session of the test before has ended.
+    while not (listed := command("remote", "list", *where)["devices"]) or not listed[0]["free"]:
+        assert time.monotonic() < until, listed
+        time.sleep(0.5)
     assert listed == [
         {
             "key": KEY,
