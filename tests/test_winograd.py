@@ -51,9 +51,9 @@ def magnitude(conv: WinogradConv3d, x: np.ndarray, weight: np.ndarray) -> np.nda
     v = np.einsum("ai,zndrcij,bj->zndrcab", b, patches, b)
     u = np.einsum("ai,mnkij,bj->mnkab", g, abs(weight).astype("float64"), g)
     total = 0
-    for k in range(conv.kernel_d):
-        first = k * conv.dilation_d
-        planes = v[:, :, first : first + (conv.out[2] - 1) * conv.stride_d + 1 : conv.stride_d]
+    for k in range(conv.kernel[0]):
+        first = k * conv.dilation[0]
+        planes = v[:, :, first : first + (conv.out[2] - 1) * conv.stride[0] + 1 : conv.stride[0]]
         total = total + np.einsum("mnab,zndrcab->zmdrcab", u[:, :, k], planes)
     y = np.einsum("ia,zmdrcab,jb->zmdricj", a, total, a)
     b_, m_, d_ = y.shape[:3]
@@ -94,9 +94,9 @@ def cases(draw) -> tuple[WinogradConv3d, float]:
             draw(st.integers(3, 14)),
         ),
         filters=draw(st.sampled_from([1, 5, 16, 37])),
-        kernel_d=kernel_d,
-        stride_d=draw(st.integers(1, 2)),
-        dilation_d=1,
+        kernel=(kernel_d, KERNEL, KERNEL),
+        stride=(draw(st.integers(1, 2)), 1, 1),
+        dilation=(1, 1, 1),
         padding=tuple(draw(pads) if axis or kernel_d > 1 else 0 for axis in (0, 1, 2) * 2),
         x=PackedLayout(c_block=lanes, halo_w=draw(st.integers(0, 3))),
         y=PackedLayout(c_block=lanes, halo_h=draw(pads), halo_w=draw(pads)),
@@ -114,7 +114,7 @@ def test_it_is_the_convolution(case, seed):
     conv, density = case
     rng = np.random.default_rng(seed)
     group = KernelGroup(g_m=8, g_n=4)
-    shape = (conv.filters, conv.data[1], conv.kernel_d, KERNEL, KERNEL)
+    shape = (conv.filters, conv.data[1], *conv.kernel)
     weight = rng.standard_normal(shape).astype("float32")
     kept = rng.random((-(-shape[0] // 8), -(-shape[1] // 4), 1, 1, 1)) <= density
     weight *= kept.repeat(8, 0).repeat(4, 1)[: shape[0], : shape[1]]
@@ -124,9 +124,9 @@ def test_it_is_the_convolution(case, seed):
     tile = Tile(lanes=min(8, conv.y.c_block), width=5, chunk=4)
     y = run(conv, x, weight, bias, residual, group=group, tile=tile)
     geometry = {
-        "stride": (conv.stride_d, 1, 1),
+        "stride": conv.stride,
         "padding": conv.padding,
-        "dilation": (conv.dilation_d, 1, 1),
+        "dilation": conv.dilation,
     }
     expected = conv3d_float64(x, weight, bias, **geometry)
     size = magnitude(conv, x, weight) + abs(bias)[:, None, None, None]
@@ -142,9 +142,9 @@ def test_it_costs_few_digits():
     conv = WinogradConv3d(
         data=(1, 64, 3, 8, 8),
         filters=8,
-        kernel_d=3,
-        stride_d=1,
-        dilation_d=1,
+        kernel=(3, KERNEL, KERNEL),
+        stride=(1, 1, 1),
+        dilation=(1, 1, 1),
         padding=(1,) * 6,
         x=PackedLayout(c_block=8, halo_h=1, halo_w=1),
         y=PackedLayout(c_block=8),
@@ -184,9 +184,9 @@ def test_the_definition_survives_the_attribute(kind):
     conv = WinogradConv3d(
         data=(1, 8, 2, 5, 5),
         filters=8,
-        kernel_d=1,
-        stride_d=1,
-        dilation_d=1,
+        kernel=(1, KERNEL, KERNEL),
+        stride=(1, 1, 1),
+        dilation=(1, 1, 1),
         padding=(0, 1, 1, 0, 1, 1),
         x=PackedLayout(c_block=8, halo_h=3, halo_w=3),
         y=PackedLayout(c_block=8),

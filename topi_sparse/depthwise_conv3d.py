@@ -8,8 +8,6 @@ memory the activations come from, not the multiply-adds.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,27 +20,20 @@ from topi_sparse.halo import zero_halo
 from topi_sparse.kgs_conv3d import OPAQUE
 from topi_sparse.layout import PackedLayout, ceil_div
 from topi_sparse.register_tile import VectorUnit
-from topi_sparse.windows import Windows
+from topi_sparse.windows import PackedConv3d, whole
 
 # The attribute of the PrimFunc under which its own definition stands, as JSON.
 DEPTHWISE_ATTRIBUTE = "depthwise_conv3d"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DepthwiseConv3d(Windows):
+class DepthwiseConv3d(PackedConv3d):
     """All that defines one depthwise_conv3d kernel; x and y have one channel block.
 
     width     output columns of the register tile; a narrower body takes the rest
-    residual  layout of a tensor that is added before the ReLU, or None
-    ceiling   the largest value the ReLU lets through, such as 6, or None
     """
 
     width: int
-    y: PackedLayout
-    residual: PackedLayout | None = None
-    relu: bool = False
-    ceiling: float | None = None
-    dtype: str = "float32"
 
     @property
     def blocks(self) -> int:
@@ -53,20 +44,6 @@ class DepthwiseConv3d(Windows):
     def stored_filters(self) -> int:
         """Channels with their padding: the length of the bias."""
         return self.blocks * self.x.c_block
-
-    def to_json(self) -> str:
-        """The definition as JSON, for the PrimFunc's attribute."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> DepthwiseConv3d:
-        """What ``to_json`` wrote."""
-        fields = json.loads(text)
-        for name in ("data", "kernel", "stride", "padding", "dilation"):
-            fields[name] = tuple(fields[name])
-        for name in ("x", "y", "residual"):
-            fields[name] = PackedLayout(**fields[name]) if fields[name] else None
-        return cls(**fields)
 
 
 def packed_windows(weight: np.ndarray, c_block: int) -> np.ndarray:
@@ -126,13 +103,7 @@ def depthwise_conv3d(conv: DepthwiseConv3d) -> tvm.tirx.PrimFunc:
                 ]
                 n, block, d, h, strip = position
                 left = conv.y.halo_w + strip * width
-                T.reads(
-                    *(
-                        args[name][tuple(slice(0, extent) for extent in shapes[name])]
-                        for name in args
-                        if name != "y"
-                    )
-                )
+                T.reads(*(whole(args[name]) for name in args if name != "y"))
                 T.writes(args["y"][n, block, d, h + conv.y.halo_h, left : left + width, 0:lanes])
                 acc = T.sblock_alloc_buffer((width * lanes,), conv.dtype, layout=None)
                 if rest:

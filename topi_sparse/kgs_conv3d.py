@@ -9,10 +9,10 @@ through its offset.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import tvm
@@ -23,9 +23,9 @@ from topi_sparse.activation import activated
 from topi_sparse.halo import zero_halo
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import row_blocks
-from topi_sparse.layout import PackedLayout, ceil_div
+from topi_sparse.layout import ceil_div
 from topi_sparse.register_tile import Tile
-from topi_sparse.windows import Windows
+from topi_sparse.windows import PackedConv3d, whole
 
 # Relax's kOpaque: no operator is fused into the kernel, whose epilogue is its own.
 OPAQUE = 8
@@ -36,24 +36,23 @@ SPEC_ATTRIBUTE = "kgs_conv3d"
 
 
 @dataclass(frozen=True, kw_only=True)
-class KGSConv3d(Windows):
+class KGSConv3d(PackedConv3d):
     """All that defines one kgs_conv3d kernel; two equal definitions give the same PrimFunc.
 
     kept      kept columns of the weight, and ``weights`` the values stored for them
     weight_sets  weights with the same kept columns, one for each of so many parts of the batch
-    residual  layout of a tensor that is added before the ReLU, or None
-    ceiling   the largest value the ReLU lets through, such as 6, or None
     """
+
+    parts: ClassVar[Mapping[str, Callable]] = {
+        **PackedConv3d.parts,
+        "group": KernelGroup,
+        "tile": Tile,
+    }
 
     group: KernelGroup
     kept: int
     weights: int
     tile: Tile
-    y: PackedLayout
-    residual: PackedLayout | None = None
-    relu: bool = False
-    ceiling: float | None = None
-    dtype: str = "float32"
     weight_sets: int = 1
 
     @property
@@ -123,22 +122,6 @@ class KGSConv3d(Windows):
             "int32"
         )
 
-    def to_json(self) -> str:
-        """The definition as JSON, for the PrimFunc's attribute."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> KGSConv3d:
-        """What ``to_json`` wrote."""
-        fields = json.loads(text)
-        for name in ("data", "kernel", "stride", "padding", "dilation"):
-            fields[name] = tuple(fields[name])
-        for name in ("x", "y", "residual"):
-            fields[name] = PackedLayout(**fields[name]) if fields[name] else None
-        fields["group"] = KernelGroup(**fields["group"])
-        fields["tile"] = Tile(**fields["tile"])
-        return cls(**fields)
-
 
 def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
     """The PrimFunc (x, blocks, offsets, pointers, bias, [residual,] y) of one convolution.
@@ -178,7 +161,7 @@ def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
                     for extent, loop in zip(extents, loops, strict=True)
                 ]
                 c = T.axis.reduce(conv.chunks, chunk)
-                T.reads(*(_region(args[name], shapes[name]) for name in args if name != "y"))
+                T.reads(*(whole(args[name]) for name in args if name != "y"))
                 T.writes(_tile_region(conv, args["y"], position, width))
                 with T.init():  # the body initialises by itself; the schedule asks for an init
                     T.evaluate(0)
@@ -211,11 +194,6 @@ def _either(is_whole, rest: int, whole: int, body) -> None:
             body(whole)
         with T.Else():
             body(rest)
-
-
-def _region(buffer, shape):
-    """The whole of a buffer: what is read is known at run time only."""
-    return buffer[tuple(slice(0, extent) for extent in shape)]
 
 
 def _tile_region(conv: KGSConv3d, y, position, width: int):

@@ -1,8 +1,12 @@
-"""The windows of a convolution: from the shape of its input to that of its output."""
+"""What all packed convolutions share: windows over the input, epilogue, and their JSON."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tvm.tirx.script.builder import ir as T
 
@@ -69,3 +73,42 @@ class Windows:
             clamped(begin) if self.padding[0] else 0,
             clamped(end) if last - self.padding[0] >= self.data[2] else count,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedConv3d(Windows):
+    """A convolution with all that follows it, packed input to packed result, as JSON and back.
+
+    y         layout of the result
+    residual  layout of a tensor that is added before the ReLU, or None
+    ceiling   the largest value the ReLU lets through, such as 6, or None
+    """
+
+    # What makes the fields that are not plain numbers from their JSON.
+    parts: ClassVar[Mapping[str, Callable]] = dict.fromkeys(("x", "y", "residual"), PackedLayout)
+
+    y: PackedLayout
+    residual: PackedLayout | None = None
+    relu: bool = False
+    ceiling: float | None = None
+    dtype: str = "float32"
+
+    def to_json(self) -> str:
+        """The definition as JSON, for the PrimFunc's attribute."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> PackedConv3d:
+        """What ``to_json`` wrote."""
+        fields = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in json.loads(text).items()
+        }
+        for name, make in cls.parts.items():
+            fields[name] = make(**fields[name]) if fields[name] else None
+        return cls(**fields)
+
+
+def whole(buffer):
+    """The region of all of a buffer: what is read of it is known at run time only."""
+    return buffer[tuple(slice(0, extent) for extent in buffer.shape)]

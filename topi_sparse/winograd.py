@@ -13,9 +13,7 @@ a point depends on all 3 x 3 locations of a kernel.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +29,7 @@ from topi_sparse.kgs_conv3d import OPAQUE, KGSConv3d
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout, ceil_div
 from topi_sparse.register_tile import Tile
+from topi_sparse.windows import PackedConv3d, whole
 
 # The attributes under which the two transforms carry the definition.
 INPUT_ATTRIBUTE, OUTPUT_ATTRIBUTE = "winograd_input", "winograd_output"
@@ -70,38 +69,11 @@ def transforms() -> Transforms:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WinogradConv3d:
+class WinogradConv3d(PackedConv3d):
     """All that defines the transforms around one kgs_conv3d.
 
-    data      (B, N, D, H, W) of the input
-    kernel_d  locations along D; along H and W there are 3, with stride 1 and dilation 1
-    padding   zeros before and after: front, top, left, back, bottom, right
-    residual  layout of a tensor that is added before the ReLU, or None
-    ceiling   the largest value the ReLU lets through, such as 6, or None
+    The kernel is (KD, 3, 3); stride and dilation are 1 along H and W.
     """
-
-    data: tuple[int, int, int, int, int]
-    filters: int
-    kernel_d: int
-    stride_d: int
-    dilation_d: int
-    padding: tuple[int, int, int, int, int, int]
-    x: PackedLayout
-    y: PackedLayout
-    residual: PackedLayout | None = None
-    relu: bool = False
-    ceiling: float | None = None
-    dtype: str = "float32"
-
-    @property
-    def out(self) -> tuple[int, int, int, int, int]:
-        """(B, M, D, H, W) of the output."""
-        front, top, left, back, bottom, right = self.padding
-        b, _, d, h, w = self.data
-        window = self.dilation_d * (self.kernel_d - 1) + 1
-        depth = (d + front + back - window) // self.stride_d + 1
-        edge = KERNEL - 1
-        return (b, self.filters, depth, h + top + bottom - edge, w + left + right - edge)
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -129,10 +101,10 @@ class WinogradConv3d:
         return KGSConv3d(
             data=self.transformed,
             filters=self.filters,
-            kernel=(self.kernel_d, 1, 1),
-            stride=(self.stride_d, 1, 1),
+            kernel=(self.kernel[0], 1, 1),
+            stride=self.stride,
             padding=(front, 0, 0, back, 0, 0),
-            dilation=(self.dilation_d, 1, 1),
+            dilation=self.dilation,
             group=group,
             kept=weight.kept,
             weights=weight.blocks.size,
@@ -142,20 +114,6 @@ class WinogradConv3d:
             y=PackedLayout(c_block=self.y.c_block),
             dtype=self.dtype,
         )
-
-    def to_json(self) -> str:
-        """The definition as JSON, for the PrimFuncs' attributes."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> WinogradConv3d:
-        """What ``to_json`` wrote."""
-        fields = json.loads(text)
-        for name in ("data", "padding"):
-            fields[name] = tuple(fields[name])
-        for name in ("x", "y", "residual"):
-            fields[name] = PackedLayout(**fields[name]) if fields[name] else None
-        return cls(**fields)
 
 
 def transformed_weights(
@@ -246,7 +204,7 @@ def winograd_output(conv: WinogradConv3d) -> tvm.tirx.PrimFunc:
             zero_halo(conv.y, conv.out, conv.dtype, y)
             with T.grid(batch, blocks, depth, rows) as loops, T.sblock("tile"):
                 n, block, d, row = _spatial((batch, blocks, depth, rows), loops)
-                T.reads(*(_region(args[name], shapes[name]) for name in args if name != "y"))
+                T.reads(*(whole(args[name]) for name in args if name != "y"))
                 T.writes(y[n, block, d, 0 : shapes["y"][3], 0 : shapes["y"][4], 0:lanes])
                 half_done = _local(OUTPUTS * columns * INPUTS * lanes, conv.dtype)
                 for j in range(INPUTS):
@@ -320,10 +278,6 @@ def _spatial(extents, loops) -> list:
 
 def _local(size: int, dtype: str):
     return T.sblock_alloc_buffer((size,), dtype, scope="local", layout=None)
-
-
-def _region(buffer, shape):
-    return buffer[tuple(slice(0, extent) for extent in shape)]
 
 
 def _apply(matrix: np.ndarray, vectors: list, dtype: str) -> list:

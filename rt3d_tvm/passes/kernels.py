@@ -69,6 +69,20 @@ class Convolution:
     ceiling: float | None = None
     depthwise: bool = False
 
+    @property
+    def geometry(self) -> dict:
+        """The fields of a PackedConv3d that are the same whichever kernel it is."""
+        return {
+            "data": self.data,
+            "filters": self.out[1],
+            "kernel": self.weight.shape[2:],
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "relu": self.relu,
+            "ceiling": self.ceiling,
+        }
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Kernel:
@@ -136,12 +150,7 @@ def direct(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Ke
         conv.weight, group=group, chunk=tile.chunk, row_multiple=y.c_block
     )
     products = KGSConv3d(
-        data=conv.data,
-        filters=conv.out[1],
-        kernel=conv.weight.shape[2:],
-        stride=conv.stride,
-        padding=conv.padding,
-        dilation=conv.dilation,
+        **conv.geometry,
         group=group,
         kept=weight.kept,
         weights=weight.blocks.size,
@@ -149,8 +158,6 @@ def direct(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Ke
         x=x,
         y=y,
         residual=y if conv.residual else None,
-        relu=conv.relu,
-        ceiling=conv.ceiling,
         dtype=unit.dtype,
     )
     products = replace(products, x=products.needed_halo())
@@ -189,20 +196,13 @@ def why_not_winograd(conv: Convolution) -> str | None:
 
 def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Kernel:
     """Transforms around a kgs_conv3d for each of 6 x 6 points; see topi_sparse.winograd."""
-    m, n, kernel_d = conv.weight.shape[:3]
+    m, n = conv.weight.shape[:2]
     y = PackedLayout(c_block=unit.lanes)
     definition = WinogradConv3d(
-        data=conv.data,
-        filters=m,
-        kernel_d=kernel_d,
-        stride_d=conv.stride[0],
-        dilation_d=conv.dilation[0],
-        padding=conv.padding,
+        **conv.geometry,
         x=y,
         y=y,
         residual=y if conv.residual else None,
-        relu=conv.relu,
-        ceiling=conv.ceiling,
     )
     definition = replace(definition, x=definition.needed_halo())
     positions = definition.transformed[4]
@@ -269,18 +269,11 @@ def depthwise(conv: Convolution, unit: VectorUnit, _group: KernelGroup | None) -
     layout = PackedLayout(c_block=unit.lanes)
     windows = packed_windows(conv.weight, layout.c_block)
     definition = DepthwiseConv3d(
-        data=conv.data,
-        filters=conv.out[1],
-        kernel=conv.weight.shape[2:],
-        stride=conv.stride,
-        padding=conv.padding,
-        dilation=conv.dilation,
+        **conv.geometry,
         width=default_width(out_width=conv.out[4], kernel_w=conv.weight.shape[4], unit=unit),
         x=layout,
         y=layout,
         residual=layout if conv.residual else None,
-        relu=conv.relu,
-        ceiling=conv.ceiling,
         dtype=unit.dtype,
     )
     definition = replace(definition, x=definition.needed_halo())
