@@ -40,13 +40,18 @@ class Artifact:
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """The model's output for one float32 input; InputError for another shape or type."""
-        expected = self.manifest["inputs"][0]
-        if list(x.shape) != expected["shape"] or str(x.dtype) != expected["dtype"]:
-            raise InputError(
-                f"input {expected['name']!r} is {x.dtype} of shape {tuple(x.shape)}; the model "
-                f"takes {expected['dtype']} of shape {tuple(expected['shape'])}"
-            )
+        check_input(self.manifest, x)
         return self.vm["main"](tvm.runtime.tensor(x), *self.weights).numpy()
+
+
+def check_input(manifest: dict, x: np.ndarray) -> None:
+    """InputError where ``x`` has another shape or type than the model of ``manifest`` takes."""
+    expected = manifest["inputs"][0]
+    if list(x.shape) != expected["shape"] or str(x.dtype) != expected["dtype"]:
+        raise InputError(
+            f"input {expected['name']!r} is {x.dtype} of shape {tuple(x.shape)}; the model "
+            f"takes {expected['dtype']} of shape {tuple(expected['shape'])}"
+        )
 
 
 def load(folder: Path, *, threads: int | None = None) -> Artifact:

@@ -16,7 +16,7 @@ import numpy as np
 from tvm.support.popen_pool import PopenWorker
 
 from rt3d_tvm import remote_session
-from rt3d_tvm.deploy import MANIFEST, MODEL, WEIGHTS, read_manifest
+from rt3d_tvm.deploy import MANIFEST, MODEL, WEIGHTS, check_input, read_manifest
 from rt3d_tvm.device import Processor, fitting_targets
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.tracker import ANSWER_S, address_text, request_device, wait_for_device
@@ -209,12 +209,7 @@ class RemoteArtifact:
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """The model's output for one input; InputError for another shape or type."""
-        expected = self.manifest["inputs"][0]
-        if list(x.shape) != expected["shape"] or str(x.dtype) != expected["dtype"]:
-            raise InputError(
-                f"input {expected['name']!r} is {x.dtype} of shape {tuple(x.shape)}; the model "
-                f"takes {expected['dtype']} of shape {tuple(expected['shape'])}"
-            )
+        check_input(self.manifest, x)
         return self.device._call("run the model", remote_session.run, x)
 
     def time(self, x: np.ndarray, *, runs: int = 20) -> RemoteTiming:
