@@ -16,17 +16,14 @@ a folder was begun with are the only ones it takes.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from rt3d_tvm.errors import InputError
-from rt3d_tvm.prune.experiment import ALGORITHMS, Experiment, read_cells
-from rt3d_tvm.prune.presets import PRESETS
-from rt3d_tvm.report import print_table, progress, write_json
+from experiment_run import parser_of, run
+
+from rt3d_tvm.prune.experiment import ALGORITHMS, Preset
+from rt3d_tvm.report import print_table
 
 # What the paper's table has each of them above.
 _LESSER = {
@@ -183,67 +180,15 @@ def _with_spread(value: float, deviation: float | None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parse(argv)
-    try:
-        return _run(args)
-    except InputError as error:
-        print(f"table1: error: {error}", file=sys.stderr)
-        return 2
+    args = parser_of(__doc__.partition("\n")[0]).parse_args(argv)
+    return run("table1", args, cells_of=Preset.cells, show=show)
 
 
-def _run(args: argparse.Namespace) -> int:
-    if args.render is not None:
-        _print(json.loads(args.render.read_text(encoding="utf-8"))["cells"])
-        return 0
-    if args.data is None or args.cells is None:
-        raise InputError("--data and --cells are needed; see --help")
-    preset = PRESETS["quick" if args.quick else args.preset]
-    experiment = Experiment(
-        args.cells,
-        preset,
-        args.data,
-        device=args.device,
-        weights={m: Path(w) for m, _, w in (text.partition("=") for text in args.weights)},
-        workers=args.workers,
-    )
-    print(f"table1: preset {preset.name} on {experiment.machine}", flush=True)
-    with progress("data") as stage:
-        experiment.prepare_data(lambda done, total: stage(f"{done} of {total} videos"))
-    for model in args.models or preset.seeds:
-        for seed in preset.seeds[model]:
-            experiment.run(preset.cells(model, seed))
-    cells = read_cells(experiment.root)
-    _print(cells)
-    if args.json is not None:
-        write_json(args.json, {"preset": preset, "cells": cells})
-    return 0
-
-
-def _print(cells: Sequence[dict]) -> None:
+def show(cells: Sequence[dict], _preset: Preset) -> None:
+    """Print the table, and then the gaps between its lines."""
     rows = rows_of(cells)
     print_rows(rows)
     print_gaps(gaps_of(rows))
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the videos")
-    parser.add_argument("--cells", type=Path, metavar="DIR", help="where results are kept")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="motion")
-    parser.add_argument("--quick", action="store_true", help="C3D, one seed, fewer epochs")
-    parser.add_argument("--models", nargs="+", metavar="MODEL", help="some of the preset's")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="reading processes")
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        default=[],
-        metavar="MODEL=FILE",
-        help="pretrained weights that the dense training starts from",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all cells as JSON")
-    parser.add_argument("--render", type=Path, metavar="FILE", help="print the table in this file")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -12,18 +12,15 @@ around it. The paper's loss is 1.6 points (C3D) and 2.2 (R(2+1)D).
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 
-from rt3d_tvm.errors import InputError
-from rt3d_tvm.prune.experiment import Cell, Experiment, Preset, read_cells
-from rt3d_tvm.prune.presets import PRESETS
-from rt3d_tvm.report import print_table, progress, write_json
+from experiment_run import parser_of, run
+
+from rt3d_tvm.prune.experiment import Cell, Preset
+from rt3d_tvm.report import print_table
 
 SCHEMES = ("vanilla", "kgs")
 RATES = (1.6, 2.0, 2.6, 3.6, 5.0)
@@ -113,49 +110,14 @@ def print_rows(rows: Sequence[dict], *, loss: float) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parse(argv)
-    try:
-        return _run(args)
-    except InputError as error:
-        print(f"table3: error: {error}", file=sys.stderr)
-        return 2
-
-
-def _run(args: argparse.Namespace) -> int:
-    preset = PRESETS["quick" if args.quick else args.preset]
-    if args.render is not None:
-        cells = json.loads(args.render.read_text(encoding="utf-8"))["cells"]
-        print_rows(rows_of(cells, group=preset.group, loss=args.loss), loss=args.loss)
-        return 0
-    if args.data is None or args.cells is None:
-        raise InputError("--data and --cells are needed; see --help")
-    experiment = Experiment(args.cells, preset, args.data, device=args.device, workers=args.workers)
-    print(f"table3: preset {preset.name} on {experiment.machine}", flush=True)
-    with progress("data") as stage:
-        experiment.prepare_data(lambda done, total: stage(f"{done} of {total} videos"))
-    for model in args.models or preset.seeds:
-        for seed in preset.seeds[model]:
-            experiment.run(cells_of(preset, model, seed))
-    cells = read_cells(experiment.root)
-    print_rows(rows_of(cells, group=preset.group, loss=args.loss), loss=args.loss)
-    if args.json is not None:
-        write_json(args.json, {"preset": preset, "cells": cells})
-    return 0
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the videos")
-    parser.add_argument("--cells", type=Path, metavar="DIR", help="where results are kept")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="motion")
-    parser.add_argument("--quick", action="store_true", help="C3D, one seed, fewer epochs")
-    parser.add_argument("--models", nargs="+", metavar="MODEL", help="some of the preset's")
+    parser = parser_of(__doc__.partition("\n")[0])
     parser.add_argument("--loss", type=float, default=1.6, help="points; default: 1.6")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="reading processes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all cells as JSON")
-    parser.add_argument("--render", type=Path, metavar="FILE", help="print the table in this file")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+
+    def show(cells: Sequence[dict], preset: Preset) -> None:
+        print_rows(rows_of(cells, group=preset.group, loss=args.loss), loss=args.loss)
+
+    return run("table3", args, cells_of=cells_of, show=show)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,20 @@
 
 import json
 import statistics
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.prune import presets
 from rt3d_tvm.prune.experiment import ALGORITHMS, Experiment, read_cells
-from scripts import table1, table3
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+import table1
+import table3
 
 TINY = replace(
     presets.MOTION,
