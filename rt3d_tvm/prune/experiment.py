@@ -105,8 +105,8 @@ class Preset:
     size: int
     motion: MotionSettings | None
     rate: float = 2.6
-    group: str = "8x4"
-    wider_groups: tuple[str, ...] = ("16x4", "32x4")
+    group: str = "4x4"
+    wider_groups: tuple[str, ...] = ("8x4", "16x4", "32x4")
     cached: bool = True
     dropout: float | None = None
 

@@ -34,6 +34,8 @@ UCF101 = Preset(
     size=112,
     motion=None,
     cached=False,
+    group="8x4",
+    wider_groups=("16x4", "32x4"),
 )
 MOTION = Preset(
     name="motion",
@@ -45,7 +47,7 @@ MOTION = Preset(
         "r2plus1d": DensePlan(epochs=30, batch=16, lr=2e-2, optimizer="sgd", weight_decay=5e-4),
     },
     # 720 steps; the 320 of the regularization sum up, as docs/pruning.md reckons, to 32 lambda, so
-    # that the choices of lambda take 0.3 and 1.0 of a typical unit that the loss does not defend.
+    # that the choices of lambda take 0.3, 1 and 3 of a typical unit that the loss does not defend.
     pruning=PruningPlan(
         iterations=4,
         epochs_per_iteration=1,
@@ -56,9 +58,9 @@ MOTION = Preset(
         steps_per_epoch=80,
     ),
     choices={
-        "heuristic": (1, 4),
-        "regularization": (1e-2, 3e-2),
-        "reweighted": (1e-2, 3e-2),
+        "heuristic": (1, 2, 4),
+        "regularization": (1e-2, 3e-2, 1e-1),
+        "reweighted": (1e-2, 3e-2, 1e-1),
     },
     choosing_seed=0,
     frames=16,
