@@ -5,10 +5,9 @@ import re
 import numpy as np
 import pytest
 import tvm
-from tvm.s_tir import dlight
 
 from rt3d_tvm.targets import make_target
-from schedules.table import rules
+from tests.assembly import assembly, innermost_loops, multiply_adds
 from tests.oracle import ConvCase
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d import kgs_conv3d
@@ -57,21 +56,8 @@ def inner_loop(
         relu=True,
         dtype=dtype,
     )
-    mod = tvm.IRModule({"main": kgs_conv3d(case.conv).with_attr("global_symbol", "main")})
-    with target:
-        mod = dlight.ApplyDefaultSchedule(*rules("cpu"))(mod)
-    lines = tvm.compile(mod, target=target).mod.inspect_source("s").splitlines()
-    labels, loops = {}, []
-    for number, line in enumerate(lines):
-        if label := re.match(r"(\.L\w+):", line):
-            labels[label[1]] = number
-        if (jump := re.search(r"\t(?:b\.?\w*|cbn?z|tbn?z|j\w+)\t.*?(\.L\w+)$", line)) and (
-            jump[1] in labels
-        ):
-            loops.append(lines[labels[jump[1]] : number + 1])
-    multiply_adds = [sum("fmla" in x or "vfmadd" in x for x in loop) for loop in loops]
-    # The innermost ones only: a loop around them holds their multiply-adds as well.
-    best = max(zip(multiply_adds, loops, strict=True), key=lambda p: p[0] / (len(p[1]) + 20))[1]
+    loops = innermost_loops(assembly(kgs_conv3d(case.conv), target))
+    best = max(loops, key=lambda loop: len(multiply_adds(loop)))
     return best, group.g_m // tile.lanes * tile.width * group.g_n
 
 
@@ -83,20 +69,18 @@ def inner_loop(
         ("cortex-a77", "16x4"),
         ("arm64", "8x4"),
         ("x86-64-avx2", "16x4"),
-        ("x86-64-avx2", "16x4"),
         ("x86-64-avx512", "16x4"),
     ],
 )
 @pytest.mark.parametrize("width", [28, 7])
 def test_the_inner_loop_is_multiply_adds_without_spills(target, group, width):
     loop, expected = inner_loop(target, KernelGroup.parse(group), width)
-    multiply_adds = [line for line in loop if "fmla" in line or "vfmadd" in line]
-    assert len(multiply_adds) == expected
+    assert len(multiply_adds(loop)) == expected
     stack = [line for line in loop if re.search(r"\[sp|%rsp", line)]
     assert stack == []
     if not target.startswith("x86"):
         # Each takes its scalar from a lane of a loaded vector: nothing is broadcast first.
-        assert all(re.search(r"\.s\[\d\]", line) for line in multiply_adds)
+        assert all(re.search(r"\.s\[\d\]", line) for line in multiply_adds(loop))
         assert not [line for line in loop if re.match(r"\t(ld1r|dup|st)", line)]
 
 
@@ -106,12 +90,10 @@ def test_float16_multiplies_twice_the_lanes_by_element_without_spills(group, wid
     """The scalars of 16 bits have to lie in the lower 16 registers; the tile leaves them there."""
     group = KernelGroup.parse(group)
     loop, expected = inner_loop("cortex-a77", group, width, "float16")
-    multiply_adds = [line for line in loop if "fmla" in line]
-    assert len(multiply_adds) == expected
+    found = multiply_adds(loop)
+    assert len(found) == expected
     lanes = min(group.g_m, 8)
-    assert all(
-        re.search(rf"fmla\tv\d+\.{lanes}h, v\d+\.{lanes}h, v\d+\.h\[\d\]", x) for x in multiply_adds
-    )
+    assert all(re.search(rf"fmla\tv\d+\.{lanes}h, v\d+\.{lanes}h, v\d+\.h\[\d\]", x) for x in found)
     assert not [line for line in loop if re.search(r"\[sp|\t(fcvt|ld1r|dup|st)", line)]
 
 

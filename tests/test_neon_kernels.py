@@ -1,0 +1,85 @@
+"""The kernels that a phone's CPU gets for the convolutions of the three models, pruned by KGS."""
+
+import re
+
+import numpy as np
+import pytest
+
+from rt3d_tvm.conv_shape import ConvShape
+from rt3d_tvm.models import CLIP_MODELS, MODELS
+from rt3d_tvm.models.conv_shapes import conv_shapes
+from rt3d_tvm.passes.kernels import Convolution, Kernel, direct
+from rt3d_tvm.targets import make_target
+from tests.assembly import assembly, innermost_loops, multiply_adds
+from tests.test_kgs_conv3d import masked
+from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.kgs_conv3d import kgs_conv3d
+from topi_sparse.register_tile import vector_unit
+
+GROUP = KernelGroup(g_m=8, g_n=4)
+TARGET = make_target("cortex-a77")
+# One of each kind of window and of plane; all of them are with the slow tests.
+SOME = (
+    "64x3x3x3x3@16x112x112",
+    "256x256x3x3x3@8x28x28",
+    "144x64x1x3x3@16x56x56",
+    "64x45x3x1x1@16x56x56",
+    "921x512x1x3x3@2x7x7",
+    "256x128x1x1x1@8x28x28/2x2x2",
+)
+
+
+def convolution(shape: ConvShape, rate: float) -> Convolution:
+    size = (shape.filters, shape.channels, *shape.kernel)
+    return Convolution(
+        data=(1, shape.channels, *shape.data),
+        out=(1, shape.filters, *shape.out),
+        weight=masked(size, scheme="kgs", density=1 / rate, group=GROUP, seed=0),
+        bias=None,
+        stride=shape.stride,
+        padding=shape.padding * 2,
+        dilation=(1, 1, 1),
+        residual=False,
+        relu=True,
+    )
+
+
+def kernel(conv: Convolution) -> Kernel:
+    return direct(conv, vector_unit(TARGET), GROUP)
+
+
+def check_loops(shape: ConvShape, rate: float) -> None:
+    """Multiply-adds that take their scalar from a lane, in loops that leave the stack alone."""
+    products = kernel(convolution(shape, rate)).products
+    loops = [x for x in innermost_loops(assembly(kgs_conv3d(products), TARGET)) if multiply_adds(x)]
+    # A tile of g_n channels is in one of them; a narrower strip and the last rows in others.
+    vectors = GROUP.g_m // products.tile.lanes
+    whole = vectors * min(products.tile.width, products.out[4]) * products.group.g_n
+    assert whole in [len(multiply_adds(loop)) for loop in loops]
+    for loop in loops:
+        assert not [line for line in loop if re.search(r"\[sp", line)]
+        by_element = [line for line in multiply_adds(loop) if re.search(r"\.s\[\d\]$", line)]
+        assert products.group.g_n < GROUP.g_n or by_element == multiply_adds(loop)
+
+
+@pytest.mark.parametrize("text", SOME)
+def test_no_inner_loop_spills(text):
+    check_loops(ConvShape.parse(text), rate=2.6)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", CLIP_MODELS)
+def test_no_inner_loop_of_a_model_spills(name):
+    for shape in conv_shapes(name):
+        check_loops(shape, MODELS[name].paper_rate)
+
+
+@pytest.mark.parametrize("name", CLIP_MODELS)
+def test_hardly_more_is_issued_than_kept(name):
+    """Rows of unequal length cost nothing; filling up the last row block costs less than 3 %."""
+    issued = kept = 0
+    for shape, count in conv_shapes(name).items():
+        conv = convolution(shape, MODELS[name].paper_rate)
+        issued += count * kernel(conv).issued_macs
+        kept += count * np.count_nonzero(conv.weight) * np.prod(conv.out[2:])
+    assert 1 <= issued / kept <= 1.03
