@@ -125,7 +125,8 @@ def test_no_layer_is_emptied_at_the_highest_rate():
     with pytest.raises(InputError, match="the highest is") as refused:
         project_(model, scheme=scheme(), rate=1e6, input_shape=CLIP)
     highest = float(str(refused.value).split("the highest is ")[1].split(",")[0])
-    report = project_(model, scheme=scheme(), rate=highest * 0.999, input_shape=CLIP)
+    with pytest.warns(UserWarning, match="nothing of the input reaches the output"):
+        report = project_(model, scheme=scheme(), rate=highest * 0.999, input_shape=CLIP)
     assert all(layer.kept_macs > 0 for layer in report.layers)
     assert report.rate == pytest.approx(highest, rel=0.01)
 
@@ -201,6 +202,22 @@ def test_a_unit_too_large_for_the_rate_is_spared_for_smaller_ones(kept, gone):
         if not masks[name][m].any()
     }
     assert pruned == set(gone.split())
+
+
+def test_a_model_that_was_cut_in_two_is_called_so():
+    """Filters 4 to 7 of the first layer stay, and the second one reads 0 to 3."""
+    first, second = torch.ones(8, 4), torch.ones(4, 8)
+    first[:4] *= 0.1
+    second[:, 4:] *= 0.1
+    vanilla = scheme("vanilla", "4x4")
+    with pytest.warns(UserWarning, match="reaches the output: all that layer '1' reads is pruned"):
+        project_(stack(first, second), scheme=vanilla, rate=2, input_shape=(1, 4, 1, 2, 2))
+
+
+@pytest.mark.parametrize("name", CLIP_MODELS)
+def test_a_model_with_a_path_left_is_not_called_cut(name, recwarn):
+    project_(reduced(name), scheme=scheme(), rate=3, input_shape=CLIP)
+    assert not list(recwarn)
 
 
 def test_other_bad_input_is_named():

@@ -2,8 +2,9 @@
 
 The folder of cells: ``PRESET/`` holds ``preset.json``, the settings; a file
 ``MODEL-seedN-ALGORITHM-SCHEME-GROUP-RATE.json`` for each cell, written as it ends, whole or not at
-all: what was trained, the accuracy after each epoch, MACs, seconds, device; and the weights in a
-file of that name ending in ``.safetensors``. A dense model is a cell too, ``MODEL-seedN-dense``.
+all: what was trained, the accuracy after each epoch, MACs, device, the seconds of the process that
+ended it; and the weights in a file of that name ending in ``.safetensors``. A dense model is a cell
+too, ``MODEL-seedN-dense``.
 ``work/CELL/`` is a cell in training, with a checkpoint after each epoch. Cells that are there are
 not trained again: a run goes on where it stopped, on this machine or on another that the folder
 was copied to, and several processes may work at one folder.

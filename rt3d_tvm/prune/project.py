@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TextIO
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.prune.macs import LayerMacs, count_macs, layer_positions
@@ -87,6 +90,7 @@ def project_(
         model, scheme=scheme, rate=rate, input_shape=input_shape, order=order, ignore=ignore
     )
     apply_masks_(model, masks)
+    warn_if_severed(model, input_shape=input_shape)
     return report_masks(
         model,
         masks,
@@ -119,10 +123,10 @@ def choose_masks(
     does not matter. Where the unit at the threshold is too large to meet the rate with it or
     without it, smaller ones just above the threshold go in its place.
 
-    The best unit of a layer always stays, so that the signal gets through every layer. A filter
-    has no such floor: under ``filter`` that would forbid pruning, and under the other schemes a
-    row block whose units are all weak is better spent elsewhere. `LayerReport.empty_filters`
-    counts those that lost everything.
+    The best unit of a layer always stays, so that no layer is gone whole; what it reads may still
+    be pruned in the layer before (`warn_if_severed`). A filter has no such floor: under ``filter``
+    that would forbid pruning, and under the other schemes a row block whose units are all weak is
+    better spent elsewhere. `LayerReport.empty_filters` counts those that lost everything.
 
     ``group_sizes`` are the kernel groups of layers that have one of their own. ``importance``
     has a tensor of the weight's shape for each layer, to be compared in the weights' place, and
@@ -237,6 +241,50 @@ def report_masks(
         kept_params=params - sum(layer.dense_params - layer.kept_params for layer in layers),
         layers=layers,
     )
+
+
+def warn_if_severed(model: nn.Module, *, input_shape: Sequence[int]) -> None:
+    """Warn where nothing of the input reaches the output any more, naming the first layer cut off.
+
+    Every layer keeps a unit, but all that a narrow one reads may be pruned in the layer before it.
+    Seen without arithmetic that could cancel: in a copy, a filter is the mean of the inputs whose
+    weights are not zero, nothing is added to it, and what is then zero for an input of ones has
+    no path from it.
+    """
+    copy = deepcopy(model).eval()
+    cut: list[str] = []
+    for name, module in copy.named_modules():
+        _only_paths_(module)
+        if isinstance(module, _PRUNABLE):
+            module.register_forward_hook(
+                lambda _module, _inputs, output, name=name: (
+                    None if output.any() else cut.append(name)
+                )
+            )
+    with torch.no_grad():
+        reached = copy(next(copy.parameters()).new_ones(tuple(input_shape))).any()
+    if not reached:
+        warnings.warn(
+            f"nothing of the input reaches the output: all that layer {cut[0]!r} reads is pruned "
+            "in the layers before it; a lower rate, smaller kernel groups or scheme kgs would "
+            "leave a path",
+            stacklevel=3,
+        )
+
+
+def _only_paths_(module: nn.Module) -> None:
+    """Make a module's own weights show which inputs it reads; biases and statistics add nothing."""
+    for name, value in module.named_parameters(recurse=False):
+        if name == "bias":
+            value.data.zero_()
+        elif isinstance(module, _BatchNorm):
+            value.data.fill_(1)
+        else:
+            kept = (value.data != 0).to(value.dtype).flatten(1)
+            value.data = (kept / kept.sum(1, keepdim=True).clamp(min=1)).view_as(value)
+    if isinstance(module, _BatchNorm) and module.running_mean is not None:
+        module.running_mean.zero_()
+        module.running_var.fill_(1)
 
 
 def print_report(report: ProjectionReport, *, file: TextIO | None = None) -> None:

@@ -24,6 +24,7 @@ from rt3d_tvm.prune.project import (
     choose_masks,
     layer_schemes,
     report_masks,
+    warn_if_severed,
 )
 from rt3d_tvm.prune.regularization import LayerPenalty, Regularization
 from rt3d_tvm.prune.reweighted import Reweighted
@@ -200,6 +201,7 @@ class Pruner:
             apply_masks_(self.model, masks)
             if batches is not None:
                 reestimate_batchnorm_(self.model, batches, max_batches=max_batches)
+        warn_if_severed(self.model, input_shape=self.input_shape)
         self._take(masks)
         self._hold_from_now_on()
         return self.report()
