@@ -34,6 +34,7 @@ from rt3d_tvm.passes.packed_call import called, packed_kernel
 from rt3d_tvm.pipeline import lower
 from rt3d_tvm.precision import make_precision
 from rt3d_tvm.targets import check_precision, make_target
+from rt3d_tvm.tune.records import read_database, shipped_records
 from topi_sparse.depthwise_conv3d import DepthwiseConv3d
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d import KGSConv3d
@@ -48,6 +49,8 @@ def compile_onnx(
     group: KernelGroup | None = None,
     winograd: bool = True,
     precision: str = "fp32",
+    database: Path | None = None,
+    shipped: bool = True,
     dump: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict:
@@ -56,9 +59,10 @@ def compile_onnx(
     The folder appears whole or not at all; one that exists is replaced only if it is an artifact.
     ``group`` is the kernel group for all convolutions; by default each gets the one that fits its
     zeros. Without ``winograd`` every convolution is computed directly. ``precision`` is fp32, or
-    fp16 where the target computes in it. ``dump`` is a folder for the module after each phase;
-    ``progress`` is told the name of each stage. InputError for a model, target, group, precision
-    or folder that will not do.
+    fp16 where the target computes in it. Tuned kernels are those of ``database``, a work directory
+    of `rt3d tune`, then, where ``shipped``, those of the package's records. ``dump`` is a folder
+    for the module after each phase; ``progress`` is told the name of each stage. InputError for a
+    model, target, group, precision, database or folder that will not do.
     """
     report = progress or (lambda stage: None)
     out_dir = Path(out_dir).resolve()  # a link to a folder stays one
@@ -72,8 +76,18 @@ def compile_onnx(
     outputs = [_signature(mod["main"].body.body)]
     names = list(mod["main"].attrs["layer_names"])
     report("lower")
+    records = [] if database is None else [read_database(database, made_for)]
+    records += shipped_records(made_for) if shipped else []
     try:
-        mod = lower(mod, made_for, group=group, winograd=winograd, dtype=chosen.dtype, dump=dump)
+        mod = lower(
+            mod,
+            made_for,
+            group=group,
+            winograd=winograd,
+            dtype=chosen.dtype,
+            records=records,
+            dump=dump,
+        )
     except ValueError as error:
         raise InputError(str(error)) from error
     layers = [

@@ -337,6 +337,8 @@ def _compile(args: argparse.Namespace) -> int:
             group=args.group,
             winograd=not args.direct,
             precision=args.precision,
+            database=args.database,
+            shipped=not args.no_records,
             dump=args.dump,
             progress=stage,
         )
@@ -350,10 +352,14 @@ def _compile(args: argparse.Namespace) -> int:
                 layer["group"],
                 layer["dtype"],
                 layer["reason"] or layer["float32_reason"] or layer["kernel"],
+                "-" if layer["kernel"] is None else layer["tuned"] or "default",
             )
             for layer in manifest["layers"]
         ],
-        columns=("layer", "weight", "density", "kept MMACs", "group", "type", "kernel, or why not"),
+        columns=(
+            *("layer", "weight", "density", "kept MMACs", "group", "type", "kernel, or why not"),
+            "decisions from",
+        ),
     )
     print(
         f"{args.folder}: target {args.target}, {manifest['weight_bytes'] / 1e6:.1f} MB of weights"
@@ -519,6 +525,55 @@ def _groups(args: argparse.Namespace) -> int:
         "at every density, or else the one nearest to it"
     )
     _write_json(args, choice)
+    return 0
+
+
+def _tune(args: argparse.Namespace) -> int:
+    from rt3d_tvm.tune.devices import Pauses
+    from rt3d_tvm.tune.tuner import tune_onnx
+    from rt3d_tvm.tune.watch import watched
+
+    with watched() as watch:
+        report = tune_onnx(
+            args.onnx,
+            args.work_dir,
+            target=args.target,
+            tracker=args.tracker,
+            key=args.key,
+            trials=args.trials,
+            group=args.group,
+            winograd=not args.direct,
+            precision=args.precision,
+            threads=args.threads,
+            deadline_s=args.deadline,
+            pauses=Pauses(rest_s=args.cooldown, max_celsius=args.max_temperature),
+            watch=watch,
+        )
+    print_table(
+        [
+            (
+                task.task,
+                task.calls,
+                task.trials,
+                sum(task.failures.values()),
+                task.default_ms,
+                task.tuned_ms,
+                task.default_ms / task.tuned_ms,
+            )
+            for task in report.tasks
+        ],
+        columns=("task", "layers", "trials", "failed", "default ms", "tuned ms", "times as fast"),
+        title=f"{args.onnx}, target {args.target}: best verified, timed in turns with the default",
+    )
+    failed = ", ".join(f"{count} {kind}" for kind, count in sorted(report.failures.items()))
+    print(
+        f"all layers: {report.default_ms:.1f} ms at the defaults, {report.tuned_ms:.1f} tuned; "
+        f"{report.trials} trials, failed: {failed or 'none'}"
+    )
+    for address, reason in report.aside.items():
+        print(f"set aside: {address}: {reason}")
+    print(f"rt3d compile {args.onnx} --database {args.work_dir} uses it")
+    _write_json(args, report)
     return 0
 
 
@@ -847,6 +902,15 @@ def _parser() -> argparse.ArgumentParser:
         "--precision", default="fp32", help="fp32 (default), or fp16 where the target has it"
     )
     build.add_argument(
+        "--database",
+        type=Path,
+        metavar="DIR",
+        help="tuned kernels of a work directory of rt3d tune",
+    )
+    build.add_argument(
+        "--no-records", action="store_true", help="not the tuned kernels that come with the package"
+    )
+    build.add_argument(
         "--dump", type=Path, metavar="DIR", help="write the module after each phase into DIR"
     )
 
@@ -893,6 +957,45 @@ def _parser() -> argparse.ArgumentParser:
     groups.add_argument("--target", default="host", help="host, for now")
     groups.add_argument("--runs", type=_at_least_one, default=10, metavar="N")
     groups.add_argument("--share", type=float, help="how much slower it may be; default: 0.1")
+
+    tune = command("tune", _tune, "search for faster kernels of a model, on a device")
+    tune.add_argument("onnx", type=Path, metavar="X.onnx")
+    tune.add_argument(
+        "--work-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="new, or of a search begun before",
+    )
+    tune.add_argument("--target", default="host", help="host (default), arm64, ...")
+    tune.add_argument(
+        "--tracker",
+        type=_address,
+        metavar="HOST:PORT",
+        help="measure on the devices of this tracker that have --key",
+    )
+    tune.add_argument("--key", help="the devices', as `rt3d remote list` says")
+    tune.add_argument(
+        "--trials", type=_at_least_one, default=64, metavar="N", help="a layer; default: 64"
+    )
+    tune.add_argument("--group", type=_group_or_auto, metavar="MxN", help="as of rt3d compile")
+    tune.add_argument("--direct", action="store_true", help="as of rt3d compile")
+    tune.add_argument("--precision", default="fp32", help="as of rt3d compile")
+    tune.add_argument(
+        "--threads", type=_at_least_one, metavar="N", help="default: all here, the big cores there"
+    )
+    tune.add_argument(
+        "--deadline", type=_seconds, default=60, metavar="S", help="for one trial; default: 60"
+    )
+    tune.add_argument(
+        "--cooldown", type=float, default=0, metavar="S", help="rest between two trials"
+    )
+    tune.add_argument(
+        "--max-temperature",
+        type=float,
+        metavar="C",
+        help="begin no trial before the device is that cool, in degrees Celsius",
+    )
 
     _add_video(command("run", _run, "classify a video"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import tvm
@@ -17,6 +18,8 @@ from rt3d_tvm.passes.fully_connected import FullyConnectedAsConv3d
 from rt3d_tvm.passes.keep_packed import KeepPacked
 from rt3d_tvm.passes.kgs_conv3d import KGSConv3d
 from rt3d_tvm.passes.pruned_filters import PrunedFilters
+from rt3d_tvm.passes.tuned_kernels import TunedKernels
+from rt3d_tvm.tune.records import RecordSet
 from topi_sparse.kernel_group import KernelGroup
 
 
@@ -26,8 +29,12 @@ def phases(
     *,
     winograd: bool = True,
     dtype: str = "float32",
+    records: Sequence[RecordSet] = (),
 ) -> list[tuple[str, Pass]]:
-    """Names and passes, in order. ``group``, ``winograd`` and ``dtype`` are those of KGSConv3d."""
+    """Names and passes, in order. ``group``, ``winograd`` and ``dtype`` are those of KGSConv3d.
+
+    ``records``: tuned choices, of several for a kernel those of the first set.
+    """
     return [
         ("fold_constants", relax.transform.FoldConstant()),
         ("clip", ClipAsOperators()),
@@ -38,6 +45,7 @@ def phases(
         ("merge_views", relax.transform.RemoveRedundantReshape()),
         ("kgs_conv3d", KGSConv3d(target, group, winograd=winograd, dtype=dtype)),
         ("keep_packed", KeepPacked()),
+        ("tuned_kernels", TunedKernels(target, records, group)),
         ("merge_reshapes", relax.transform.RemoveRedundantReshape()),
         ("legalize", relax.transform.LegalizeOps()),
         ("annotate", relax.transform.AnnotateTIROpPattern()),
@@ -55,11 +63,12 @@ def lower(
     group: KernelGroup | None = None,
     winograd: bool = True,
     dtype: str = "float32",
+    records: Sequence[RecordSet] = (),
     dump: Path | None = None,
 ) -> tvm.IRModule:
     """Run all phases; with ``dump``, write the module after each into that folder."""
     with target:
-        listed = phases(target, group, winograd=winograd, dtype=dtype)
+        listed = phases(target, group, winograd=winograd, dtype=dtype, records=records)
         for index, (name, phase) in enumerate(listed):
             mod = phase(mod)
             if dump is not None:

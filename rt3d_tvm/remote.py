@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tvm.support.popen_pool import PopenWorker
 
 from rt3d_tvm import remote_session
 from rt3d_tvm.deploy import MANIFEST, MODEL, WEIGHTS, check_input, read_manifest
 from rt3d_tvm.device import Processor, fitting_targets
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.tracker import ANSWER_S, address_text, request_device, wait_for_device
+from rt3d_tvm.worker import Worker
 
 # Seconds: until a device is free, and for one operation on it; an upload has a second for each MB
 # besides.
@@ -64,12 +65,117 @@ class RemoteTiming:
     after: dict[str, float]
 
 
-class RemoteDevice:
-    """One device, held until `close`; nobody else can use it meanwhile.
+class DeviceFailure(InputError):
+    """What went wrong on a device. kind: "no answer", "died" or "error".
 
-    InputError for a tracker or device that does not answer, for one that is busy longer than
-    ``wait_s``, and for whatever goes wrong on it. Each operation ends by its deadline, in seconds;
-    an operation that fails ends the session.
+    address: the device's, where it failed before there was a session.
+    """
+
+    def __init__(self, message: str, kind: str, address: str | None = None) -> None:
+        super().__init__(message)
+        self.kind, self.address = kind, address
+
+
+class Device:
+    """A device held by a process of its own until `close`.
+
+    DeviceFailure for whatever goes wrong on it. Each operation ends by its deadline, in seconds; an
+    operation that fails ends the session.
+    """
+
+    def __init__(self, name: str, *, deadline_s: float) -> None:
+        self.name, self._deadline_s = name, deadline_s
+        self._worker = Worker()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session: the device is free again."""
+        self._worker.kill()
+
+    def temperatures(self) -> dict[str, float]:
+        """Degrees Celsius by thermal zone; empty where the device shows none."""
+        return self._call("read its temperatures", remote_session.temperatures)
+
+    def use_threads(self, threads: int) -> None:
+        """Run kernels on that many threads, the fastest cores first."""
+        self._call("set its threads", remote_session.use_threads, threads)
+
+    def processor(self) -> Processor:
+        """Its processor."""
+        return self._call("describe itself", remote_session.processor)
+
+    def put(self, name: str, value: np.ndarray) -> None:
+        """Keep an array on the device under a name."""
+        self._call(
+            f"take an argument of {value.nbytes / 1e6:.1f} MB",
+            remote_session.put,
+            name,
+            value,
+            deadline_s=self._deadline_s + value.nbytes / _UPLOAD_BYTES_PER_S,
+        )
+
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        """Room for an array on the device under a name."""
+        self._call("make room", remote_session.allocate, name, shape, dtype)
+
+    def drop(self, names: Collection[str]) -> None:
+        """Free the arrays of those names."""
+        self._call("free arguments", remote_session.drop, names)
+
+    def time_kernels(
+        self, kernels: Sequence[tuple[Path, tuple[str, ...]]], **how: int
+    ) -> list[list[float]]:
+        """Seconds of each run of each kernel, in turns; see `remote_session.time_kernels`."""
+        return self._call("run a kernel", partial(remote_session.time_kernels, **how), kernels)
+
+    def run_kernel(self, path: Path, names: tuple[str, ...]) -> np.ndarray:
+        """What a kernel writes into its last argument."""
+        return self._call("run a kernel", remote_session.run_kernel, path, names)
+
+    def _call(self, what: str, function: Callable, *args: object, deadline_s: float | None = None):
+        """Call a function of remote_session in the session's process."""
+        deadline_s = deadline_s or self._deadline_s
+        if not self._worker.alive and function is not remote_session.prepare:
+            raise DeviceFailure(f"{self.name}: this session has ended; open another", "died")
+        self._worker.start(remote_session.guarded, function, *args, deadline_s=deadline_s)
+        try:
+            value, error = self._worker.result()
+        except TimeoutError:
+            raise DeviceFailure(
+                f"{self.name}: no answer within {deadline_s:g} s when asked to {what}", "no answer"
+            ) from None
+        except ChildProcessError as died:
+            raise DeviceFailure(f"{self.name} could not {what}: {died}", "died") from died
+        if error is not None:
+            self.close()
+            raise DeviceFailure(f"{self.name} could not {what}: {error}", "error")
+        return value
+
+
+class ThisMachine(Device):
+    """This machine as a device, in a process of its own that a kernel may take down."""
+
+    def __init__(self, *, threads: int, deadline_s: float = DEADLINE_S) -> None:
+        super().__init__("this machine", deadline_s=deadline_s)
+        try:
+            self._call("start", remote_session.prepare, deadline_s=DEADLINE_S)
+            self._call("start", remote_session.connect_here, threads)
+        except BaseException:
+            self.close()
+            raise
+        self.address = "this machine"
+
+
+class RemoteDevice(Device):
+    """One device of a tracker; nobody else can use it meanwhile.
+
+    InputError for a tracker or device that does not answer, and for one that is busy longer than
+    ``wait_s``. session_s: how long the server lets the session last.
     """
 
     def __init__(
@@ -79,27 +185,18 @@ class RemoteDevice:
         *,
         wait_s: float = WAIT_S,
         deadline_s: float = DEADLINE_S,
+        session_s: float | None = None,
     ):
-        self.key, self._deadline_s = key, deadline_s
+        super().__init__(f"device {key}", deadline_s=deadline_s)
+        self.key, self._session_s = key, session_s or SESSION_DEADLINES * deadline_s
         wait_for_device(tracker, key)
-        self._worker = PopenWorker()
         try:
             # Imports TVM there, which takes longer than a server keeps a match key for.
-            self._call("start", remote_session.prepare)
+            self._call("start", remote_session.prepare, deadline_s=max(deadline_s, DEADLINE_S))
             self.address = self._connect(tracker, wait_s)
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> RemoteDevice:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the session: the device is free again."""
-        self._worker.kill()
 
     def describe(self) -> Description:
         """What the device is, and how long an empty call to it takes."""
@@ -130,7 +227,7 @@ class RemoteDevice:
                     f"{folder}: no {name} in it; a folder made by `rt3d compile` has one"
                 )
         size = sum((folder / name).stat().st_size for name in (MODEL, WEIGHTS))
-        processor = self._call("describe itself", remote_session.processor)
+        processor = self.processor()
         machine = elf_machine(folder / MODEL)
         if processor.machine not in (None, machine):
             fits = ", ".join(fitting_targets(processor))
@@ -154,47 +251,24 @@ class RemoteDevice:
         )
         return RemoteArtifact(self, manifest, threads, size, time.perf_counter() - started)
 
-    def temperatures(self) -> dict[str, float]:
-        """Degrees Celsius by thermal zone; empty where the device shows none."""
-        return self._call("read its temperatures", remote_session.temperatures)
-
     def _connect(self, tracker: tuple[str, int], wait_s: float) -> str:
         until = time.monotonic() + wait_s
         while True:
             left = max(until - time.monotonic(), 1.0)
             host, port, match_key = request_device(tracker, self.key, wait_s=left)
-            session_s = SESSION_DEADLINES * self._deadline_s
             try:
                 self._call(
-                    "connect", remote_session.connect, host, port, match_key, session_s,
+                    "connect", remote_session.connect, host, port, match_key, self._session_s,
                     deadline_s=ANSWER_S,
                 )  # fmt: skip
-            except InputError:
+            except DeviceFailure as error:
                 if time.monotonic() >= until:
-                    raise
+                    address = address_text((host, port))
+                    raise DeviceFailure(f"{error} ({address})", error.kind, address) from error
                 time.sleep(0.5)  # the server was restarted meanwhile: it has another match key
-                self._call("start", remote_session.prepare)
+                self._call("start", remote_session.prepare, deadline_s=DEADLINE_S)
             else:
                 return address_text((host, port))
-
-    def _call(self, what: str, function: Callable, *args: object, deadline_s: float | None = None):
-        """Call a function of remote_session in the session's process; InputError if it fails."""
-        deadline_s = deadline_s or self._deadline_s
-        if not self._worker.is_alive() and function is not remote_session.prepare:
-            raise InputError(f"device {self.key}: this session has ended; open another")
-        self._worker.send(remote_session.guarded, (function, *args), timeout=deadline_s)
-        try:
-            value, error = self._worker.recv()
-        except TimeoutError:
-            raise InputError(
-                f"device {self.key}: no answer within {deadline_s:g} s when asked to {what}"
-            ) from None
-        except ChildProcessError as died:
-            raise InputError(f"device {self.key} could not {what}: {died}") from died
-        if error is not None:
-            self.close()
-            raise InputError(f"device {self.key} could not {what}: {error}")
-        return value
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,14 +1,16 @@
 """The side of a session with a device that blocks: runs in a process that `remote` can end.
 
-One process holds one session; its state is this module's, because each call comes by itself.
+One process holds one session; its state is this module's, because each call comes by itself. The
+device may be this machine: then a kernel that crashes or hangs takes this process with it only.
 """
 
 from __future__ import annotations
 
+import logging
 import struct
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +19,12 @@ import tvm
 from tvm import relax, rpc
 from tvm.script import tirx as T
 
-from rt3d_tvm.deploy import ALIGNMENT, MAGIC, MODEL, WEIGHTS
+from rt3d_tvm.deploy import ALIGNMENT, MAGIC, MODEL, WEIGHTS, set_threads
 from rt3d_tvm.device import Processor, read_processor, read_temperatures
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.link import export_arguments
 from rt3d_tvm.targets import make_target
+from rt3d_tvm.worker import ignore_interrupts
 
 # The affinity mode of TVM's thread pool that takes the fastest cores first.
 _BIG_CORES = 1
@@ -40,6 +43,8 @@ class _Session:
     weights: list[tvm.runtime.Tensor] = field(default_factory=list)
     vm: relax.VirtualMachine | None = None
     arguments: tuple | None = None
+    tensors: dict[str, tvm.runtime.Tensor] = field(default_factory=dict)
+    libraries: int = 0
 
 
 _held: _Session | None = None
@@ -54,13 +59,25 @@ def guarded(function: Callable, *args: object) -> tuple[object, str | None]:
 
 
 def prepare() -> None:
-    """Nothing: whoever returns from here has imported TVM, which takes longer than a match key."""
+    """Whoever returns from here has imported TVM, which takes longer than a match key.
+
+    From then on Ctrl-C is the affair of the process that started this one, and ends it.
+    """
+    ignore_interrupts()
 
 
 def connect(host: str, port: int, match_key: str, session_s: float) -> None:
     """Open the session; the server ends it after ``session_s``, should this side be gone."""
     global _held
     _held = _Session(rpc.connect(host, port, match_key, session_timeout=session_s))
+
+
+def connect_here(threads: int) -> None:
+    """Let this machine be the device."""
+    global _held
+    logging.getLogger("RPCServer").setLevel(logging.WARNING)  # it tells of every library
+    set_threads(threads)
+    _held = _Session(rpc.LocalSession())
 
 
 def processor() -> Processor:
@@ -118,6 +135,70 @@ def timed_run() -> float:
     """Seconds of one run on the input of the last `run`, by the device's clock."""
     timer = _held.vm.module.time_evaluator("main", _held.rpc.cpu(), number=1, repeat=1)
     return timer(*_held.arguments).results[0]
+
+
+def use_threads(threads: int) -> None:
+    """Run kernels on that many threads, the fastest cores first."""
+    _held.rpc.get_function("runtime.config_threadpool")(_BIG_CORES, threads)
+
+
+def put(name: str, value: np.ndarray) -> None:
+    """A tensor on the device, for `time_kernels` to name."""
+    _held.tensors[name] = tvm.runtime.empty(
+        value.shape, str(value.dtype), _held.rpc.cpu()
+    ).copyfrom(value)
+
+
+def allocate(name: str, shape: tuple[int, ...], dtype: str) -> None:
+    """Room for a tensor on the device, for `time_kernels` to name."""
+    _held.tensors[name] = tvm.runtime.empty(shape, dtype, _held.rpc.cpu())
+
+
+def drop(names: Collection[str]) -> None:
+    """Free the tensors of those names."""
+    for name in names:
+        _held.tensors.pop(name, None)
+
+
+def time_kernels(
+    kernels: Sequence[tuple[Path, tuple[str, ...]]], *, turns: int, repeats: int, min_repeat_ms: int
+) -> list[list[float]]:
+    """Seconds of each run of each kernel, by the device's clock, the kernels in turns.
+
+    A kernel is a library whose function ``main`` takes the tensors of those names.
+    """
+    timers = []
+    for path, names in kernels:
+        library = _loaded(path)
+        timer = library.time_evaluator(
+            "main", _held.rpc.cpu(), number=1, repeat=repeats, min_repeat_ms=min_repeat_ms
+        )
+        timers.append((library["main"], timer, [_held.tensors[name] for name in names]))
+    for function, _, tensors in timers:
+        function(*tensors)  # makes threads and pages
+    seconds: list[list[float]] = [[] for _ in timers]
+    for _ in range(turns):
+        for taken, (_, timer, tensors) in zip(seconds, timers, strict=True):
+            taken.extend(timer(*tensors).results)
+    return seconds
+
+
+def run_kernel(path: Path, names: tuple[str, ...]) -> np.ndarray:
+    """The last tensor after a run of a kernel, which starts out as NaN."""
+    tensors = [_held.tensors[name] for name in names]
+    tensors[-1].copyfrom(np.full(tensors[-1].shape, np.nan, str(tensors[-1].dtype)))
+    _loaded(path)["main"](*tensors)
+    return tensors[-1].numpy()
+
+
+def _loaded(path: Path) -> tvm.runtime.Module:
+    """A library, brought to the device and loaded there; its file is removed at once."""
+    _held.libraries += 1
+    name = f"kernel{_held.libraries}.so"  # a name of its own: loaders know libraries by their names
+    _held.rpc.upload(str(path), name)
+    library = _held.rpc.load_module(name)
+    _held.rpc.remove(name)
+    return library
 
 
 def _read(path: str) -> str | None:

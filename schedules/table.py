@@ -5,6 +5,8 @@ tvm.s_tir.dlight.ApplyDefaultSchedule(*schedules.table.rules("cpu"))
 
 from __future__ import annotations
 
+import json
+
 from tvm import s_tir, tirx
 from tvm.s_tir.dlight import ScheduleRule
 from tvm.s_tir.dlight.analysis import normalize_prim_func
@@ -14,6 +16,7 @@ from schedules.cpu.depthwise_conv3d import schedule_depthwise_conv3d
 from schedules.cpu.kgs_conv3d import schedule_kgs_conv3d
 from schedules.cpu.loops import schedule_loops
 from schedules.cpu.winograd import schedule_winograd_transform
+from schedules.decisions import DECISIONS_ATTRIBUTE, scheduled
 
 
 class KernelRule(ScheduleRule):
@@ -27,12 +30,16 @@ class KernelRule(ScheduleRule):
         self.schedule = schedule
 
     def apply(self, func: tirx.PrimFunc, target: Target, tunable: bool) -> s_tir.Schedule | None:
-        """The schedule at its default decisions, or None for another kernel."""
+        """The schedule at the decisions that the kernel carries, or else at its default ones.
+
+        None for another kernel.
+        """
         if self.name not in func.attrs:
             return None
-        sch = s_tir.Schedule(func)
-        self.schedule(sch, sch.get_sblock("tile"), target)
-        return sch
+        decisions = None
+        if DECISIONS_ATTRIBUTE in func.attrs:
+            decisions = tuple(map(tuple, json.loads(func.attrs[DECISIONS_ATTRIBUTE])))
+        return scheduled(func, self.schedule, target, decisions)
 
 
 class LoopsRule(ScheduleRule):
@@ -60,6 +67,12 @@ RULES: dict[str, tuple[ScheduleRule, ...]] = {
         LoopsRule(schedule_loops),
     ),
 }
+
+
+def kernel_rule(device: str, name: str) -> KernelRule:
+    """The rule of one device for one kernel."""
+    (found,) = (rule for rule in rules(device) if getattr(rule, "name", None) == name)
+    return found
 
 
 def rules(device: str) -> tuple[ScheduleRule, ...]:

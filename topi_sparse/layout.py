@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 
 def ceil_div(a: int, b: int) -> int:
     """a / b, rounded up."""
@@ -34,6 +36,23 @@ class PackedLayout:
         for extent in reversed(shape[1:]):
             strides.insert(0, strides[0] * extent)
         return tuple(strides)
+
+    def packed(self, values: np.ndarray) -> np.ndarray:
+        """An array (B, C, D, H, W) in this layout."""
+        b, c, d, h, w = values.shape
+        shape = self.shape(values.shape)
+        wide = np.zeros((b, shape[1] * self.c_block, d, *shape[3:5]), values.dtype)
+        rows, columns = slice(self.halo_h, self.halo_h + h), slice(self.halo_w, self.halo_w + w)
+        wide[:, :c, :, rows, columns] = values
+        split = wide.reshape(b, shape[1], self.c_block, d, *shape[3:5])
+        return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 5, 2))
+
+    def unpacked(self, stored: np.ndarray, ncdhw: tuple[int, ...]) -> np.ndarray:
+        """The array of shape (B, C, D, H, W) that lies in this layout."""
+        b, c, d, h, w = ncdhw
+        rows, columns = slice(self.halo_h, self.halo_h + h), slice(self.halo_w, self.halo_w + w)
+        split = stored[:, :, :, rows, columns].transpose(0, 1, 5, 2, 3, 4)
+        return split.reshape(b, -1, d, h, w)[:, :c]
 
     def covering(self, other: "PackedLayout") -> "PackedLayout":
         """The smallest layout of this channel block whose halo serves both."""

@@ -72,6 +72,7 @@ class ConvReport:
 
     weights_digest tells the kernel's stored weights from others: calls move and are renamed, but
     keep them. dtype: the type it computes in; float32_reason: why, where another was asked for.
+    tuned: the records that its tile and schedule are from; None where they are the defaults.
     """
 
     weight: tuple[int, ...]
@@ -85,6 +86,7 @@ class ConvReport:
     weights_digest: str | None = None
     dtype: str = "float32"
     float32_reason: str | None = None
+    tuned: str | None = None
     reason: str | None = None
 
 
@@ -101,6 +103,11 @@ def read_report(mod: tvm.IRModule) -> list[ConvReport]:
         ConvReport(**{**entry, "weight": tuple(entry["weight"]), "out": tuple(entry["out"])})
         for entry in entries
     ]
+
+
+def with_report(mod: tvm.IRModule, report: list[ConvReport]) -> tvm.IRModule:
+    """The module with that report: what `read_report` reads."""
+    return mod.with_attr(REPORT_ATTRIBUTE, json.dumps([asdict(entry) for entry in report]))
 
 
 @tvm.transform.module_pass(opt_level=0, name="KGSConv3d")
@@ -137,8 +144,7 @@ class KGSConv3d:
         mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
         rewriter = _Rewriter(mod, self.units, self.group, winograd=self.winograd, dtype=self.dtype)
         mod = rewritten(mod, rewriter)
-        report = json.dumps([asdict(entry) for entry in rewriter.report])
-        return mod.with_attr(REPORT_ATTRIBUTE, report)
+        return with_report(mod, rewriter.report)
 
 
 def why_not(call: relax.Call) -> str | None:

@@ -1,0 +1,1 @@
+"""Tuning: measure kernels on a device and keep what is faster than the defaults."""

@@ -1,0 +1,116 @@
+"""What a kernel should compute, in float64 and by numpy alone, at some of its positions.
+
+Trials are timed, not looked at; the best of them are, before they are believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from rt3d_tvm.tune.space import Layer
+
+# Positions that are computed again; each is a sum over a whole window.
+POSITIONS = 256
+
+
+def drawn(layer: Layer, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """The values that a layer is measured with: x, and the residual if there is one, not packed.
+
+    Standard normal; weights, offsets and bias are the layer's own.
+    """
+    conv, rng = layer.conv, np.random.default_rng(seed)
+    values = {"x": rng.standard_normal(conv.data, dtype="float32").astype(conv.dtype)}
+    if conv.residual:
+        values["residual"] = rng.standard_normal(conv.out, dtype="float32").astype(conv.dtype)
+    return values
+
+
+def why_wrong(
+    layer: Layer,
+    result: np.ndarray,
+    default: np.ndarray,
+    values: Mapping[str, np.ndarray],
+    *,
+    seed: int = 0,
+) -> str | None:
+    """Why the packed result of a choice is not the layer's, or None where it is.
+
+    Compared with float64 at positions drawn by ``seed``, and everywhere with the result of the
+    default choice. Both within what a sum of that length in that type may lose (Higham, Accuracy
+    and Stability of Numerical Algorithms, section 3.1).
+    """
+    conv = layer.conv
+    y, other = (conv.y.unpacked(each, conv.out).astype("float64") for each in (result, default))
+    if not np.isfinite(y).all():
+        return f"{np.count_nonzero(~np.isfinite(y))} of {y.size} outputs are not finite"
+    weights = [weight.astype("float64") for weight in layer.weights()]
+    # Of two sums, each may be that far from the true one.
+    size = max(float(abs(weight).sum(axis=(1, 2, 3, 4)).max()) for weight in weights)
+    size = size * float(abs(values["x"]).max()) + _largest(layer, values)
+    far = float(abs(y - other).max())
+    limit = 2 * _lost(layer) * size
+    if far > limit:
+        return f"it is {far:.2g} away from the default's result, {limit:.2g} at most is rounding"
+    rng = np.random.default_rng(seed)
+    positions = [rng.integers(0, extent, POSITIONS) for extent in conv.out]
+    for position in zip(*(each.tolist() for each in positions), strict=True):
+        exact, size = _exact(layer, weights, values, position)
+        limit = _lost(layer) * size
+        if abs(y[position] - exact) > limit:
+            return (
+                f"at {position} it is {y[position]:.6g} and {exact:.6g} in float64, "
+                f"{limit:.2g} apart at most is rounding"
+            )
+    return None
+
+
+def _lost(layer: Layer) -> float:
+    """What a sum loses at most, in parts of the sum of its terms' absolute values."""
+    conv = layer.conv
+    channels = conv.data[1]
+    terms = int(np.prod(conv.kernel)) * channels
+    if conv.sums_apart:  # the terms of a chunk, then the sums of the chunks
+        in_chunk = min(conv.tile.chunk * conv.group.g_n, channels)
+        terms = int(np.prod(conv.kernel)) * in_chunk + channels // conv.group.g_n
+    terms += 3  # bias, residual, the terms' own rounding
+    unit = float(np.finfo(conv.dtype).eps) / 2
+    return float(np.expm1(terms * np.log1p(unit)))
+
+
+def _largest(layer: Layer, values: Mapping[str, np.ndarray]) -> float:
+    """The largest bias and the largest residual."""
+    residual = values.get("residual")
+    return float(abs(layer.constants[3]).max()) + (
+        0.0 if residual is None else float(abs(residual).max())
+    )
+
+
+def _exact(
+    layer: Layer,
+    weights: list[np.ndarray],
+    values: Mapping[str, np.ndarray],
+    position: tuple[int, ...],
+) -> tuple[float, float]:
+    """One output in float64, and the sum of the absolute values of its terms."""
+    conv = layer.conv
+    b, m, *out = position
+    weight = weights[b // (conv.data[0] // conv.weight_sets)][m]
+    taken, kernel = [], []
+    for axis, at in enumerate(out):
+        first = at * conv.stride[axis] - conv.padding[axis]
+        places = first + np.arange(conv.kernel[axis]) * conv.dilation[axis]
+        inside = (places >= 0) & (places < conv.data[2 + axis])
+        taken.append(places[inside])
+        kernel.append(np.flatnonzero(inside))
+    x = values["x"][b][np.ix_(np.arange(conv.data[1]), *taken)].astype("float64")
+    terms = x * weight[np.ix_(np.arange(conv.data[1]), *kernel)]
+    bias = float(layer.constants[3][m])
+    residual = float(values["residual"][position]) if conv.residual else 0.0
+    total = float(terms.sum()) + bias + residual
+    if conv.relu:
+        total = max(total, 0.0)
+    if conv.ceiling is not None:
+        total = min(total, conv.ceiling)
+    return total, float(abs(terms).sum()) + abs(bias) + abs(residual)

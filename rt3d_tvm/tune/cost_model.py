@@ -1,0 +1,116 @@
+"""A cost model by XGBoost: from what a choice is to how long it takes beside its layer's default.
+
+It learns from the trials of all layers at once. Its features are the knobs and what follows from
+them (working sets, units of work, issue slots), as AutoTVM's were: features of the generated code,
+as MetaSchedule extracts them, take a tenth of a second for each of these unrolled kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from schedules.decisions import Decisions
+from topi_sparse.kgs_conv3d import KGSConv3d
+from topi_sparse.layout import ceil_div
+from topi_sparse.register_tile import VectorUnit, issue_slots
+
+# Fewer trials than this say nothing yet.
+MIN_TRIALS = 16
+_PARAMETERS = {
+    "objective": "reg:squarederror",
+    "max_depth": 6,
+    "eta": 0.15,
+    "min_child_weight": 1,
+    "subsample": 0.9,
+    "seed": 0,
+}
+_TREES = 80
+
+
+class CostModel:
+    """Predicts log(time / the default's time); 0 for all until there are enough trials.
+
+    threads: how many it may train with.
+    """
+
+    def __init__(self, *, threads: int) -> None:
+        self._threads, self._rows, self._times, self._booster = threads, [], [], None
+
+    def add(self, features: np.ndarray, relative_time: float) -> None:
+        """One trial more."""
+        self._rows.append(features)
+        self._times.append(math.log(relative_time))
+        self._booster = None
+
+    def predict(self, rows: Sequence[np.ndarray]) -> np.ndarray:
+        """The prediction for each row of features, the smaller the faster."""
+        if len(self._rows) < MIN_TRIALS or not len(rows):
+            return np.zeros(len(rows))
+        import xgboost
+
+        if self._booster is None:
+            data = xgboost.DMatrix(np.stack(self._rows), np.array(self._times))
+            parameters = {**_PARAMETERS, "nthread": self._threads}
+            self._booster = xgboost.train(parameters, data, num_boost_round=_TREES)
+        return self._booster.predict(xgboost.DMatrix(np.stack(rows)))
+
+
+def features(
+    conv: KGSConv3d, default: KGSConv3d, taken: Decisions, unit: VectorUnit, threads: int
+) -> np.ndarray:
+    """A choice in numbers; ``conv`` is the kernel with its tile, ``default`` with its own one.
+
+    Sizes as logarithms: bytes, counts, factors.
+    """
+    batch, _, depth, height, width = conv.out
+    blocks, g_m, g_n = conv.rows[0], conv.group.g_m, conv.group.g_n
+    itemsize = np.dtype(conv.dtype).itemsize
+    columns = min(conv.tile.width, width)
+    vectors = g_m // conv.tile.lanes
+    strips, rest = ceil_div(width, columns), width % columns
+    slots = issue_slots(vectors, conv.tile.lanes, columns, unit)
+    # Outer and inner extents; a schedule without a decision leaves an axis in one piece outside.
+    (p_out, p_in), (d_out, d_in), (h_out, h_in) = [
+        (decision[0], math.prod(decision[1:])) for decision in taken
+    ] or [(blocks, 1), (depth, 1), (height, 1)]
+    units = batch * p_out * d_out * h_out
+    kd, kh, kw = conv.kernel
+    weights = conv.weights * itemsize / (blocks * conv.chunks)  # of one row block and chunk
+    line = ((columns - 1) * conv.stride[2] + kw) * conv.tile.chunk * g_n * itemsize
+    rows = (h_in - 1) * conv.stride[1] + kh
+    planes = min((d_in - 1) * conv.stride[0] + kd, conv.data[2])
+    values = [
+        conv.tile.chunk / default.tile.chunk,
+        conv.chunks,
+        g_m / default.group.g_m,
+        conv.weights / default.weights,
+        columns,
+        vectors * columns,
+        slots / (vectors * columns),
+        strips,
+        rest / columns,
+        units,
+        ceil_div(units, threads) * threads / units,
+        p_out,
+        p_in,
+        d_out,
+        d_in,
+        h_out,
+        h_in,
+        weights,
+        weights * p_in,
+        line * kd * kh,
+        line * strips * rows * planes,
+        line * strips * rows * planes * conv.chunks,
+        p_in * g_m * d_in * h_in * width * itemsize,
+        weights * p_in + line * strips * rows * planes,
+        conv.weights / (blocks * g_m * g_n),
+        width,
+        kd,
+        kh,
+        batch,
+    ]
+    return np.log2(np.array(values, "float64") + 1e-3).astype("float32")

@@ -1,0 +1,240 @@
+"""What there is to choose for a kgs_conv3d: its register tile, and the decisions of its schedule.
+
+The tile (filters a row block, output columns, chunk of channel groups) is a parameter of the
+kernel, and the weights are packed for it; the decisions are what the schedule samples around it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import tvm
+from tvm.target import Target
+
+from schedules.decisions import DECISIONS_ATTRIBUTE, Decisions, defaults, listed, scheduled
+from schedules.table import kernel_rule
+from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d, kgs_conv3d
+from topi_sparse.kgs_weight import KGSWeight
+from topi_sparse.layout import ceil_div
+from topi_sparse.register_tile import GROUP_CHANNELS, GROUP_HEIGHTS, vector_unit
+
+# Fewer accumulators than this leave the multiply-add pipes idle, whatever is around them.
+MIN_ACCUMULATORS = 8
+# A taller row block is a variant where it multiplies few more zeros than the default one.
+MAX_ISSUED = 1.25
+# Chunks, in parts of the default one.
+CHUNKS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A register tile: filters a row block, output columns, channel groups a chunk."""
+
+    g_m: int
+    width: int
+    chunk: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One point of the space: a variant, and the decisions of the schedule around it."""
+
+    variant: Variant
+    decisions: Decisions
+
+    def to_json(self) -> dict:
+        """As a record holds it."""
+        variant = self.variant
+        return {
+            "g_m": variant.g_m,
+            "width": variant.width,
+            "chunk": variant.chunk,
+            "decisions": [list(decision) for decision in self.decisions],
+        }
+
+    @classmethod
+    def from_json(cls, fields: dict) -> Choice:
+        """What ``to_json`` gave; KeyError, TypeError or ValueError for anything else."""
+        variant = Variant(**{name: int(fields[name]) for name in ("g_m", "width", "chunk")})
+        decisions = tuple(tuple(int(n) for n in decision) for decision in fields["decisions"])
+        return cls(variant=variant, decisions=decisions)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A kgs_conv3d with its constants (blocks, offsets, pointers, bias), as `lower` leaves it."""
+
+    conv: KGSConv3d
+    constants: tuple[np.ndarray, ...]
+    _kept: dict = field(default_factory=dict)
+
+    @property
+    def default(self) -> Variant:
+        """The tile that it has untuned."""
+        conv = self.conv
+        return Variant(g_m=conv.group.g_m, width=self.width(conv.tile.width), chunk=conv.tile.chunk)
+
+    def width(self, columns: int) -> int:
+        """Columns of a tile, where the output is narrower."""
+        return min(columns, self.conv.out[4])
+
+    def definition(self, variant: Variant) -> KGSConv3d:
+        """The kernel with another tile."""
+        if variant == self.default:
+            return self.conv
+        conv, kept, weights = self.conv, self.conv.kept, self.conv.weights
+        if variant.g_m != conv.group.g_m:
+            kept, weights = self._counts(variant.g_m)
+        tile = replace(
+            conv.tile,
+            lanes=min(variant.g_m, conv.y.c_block),
+            width=variant.width,
+            chunk=variant.chunk,
+        )
+        group = replace(conv.group, g_m=variant.g_m)
+        return replace(conv, group=group, kept=kept, weights=weights, tile=tile)
+
+    def packed(self, variant: Variant) -> tuple[np.ndarray, ...]:
+        """The constants for that tile."""
+        default = self.default
+        if (variant.g_m, variant.chunk) == (default.g_m, default.chunk):
+            return self.constants
+        weights = self._packed(variant.g_m, variant.chunk)
+        blocks = np.concatenate([weight.blocks for weight in weights])
+        offsets = self.conv.offsets(weights[0].columns)
+        return (blocks, offsets, weights[0].pointers, self.constants[3])
+
+    def weights(self) -> list[np.ndarray]:
+        """The dense weights (M, N, KD, KH, KW), one for each set."""
+        if ("dense",) not in self._kept:
+            conv = self.conv
+            blocks, offsets, pointers, _ = self.constants
+            self._kept[("dense",)] = [
+                KGSWeight(
+                    shape=(conv.filters, conv.data[1], *conv.kernel),
+                    group=conv.group,
+                    chunk=conv.tile.chunk,
+                    row_multiple=conv.y.c_block,
+                    columns=conv.columns(offsets, pointers),
+                    blocks=part,
+                    pointers=pointers,
+                ).decompress()
+                for part in np.split(blocks, conv.weight_sets)
+            ]
+        return self._kept[("dense",)]
+
+    def forget(self) -> None:
+        """Drop the arrays that can be computed again."""
+        for key in [key for key in self._kept if key[0] != "counts"]:
+            del self._kept[key]
+
+    def _counts(self, g_m: int) -> tuple[int, int]:
+        """Kept columns and stored weights of a set in row blocks of that height."""
+        key = ("counts", g_m)
+        if key not in self._kept:
+            weight = self._packed(g_m, self.conv.tile.chunk)[0]
+            self._kept[key] = (weight.kept, weight.blocks.size)
+        return self._kept[key]
+
+    def _packed(self, g_m: int, chunk: int) -> list[KGSWeight]:
+        key = (g_m, chunk)
+        if key not in self._kept:
+            weights = self.weights()
+            # The sets share their columns: what one of them needs is kept in all.
+            mask = np.logical_or.reduce([weight != 0 for weight in weights])
+            self._kept[key] = [
+                KGSWeight.from_dense(
+                    weight,
+                    group=replace(self.conv.group, g_m=g_m),
+                    chunk=chunk,
+                    row_multiple=self.conv.y.c_block,
+                    kept=mask,
+                )
+                for weight in weights
+            ]
+        return self._kept[key]
+
+
+def variants(
+    layer: Layer, target: Target, *, heights: Sequence[int] | None = None
+) -> list[Variant]:
+    """The tiles worth measuring, the default first.
+
+    ``heights``: of a row block, by default those that issue little more than the default one.
+    A classifier, which has one position, reads its weights once whatever the tile is: it keeps its
+    own.
+    """
+    conv, default = layer.conv, layer.default
+    if math.prod(conv.out[2:]) == 1:
+        return [default]
+    unit = vector_unit(target, conv.dtype)
+    block = max(conv.x.c_block // conv.group.g_n, 1)
+    whole = ceil_div(ceil_div(conv.data[1], conv.group.g_n), block) * block
+    # Sums in float16 are kept short for their digits, not for speed.
+    factors = [factor for factor in CHUNKS if factor <= 1 or conv.dtype == "float32"]
+    chunks = sorted(
+        {min(max(round(default.chunk * f / block), 1) * block, whole) for f in factors}
+        | {default.chunk}
+    )
+    found = [default]
+    for g_m in heights or _heights(layer):
+        vectors = g_m // min(g_m, unit.lanes)
+        for width in range(1, min(conv.out[4], unit.registers) + 1):
+            if _worth(vectors * width, width, conv.out[4], unit.registers):
+                found += [Variant(g_m=g_m, width=width, chunk=chunk) for chunk in chunks]
+    return list(dict.fromkeys(found))
+
+
+def _heights(layer: Layer) -> list[int]:
+    """Heights of a row block that multiply few more zeros than the default one."""
+    conv, mask = layer.conv, None
+    heights = []
+    for g_m in GROUP_HEIGHTS:
+        if g_m < conv.group.g_m:  # never more zeros; far smaller ones share too few inputs
+            if 2 * g_m == conv.group.g_m:
+                heights.append(g_m)
+            continue
+        if g_m > conv.group.g_m and conv.group.g_n == GROUP_CHANNELS:
+            mask = layer.weights()[0] if mask is None else mask
+            variant = replace(layer.default, g_m=g_m)
+            if layer.definition(variant).weights > MAX_ISSUED * conv.weights:
+                continue
+        elif g_m > conv.group.g_m:
+            continue
+        heights.append(g_m)
+    return heights
+
+
+def _worth(accumulators: int, width: int, out_width: int, registers: int) -> bool:
+    """Whether a tile of so many accumulators keeps the pipes busy and stays in registers."""
+    if accumulators >= registers or (accumulators < MIN_ACCUMULATORS and width < out_width):
+        return False
+    # Of widths that cut a row into as many strips, those that cut it evenly.
+    strips = ceil_div(out_width, width)
+    return width == ceil_div(out_width, strips) or out_width % width == 0
+
+
+def decisions(conv: KGSConv3d, target: Target) -> tuple[Decisions, tuple]:
+    """The default decisions of a kernel's schedule, and for each all there are."""
+    sch = scheduled(_function(conv), kernel_rule("cpu", SPEC_ATTRIBUTE).schedule, target)
+    return defaults(sch), listed(sch)
+
+
+def decided(conv: KGSConv3d, taken: Decisions) -> tvm.tirx.PrimFunc:
+    """The kernel, not scheduled yet, with the decisions that its schedule is to take."""
+    text = json.dumps([list(decision) for decision in taken])
+    return kgs_conv3d(conv).with_attr(DECISIONS_ATTRIBUTE, text)
+
+
+def built(conv: KGSConv3d, taken: Decisions, target: Target) -> tvm.IRModule:
+    """The scheduled kernel as a module with one function, ``main``."""
+    sch = scheduled(_function(conv), kernel_rule("cpu", SPEC_ATTRIBUTE).schedule, target, taken)
+    return sch.mod
+
+
+def _function(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
+    return kgs_conv3d(conv).with_attr("global_symbol", "main")

@@ -1,0 +1,70 @@
+"""Who looks on while kernels are measured: one live line on a terminal, a line a minute elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+# Seconds between two lines where there is no terminal.
+_EVERY_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a search is doing now; times are of the task's best and default, where there are any."""
+
+    task: str
+    done: int
+    planned: int
+    best_ms: float | None
+    default_ms: float | None
+    failures: dict[str, int]
+    devices: list[str]
+    eta_s: float
+
+    def __str__(self) -> str:
+        times = "-"
+        if self.best_ms is not None and self.default_ms is not None:
+            times = f"{self.best_ms:.3g} of {self.default_ms:.3g} ms"
+        failed = ", ".join(f"{count} {kind}" for kind, count in sorted(self.failures.items()))
+        seconds = round(self.eta_s)
+        return (
+            f"{self.done}/{self.planned} trials  {self.task}: {times}  failed: {failed or 'none'}  "
+            f"{'; '.join(self.devices)}  ETA {seconds // 3600}:{seconds // 60 % 60:02}"
+            f":{seconds % 60:02}"
+        )
+
+
+@dataclass(frozen=True)
+class Watch:
+    """``say`` takes a line that matters, ``show`` the state after every trial."""
+
+    say: Callable[[str], None] = lambda line: None
+    show: Callable[[State], None] = lambda state: None
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Watch]:
+    """A watch for a terminal or, where stderr is none, one that prints plain lines on stdout."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        console = Console(file=sys.stderr, markup=False, highlight=False)
+        with console.status("tune") as status:
+            yield Watch(
+                say=lambda line: console.print(f"tune: {line}"),
+                show=lambda state: status.update(f"tune: {state}"),
+            )
+        return
+    last = 0.0
+
+    def show(state: State) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _EVERY_S or state.done == state.planned:
+            last = time.monotonic()
+            print(f"tune: {state}", flush=True)
+
+    yield Watch(say=lambda line: print(f"tune: {line}", flush=True), show=show)

@@ -1,0 +1,63 @@
+"""A process of its own for what may crash or hang, ended at a deadline of this side's."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+
+from tvm.support.popen_pool import PopenWorker
+
+# Seconds until the process is killed that should have ended a call by itself: it cannot while
+# native code holds its interpreter.
+_GRACE_S = 2.0
+
+
+class Worker:
+    """Runs one function at a time, by `start` and `result`; a process starts with the first."""
+
+    def __init__(self) -> None:
+        self._process = PopenWorker()
+        self._deadline_s = 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a process."""
+        return self._process.is_alive()
+
+    def start(self, function: Callable, *args: object, deadline_s: float) -> None:
+        """Begin a call, which ends by its deadline, in seconds."""
+        self._deadline_s = deadline_s
+        self._process.send(function, args, timeout=deadline_s)
+
+    def result(self) -> object:
+        """The value of the call that was begun, or the exception that it ended with.
+
+        TimeoutError after its deadline, ChildProcessError where the process died; it is gone then,
+        and the next call starts another.
+        """
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self._process._proc.kill()  # `kill` would close the pipe that is being read
+
+        watchdog = threading.Timer(self._deadline_s + _GRACE_S, end)
+        watchdog.start()
+        try:
+            return self._process.recv()
+        except ChildProcessError as error:
+            if late.is_set():
+                raise TimeoutError from error
+            raise
+        finally:
+            watchdog.cancel()
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+
+
+def ignore_interrupts() -> None:
+    """In the process: Ctrl-C is the affair of the one that started it, and ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

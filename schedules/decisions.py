@@ -1,0 +1,81 @@
+"""The decisions that a schedule samples: read, listed and replaced.
+
+A schedule function samples each of its decisions with a default, so its trace knows where they are.
+They are written down as one tuple of numbers for each sampling, in the order of the function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from tvm import s_tir, tirx
+from tvm.target import Target
+
+# The attribute of a PrimFunc that says which decisions to take in the place of the defaults.
+DECISIONS_ATTRIBUTE = "schedule_decisions"
+
+Decisions = tuple[tuple[int, ...], ...]
+ScheduleFunction = Callable[[s_tir.Schedule, s_tir.schedule.SBlockRV, Target], None]
+
+
+def scheduled(
+    func: tirx.PrimFunc,
+    schedule: ScheduleFunction,
+    target: Target,
+    decisions: Decisions | None = None,
+) -> s_tir.Schedule:
+    """The schedule of a kernel at its default decisions, or at others that `listed` gave.
+
+    ValueError for decisions that the schedule does not sample.
+    """
+    sch = s_tir.Schedule(func)
+    schedule(sch, sch.get_sblock("tile"), target)
+    if decisions is None or decisions == defaults(sch):
+        return sch
+    if not fits(sch, decisions):
+        raise ValueError(f"decisions {decisions}: the schedule samples {defaults(sch)}")
+    trace = sch.trace
+    for inst, decision in zip(_samplings(sch), decisions, strict=True):
+        trace = trace.with_decision(inst, list(decision), remove_postproc=False)
+    replayed = s_tir.Schedule(func)
+    trace.apply_to_schedule(replayed, remove_postproc=False)
+    return replayed
+
+
+def defaults(sch: s_tir.Schedule) -> Decisions:
+    """The decisions that a schedule has taken."""
+    trace = sch.trace
+    return tuple(tuple(int(n) for n in trace.decisions[inst]) for inst in _samplings(sch))
+
+
+def listed(sch: s_tir.Schedule) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """For each sampling of a schedule, everything that could be decided there."""
+    return tuple(
+        tuple(_factorisations(math.prod(decision), len(decision))) for decision in defaults(sch)
+    )
+
+
+def fits(sch: s_tir.Schedule, decisions: Decisions) -> bool:
+    """Whether the schedule could have taken these decisions."""
+    taken = defaults(sch)
+    return len(decisions) == len(taken) and all(
+        len(one) == len(other) and math.prod(one) == math.prod(other)
+        for one, other in zip(decisions, taken, strict=True)
+    )
+
+
+def _samplings(sch: s_tir.Schedule) -> list[s_tir.schedule.Instruction]:
+    return [inst for inst in sch.trace.insts if inst.kind.name == "SamplePerfectTile"]
+
+
+def _factorisations(extent: int, parts: int) -> list[tuple[int, ...]]:
+    """All ways to write ``extent`` as a product of so many factors."""
+    if parts == 1:
+        return [(extent,)]
+    return [
+        (first, *rest)
+        for first in range(1, extent + 1)
+        if extent % first == 0
+        for rest in _factorisations(extent // first, parts - 1)
+    ]
