@@ -5,6 +5,8 @@ from setuptools import find_packages, setup
 PRUNE = ["torch>=2.13", "safetensors", "onnx", "onnxscript", "onnxruntime", "matplotlib"]
 VIDEO = ["av>=17"]
 CHARTS = ["matplotlib"]
+# The package xgboost without what it brings for GPUs.
+TUNE = ["xgboost-cpu"]
 
 setup(
     name="rt3d-tvm",
@@ -13,6 +15,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["rt3d_tvm*", "topi_sparse*", "schedules*"]),
+    package_data={"rt3d_tvm": ["records/*/*/*.jsonl"]},
     install_requires=[
         # Both exact: apache-tvm-ffi 0.1.15 crashes apache-tvm 0.27 in JSON serialisation.
         "apache-tvm==0.27.0.post1",
@@ -28,7 +31,8 @@ setup(
         "prune": PRUNE,
         "video": VIDEO,
         "charts": CHARTS,
-        "test": ["pytest", "hypothesis", "ruff", "pre-commit", *PRUNE, *VIDEO, *CHARTS],
+        "tune": TUNE,
+        "test": ["pytest", "hypothesis", "ruff", "pre-commit", *PRUNE, *VIDEO, *CHARTS, *TUNE],
     },
     entry_points={"console_scripts": ["rt3d = rt3d_tvm.cli:main"]},
 )

@@ -38,7 +38,16 @@ _TRAINING = (
     *("steps_per_epoch", "work"),
 )
 # Packages that not every command needs.
-OPTIONAL = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime", "av", "matplotlib")
+OPTIONAL = (
+    "torch",
+    "safetensors",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "av",
+    "matplotlib",
+    "xgboost",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -988,11 +997,11 @@ def _parser() -> argparse.ArgumentParser:
         "--deadline", type=_seconds, default=60, metavar="S", help="for one trial; default: 60"
     )
     tune.add_argument(
-        "--cooldown", type=float, default=0, metavar="S", help="rest between two trials"
+        "--cooldown", type=_seconds, default=0, metavar="S", help="rest between two trials"
     )
     tune.add_argument(
         "--max-temperature",
-        type=float,
+        type=_celsius,
         metavar="C",
         help="begin no trial before the device is that cool, in degrees Celsius",
     )
@@ -1135,6 +1144,18 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r}: seconds are accepted, more than 0")
     return seconds
+
+
+def _celsius(text: str) -> float:
+    try:
+        degrees = float(text)
+    except ValueError:
+        degrees = 0.0
+    if not 0 < degrees <= 150:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: degrees Celsius are accepted, more than 0 and at most 150"
+        )
+    return degrees
 
 
 def _at_least_one(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 from collections.abc import Callable
 
@@ -17,7 +18,8 @@ class Worker:
     """Runs one function at a time, by `start` and `result`; a process starts with the first."""
 
     def __init__(self) -> None:
-        self._process = PopenWorker()
+        # What TVM prints when a kernel crashes is no news to who reads this side's output.
+        self._process = PopenWorker(stderr=subprocess.DEVNULL)
         self._deadline_s = 0.0
 
     @property

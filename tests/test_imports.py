@@ -39,7 +39,7 @@ PRUNING = ("models", "prune", "data", "export")
 COMPILER = (
     *("frontend", "passes", "pipeline", "targets", "build", "deploy", "classify"),
     *("bench", "groups", "peak", "verify"),
-    *("tracker", "rpc_server", "device", "remote", "remote_session", "tune"),
+    *("tracker", "rpc_server", "device", "remote", "remote_session", "tune", "worker"),
 )
 # Neither half: they are imported by both, or call both from inside functions.
 NEUTRAL = (

@@ -37,6 +37,9 @@ class CostModel:
     """
 
     def __init__(self, *, threads: int) -> None:
+        import xgboost
+
+        self._xgboost = xgboost
         self._threads, self._rows, self._times, self._booster = threads, [], [], None
 
     def add(self, features: np.ndarray, relative_time: float) -> None:
@@ -49,13 +52,11 @@ class CostModel:
         """The prediction for each row of features, the smaller the faster."""
         if len(self._rows) < MIN_TRIALS or not len(rows):
             return np.zeros(len(rows))
-        import xgboost
-
         if self._booster is None:
-            data = xgboost.DMatrix(np.stack(self._rows), np.array(self._times))
+            data = self._xgboost.DMatrix(np.stack(self._rows), np.array(self._times))
             parameters = {**_PARAMETERS, "nthread": self._threads}
-            self._booster = xgboost.train(parameters, data, num_boost_round=_TREES)
-        return self._booster.predict(xgboost.DMatrix(np.stack(rows)))
+            self._booster = self._xgboost.train(parameters, data, num_boost_round=_TREES)
+        return self._booster.predict(self._xgboost.DMatrix(np.stack(rows)))
 
 
 def features(

@@ -115,7 +115,7 @@ class Devices:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._failures: Counter[str] = Counter()
-        self._good: tuple[Job, Timing] | None = None
+        self._judge: Job | None = None
         self.aside: dict[str, str] = {}
         self._seats = [_Seat(number) for number in range(1, count + 1)]
         self._threads = [
@@ -141,9 +141,10 @@ class Devices:
         """What each device is doing, for a person to read."""
         return [seat.state for seat in self._seats]
 
-    def know_good(self, job: Job, timing: Timing) -> None:
-        """A kernel that works: devices on which it does not are to blame for failures."""
-        self._good = (job, timing)
+    @property
+    def judge(self) -> Job | None:
+        """The job that is known to work: the first that did; its library has to stay."""
+        return self._judge
 
     def measure(self, jobs: Iterable[Job], timing: Timing = TRIAL) -> Iterator[tuple[Job, Outcome]]:
         """The outcome of every job, as they come. InputError when no device is left.
@@ -196,18 +197,15 @@ class Devices:
                 seat.device.close()
 
     def _outcome(self, seat: _Seat, job: Job, timing: Timing) -> Outcome | None:
-        """The outcome of a job; None where the seat is to be given up, whatever the job is worth."""
+        """The outcome of a job; None where it is the seat that is to be given up."""
         failure: DeviceFailure | None = None
         for attempt in range(MOST_FAILURES):
-            blamed = attempt == MOST_FAILURES - 1
-            if blamed and self._good is not None:
-                job_now, timing_now = self._good
-            else:
-                job_now, timing_now = job, timing
+            last = attempt == MOST_FAILURES - 1
+            tried = self._judge if last and self._judge is not None else job
             try:
                 if not self._open(seat):
                     return None
-                outcome = self._timed(seat, job_now, timing_now)
+                outcome = self._timed(seat, tried, timing)
             except DeviceFailure as error:
                 if self._stop.is_set():
                     return None
@@ -218,7 +216,8 @@ class Devices:
                     return None
                 continue
             self._failures[seat.device.address] = 0
-            if job_now is job:
+            if tried is job:
+                self._judge = self._judge or job
                 return outcome
             return Outcome(kind=failure.kind, message=str(failure), device=seat.device.address)
         return None

@@ -82,7 +82,7 @@ class TaskSearch:
         scores = model.predict([self._features(choice) for choice in fresh])
         explored = [fresh[i] for i in self._rng.permutation(len(fresh))]
         # A stable order, so that a model that knows nothing yet leaves the draw to decide.
-        order = {choice: score for choice, score in zip(fresh, scores, strict=True)}
+        order = dict(zip(fresh, scores, strict=True))
         liked = sorted(explored, key=order.__getitem__)
         count = min(count, len(fresh))
         chosen = liked[: count - int(EXPLORED * count)]

@@ -149,8 +149,13 @@ def tune_onnx(
         watch=watch,
     )
     renew_s = float("inf") if tracker is None else SESSION_DEADLINES * deadline_s / 2
-    with tuner, Devices(opener, count, say=watch.say, pauses=pauses, renew_s=renew_s) as devices:
-        return tuner.run(devices, trials=trials, overlap=tracker is not None)
+    with (
+        tuner,
+        tempfile.TemporaryDirectory(prefix="rt3d-tune-") as folder,
+        Builder(made_for, Path(folder)) as builder,
+        Devices(opener, count, say=watch.say, pauses=pauses, renew_s=renew_s) as devices,
+    ):
+        return tuner.run(builder, devices, trials=trials, overlap=tracker is not None)
 
 
 def versions() -> dict[str, str]:
@@ -231,22 +236,22 @@ class Tuner:
     def __exit__(self, *_: object) -> None:
         self._log.close()
 
-    def run(self, devices: Devices, *, trials: int, overlap: bool) -> TuningReport:
+    def run(
+        self, builder: Builder, devices: Devices, *, trials: int, overlap: bool = False
+    ) -> TuningReport:
         """Search with ``trials`` a task on the average, then verify the best.
 
         overlap: build kernels while others are measured.
         """
         self._planned = trials * len(self._searches)
         self._resumed = self._done
-        with tempfile.TemporaryDirectory(prefix="rt3d-tune-") as folder:
-            with Builder(self._target, Path(folder)) as builder:
-                while self._done < self._planned:
-                    search = next_task(self._searches, most=MOST * trials)
-                    if search is None:
-                        break
-                    count = min(ROUND, self._planned - self._done)
-                    self._round(search, count, builder, devices, overlap=overlap)
-                tuned = [self._final(search, builder, devices) for search in self._searches]
+        while self._done < self._planned:
+            search = next_task(self._searches, most=MOST * trials)
+            if search is None:
+                break
+            count = min(ROUND, self._planned - self._done)
+            self._round(search, count, builder, devices, overlap=overlap)
+        tuned = [self._final(search, builder, devices) for search in self._searches]
         self._write_records(tuned)
         return TuningReport(
             tasks=tuple(tuned),
@@ -312,9 +317,8 @@ class Tuner:
         # A compiler at work beside it would slow a kernel down that runs on this machine.
         for job, outcome in devices.measure(jobs() if overlap else list(jobs())):
             self._record(search, job.id, outcome)
-            if outcome.kind is None:
-                devices.know_good(job, Timing())
-            job.path.unlink(missing_ok=True)
+            if job is not devices.judge:
+                job.path.unlink()
             self._show(search, devices)
         search.task.layer.forget()
 
@@ -361,7 +365,7 @@ class Tuner:
         return {name: layouts[name].packed(value) for name, value in plain.items()}
 
     def _final(self, search: TaskSearch, builder: Builder, devices: Devices) -> Tuned:
-        """Measure the best again, beside the default and in turns, and look at what they compute."""
+        """Measure the best again, in turns with the default, and look at what they compute."""
         task = search.task
         kept = self._finals.get(task.name)
         if kept is None or kept["trials"] != search.trials:

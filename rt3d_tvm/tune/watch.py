@@ -1,4 +1,4 @@
-"""Who looks on while kernels are measured: one live line on a terminal, a line a minute elsewhere."""
+"""Who looks on while kernels are measured: a live line on a terminal, else one now and then."""
 
 from __future__ import annotations
 
