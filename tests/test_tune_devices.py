@@ -252,6 +252,23 @@ def test_a_rest_is_taken():
     assert time.monotonic() - began >= 0.2
 
 
+def test_what_is_done_alone_gets_a_new_session_after_a_failure():
+    opened = []
+
+    def opener():
+        opened.append(Fake("a", lambda *_: failing() if len(opened) == 1 else 1.0))
+        return opened[-1]
+
+    def use(device):
+        return device.time_kernels([(GOOD, job("k1").names)])
+
+    with pool(opener) as devices:
+        with pytest.raises(DeviceFailure, match="it fell over"):
+            devices.alone(use, job("k1"))
+        assert devices.alone(use, job("k1")) == [[1.0]]
+    assert opened[0].closed
+
+
 def test_to_close_ends_what_is_going_on():
     closed = threading.Event()
 

@@ -169,10 +169,13 @@ class Devices:
         For work between two calls of `measure`, while no device is busy. DeviceFailure as they are.
         """
         for seat, thread in zip(self._seats, self._threads, strict=True):
-            if thread.is_alive():
-                self._open(seat)
-                self._hold(seat, job)
-                return use(seat.device)
+            if thread.is_alive() and self._open(seat):
+                try:
+                    self._hold(seat, job)
+                    return use(seat.device)
+                except DeviceFailure:
+                    self._close(seat)
+                    raise
         raise InputError(f"no device is left: {self._last_words}")
 
     def _serve(self, seat: _Seat) -> None:
