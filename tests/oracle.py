@@ -139,7 +139,11 @@ class ConvCase:
         """The kernel's packed result."""
         conv = self.conv
         weight = KGSWeight.from_dense(
-            self.weight, group=conv.group, chunk=conv.tile.chunk, row_multiple=conv.y.c_block
+            self.weight,
+            group=conv.group,
+            chunk=conv.tile.chunk,
+            row_multiple=conv.y.c_block,
+            channels=conv.tile.channels,
         )
         bias = np.zeros(conv.stored_filters, conv.dtype)
         bias[: conv.filters] = self.bias

@@ -1,4 +1,4 @@
-"""kgs_conv3d against float64: every shape of the geometry, every scheme, both lane counts."""
+"""kgs_conv3d against float64: every shape of the geometry, every scheme and lane mapping."""
 
 import json
 import math
@@ -60,6 +60,8 @@ def cases(draw) -> ConvCase:
         group=group,
         seed=draw(st.integers(0, 99)),
     )
+    shared = [k for k in (2, 4) if lanes <= group.g_m * k <= lanes * k] if n >= 4 else []
+    channels = draw(st.sampled_from([1, *shared]))
     return ConvCase.make(
         weight,
         seed=draw(st.integers(0, 99)),
@@ -72,10 +74,11 @@ def cases(draw) -> ConvCase:
         padding=padding,
         dilation=dilation,
         tile=Tile(
-            lanes=min(lanes, group.g_m),
+            lanes=lanes if channels > 1 else min(lanes, group.g_m),
             width=draw(st.integers(1, 7)),
             chunk=draw(st.sampled_from([1, 3, 64])),
-            by_element=n >= 4 and draw(st.booleans()),
+            channels=channels,
+            by_element=n >= 4 and channels == 1 and draw(st.booleans()),
         ),
         x=PackedLayout(c_block=lanes if n >= 4 else n, halo_w=draw(st.integers(0, 2))),
         y=PackedLayout(c_block=lanes, **halo),

@@ -1,5 +1,7 @@
 """The weight format: round trip, size, order, and what is kept."""
 
+import math
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,14 +18,21 @@ groups = st.builds(KernelGroup, g_m=st.integers(1, 9), g_n=st.integers(1, 5))
 @given(
     shape=st.tuples(*(st.integers(1, 20), st.integers(1, 20), *(st.integers(1, 3),) * 3)),
     group=groups,
+    channels=st.integers(1, 5),
     scheme=st.sampled_from(SCHEMES),
     density=st.sampled_from([0.0, 0.2, 1.0]),
     chunk=st.integers(1, 6),
     row_multiple=st.sampled_from([1, 4, 16]),
 )
-def test_from_dense_and_back(shape, group, scheme, density, chunk, row_multiple):
+def test_from_dense_and_back(shape, group, channels, scheme, density, chunk, row_multiple):
     weight = masked(shape, scheme=scheme, density=density, group=group, seed=0)
-    packed = KGSWeight.from_dense(weight, group=group, chunk=chunk, row_multiple=row_multiple)
+    packed = KGSWeight.from_dense(
+        weight,
+        group=group,
+        chunk=chunk,
+        row_multiple=row_multiple,
+        channels=math.gcd(channels, group.g_n),
+    )
     np.testing.assert_array_equal(packed.decompress(), weight)
     blocks, last_rows = row_blocks(shape[0], group.g_m, row_multiple)
     chunks = ceil_div(ceil_div(shape[1], group.g_n), chunk)
@@ -41,6 +50,8 @@ def test_exactly_the_columns_with_a_weight_are_kept():
     packed = KGSWeight.from_dense(weight, group=group, chunk=1)
     np.testing.assert_array_equal(packed.columns, [[0, 0, 0, 2], [2, 0, 0, 1]])
     np.testing.assert_array_equal(packed.blocks, [0, 0, 7, 0, 0, 5, 0, 0])
+    shared = KGSWeight.from_dense(weight, group=group, chunk=1, channels=2)
+    np.testing.assert_array_equal(shared.blocks, [0, 7, 0, 0, 0, 0, 5, 0])
     # pointers of (row block, chunk): (0, 0) has the first column, (1, 2) the second
     np.testing.assert_array_equal(packed.pointers, [0, 1, 1, 1, 1, 1, 2])
 

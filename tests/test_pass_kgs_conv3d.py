@@ -234,11 +234,12 @@ def test_a_relu_with_a_ceiling_becomes_part_of_the_kernel():
         ("x86-64-avx512", "32x4", "32x4"),
         ("x86-64-avx512", "16x4", "16x4"),
         ("x86-64-avx2", "16x4", "16x4"),
-        ("x86-64-avx2", "8x4", "8x4"),
+        # Cut in half, two vectors of filters and channels use each input as often as two of filters.
+        ("x86-64-avx2", "8x4", "4x4"),
         ("cortex-a77", "8x4", "8x4"),
         ("cortex-a77", "4x4", "4x4"),
-        # 8 filters fill half a vector: 16x4 keeps 1.7 times as much, in half as many vectors.
-        ("x86-64-avx512", "8x4", "16x4"),
+        ("x86-64-avx512", "8x4", "8x4"),
+        ("x86-64-avx512", "4x4", "4x4"),
     ],
 )
 def test_the_kernel_group_is_found_in_the_zeros(target: str, pruned_in: str, found: str):
@@ -249,7 +250,7 @@ def test_the_kernel_group_is_found_in_the_zeros(target: str, pruned_in: str, fou
     (entry,) = read_report(mod)
     assert entry.group == found
     assert entry.kept_macs == np.count_nonzero(weight) * 4 * 28 * 28
-    if found == pruned_in:
+    if KernelGroup.parse(found).g_m <= group.g_m:
         assert entry.issued_macs == entry.kept_macs
     else:
         assert entry.kept_macs < entry.issued_macs < 2 * entry.kept_macs

@@ -1,10 +1,14 @@
-"""kgs_conv3d: direct 3D convolution with a KGS weight on packed activations, filters in lanes.
+"""kgs_conv3d: direct 3D convolution with a KGS weight on packed activations.
 
 The kernel is one schedulable block: a register tile of one row block (g_m filters) over a strip of
 output positions, for one chunk of channel groups. A loop of run-time length inside the block walks
 the kept columns of (row block, chunk), so rows of unequal length cost nothing; outside it every
 loop is affine and belongs to the schedule. There is no im2col: each column reads the shifted input
 through its offset.
+
+The lanes of a vector hold filters. Where a row block has few of them, its channels share the lanes:
+a vector of weights is (filter, channel), the inputs of the group's channels, which lie side by
+side, are broadcast together, and each filter's lanes are added up after the last column.
 """
 
 from __future__ import annotations
@@ -169,11 +173,16 @@ def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
                 # unless they are given a scope, and LLVM keeps them in registers then.
                 acc = [
                     T.sblock_alloc_buffer((conv.tile.lanes * width,), conv.dtype, layout=None)
-                    for _ in range(conv.group.g_m // conv.tile.lanes)
+                    for _ in range(conv.tile.vectors(conv.group.g_m))
                 ]
+                results = acc
+                if conv.tile.channels > 1:
+                    size = conv.group.g_m * width
+                    results = [T.sblock_alloc_buffer((size,), conv.dtype, layout=None)]
+                at = (position, c)
 
                 def tile(rows: int, columns: int) -> None:
-                    _register_tile(conv, args, acc, position, c, rows=rows, columns=columns)
+                    _register_tile(conv, args, acc, results, at, rows=rows, columns=columns)
 
                 def strip(rows: int) -> None:
                     _either(position[4] < strips - 1, rest, width, lambda n: tile(rows, n))
@@ -212,19 +221,19 @@ def _tile_region(conv: KGSConv3d, y, position, width: int):
     ]
 
 
-def _register_tile(conv: KGSConv3d, args, acc, position, c, *, rows: int, columns: int) -> None:
-    """rows x columns accumulators: start from the bias or y, add one chunk, finish, store."""
-    n, p, d, h, s = position
-    lanes, g_m, g_n, y = conv.tile.lanes, conv.group.g_m, conv.group.g_n, args["y"]
+def _register_tile(conv: KGSConv3d, args, acc, results, at, *, rows: int, columns: int) -> None:
+    """rows x columns results: start from the bias or y, add one chunk, finish, store.
+
+    ``results`` are the accumulators themselves, or what they come to when their channels are added.
+    """
+    (n, p, d, h, s), c = at
+    g_m, y, channels = conv.group.g_m, args["y"], conv.tile.channels
+    lanes = rows if channels > 1 else conv.tile.lanes
     vectors = range(rows // lanes)
     left = s * min(conv.tile.width, conv.out[4])
-    count_p, _ = conv.rows
 
     def lane(start):
         return T.Ramp(start, 1, lanes)
-
-    def accumulator(i):
-        return [lane(i * lanes)]
 
     def stored(layout, i, b):
         """Indices of vector b at column i in a tensor of the output's shape."""
@@ -232,64 +241,54 @@ def _register_tile(conv: KGSConv3d, args, acc, position, c, *, rows: int, column
         block, inner = channel // layout.c_block, channel % layout.c_block
         return [n, block, d, h + layout.halo_h, left + i + layout.halo_w, lane(inner)]
 
+    def result(i, b):
+        return results[b][lane(i * lanes)]
+
     def every_vector(value) -> None:
         for i in range(columns):
             for b in vectors:
-                T.buffer_store(acc[b], value(i, b), accumulator(i))
+                T.buffer_store(results[b], value(i, b), [lane(i * lanes)])
 
-    zero = T.Broadcast(tvm.tirx.const(0, conv.dtype), lanes)
+    def add(value) -> None:
+        every_vector(lambda i, b: result(i, b) + value(i, b))
+
+    def bias(_i, b):
+        return args["bias"][lane(p * g_m + b * lanes)]
 
     def before(i, b):
         """What the chunks before this one have come to."""
         return y[tuple(stored(conv.y, i, b))]
 
-    def start_from_bias() -> None:
-        every_vector(lambda i, b: args["bias"][lane(p * g_m + b * lanes)])
+    def zero(_i, _b):
+        return T.Broadcast(tvm.tirx.const(0, conv.dtype), lanes)
 
-    if conv.chunks == 1:
-        start_from_bias()
-    else:
+    def first_chunk(body, *, later) -> None:
+        if conv.chunks == 1:
+            body()
+            return
         with T.If(c == 0):
             with T.Then():
-                start_from_bias()
+                body()
             with T.Else():
-                every_vector((lambda i, b: zero) if conv.sums_apart else before)
+                later()
 
-    pointers, first = args["pointers"], (p * conv.chunks + c) * conv.kernel[0]
-    kd_begin, kd_end = conv.valid_locations(d)
-    begin, end = pointers[first + kd_begin], pointers[first + kd_end]
-    strides = conv.x.strides(conv.data)
-    steps = [step * stride for step, stride in zip(conv.stride, strides[2:], strict=False)]
-    here = d * steps[0] + h * steps[1] + left * steps[2]
-    weights_of_n = n // (conv.data[0] // conv.weight_sets) * conv.weights
-    with T.serial(begin, end) as j:
-        weight = weights_of_n + j * (g_n * rows)
-        if rows < g_m:  # the last row block: the columns before it have g_m rows
-            rows_before = pointers[(count_p - 1) * conv.chunks * conv.kernel[0]]
-            weight = weight + rows_before * (g_n * (g_m - rows))
-        x = args["x"]
-        starts = [args["offsets"][j] + here + i * steps[2] for i in range(columns)]
-        if conv.tile.by_element:
-            groups = [T.bind(x[n, 0, 0, 0, 0, T.Ramp(start, 1, g_n)]) for start in starts]
-        for part in _parts(columns, by_element=conv.tile.by_element):
-            for channel, i in itertools.product(range(g_n), part):
-                if conv.tile.by_element:
-                    value = tvm.tirx.Shuffle([groups[i]], [channel])
-                else:
-                    value = x[n, 0, 0, 0, 0, starts[i] + channel]
-                for b in vectors:
-                    w = args["blocks"][lane(weight + channel * rows + b * lanes)]
-                    at = accumulator(i)
-                    total = acc[b][tuple(at)] + T.Broadcast(value, lanes) * w
-                    T.buffer_store(acc[b], total, at)
-
-    if conv.sums_apart:
-        with T.If(c > 0), T.Then():
-            every_vector(lambda i, b: acc[b][tuple(accumulator(i))] + before(i, b))
+    if channels > 1:
+        _sum_columns(conv, args, acc, at, rows=rows, columns=columns, from_zero=True)
+        _add_channels(conv, acc, results[0], rows=rows, columns=columns)
+        first_chunk(lambda: add(bias), later=lambda: add(before))
+    else:
+        first_chunk(
+            lambda: every_vector(bias),
+            later=lambda: every_vector(zero if conv.sums_apart else before),
+        )
+        _sum_columns(conv, args, acc, at, rows=rows, columns=columns)
+        if conv.sums_apart:
+            with T.If(c > 0), T.Then():
+                add(before)
 
     def finish() -> None:
         def finished(i, b):
-            value = acc[b][tuple(accumulator(i))]
+            value = result(i, b)
             if conv.residual:
                 value = value + args["residual"][tuple(stored(conv.residual, i, b))]
             return activated(
@@ -306,7 +305,96 @@ def _register_tile(conv: KGSConv3d, args, acc, position, c, *, rows: int, column
                 finish()
     for i in range(columns):
         for b in vectors:
-            T.buffer_store(y, acc[b][tuple(accumulator(i))], stored(conv.y, i, b))
+            T.buffer_store(y, result(i, b), stored(conv.y, i, b))
+
+
+def _sum_columns(
+    conv: KGSConv3d, args, acc, at, *, rows: int, columns: int, from_zero: bool = False
+) -> None:
+    """Add every kept column of one chunk to the accumulators."""
+    (n, p, d, h, s), c = at
+    tile, g_m, g_n, x = conv.tile, conv.group.g_m, conv.group.g_n, args["x"]
+    lanes, channels = tile.lanes, tile.channels
+    vectors = range(tile.vectors(rows))
+    count_p, _ = conv.rows
+
+    def lane(start):
+        return T.Ramp(start, 1, lanes)
+
+    if from_zero:
+        zero = T.Broadcast(tvm.tirx.const(0, conv.dtype), lanes)
+        for i, b in itertools.product(range(columns), vectors):
+            T.buffer_store(acc[b], zero, [lane(i * lanes)])
+    pointers, first = args["pointers"], (p * conv.chunks + c) * conv.kernel[0]
+    kd_begin, kd_end = conv.valid_locations(d)
+    begin, end = pointers[first + kd_begin], pointers[first + kd_end]
+    strides = conv.x.strides(conv.data)
+    steps = [step * stride for step, stride in zip(conv.stride, strides[2:], strict=False)]
+    left = s * min(tile.width, conv.out[4])
+    here = d * steps[0] + h * steps[1] + left * steps[2]
+    weights_of_n = n // (conv.data[0] // conv.weight_sets) * conv.weights
+    with T.serial(begin, end) as j:
+        weight = weights_of_n + j * (g_n * rows)
+        if rows < g_m:  # the last row block: the columns before it have g_m rows
+            rows_before = pointers[(count_p - 1) * conv.chunks * conv.kernel[0]]
+            weight = weight + rows_before * (g_n * (g_m - rows))
+        starts = [args["offsets"][j] + here + i * steps[2] for i in range(columns)]
+        if tile.by_element:
+            groups = [T.bind(x[n, 0, 0, 0, 0, T.Ramp(start, 1, g_n)]) for start in starts]
+        for part in _parts(columns, by_element=tile.by_element):
+            for channel, i in itertools.product(range(0, g_n, channels), part):
+                if channels > 1:
+                    inputs = x[n, 0, 0, 0, 0, T.Ramp(starts[i] + channel, 1, channels)]
+                    value = tvm.tirx.Shuffle([inputs] * (lanes // channels), [*range(lanes)])
+                elif tile.by_element:
+                    value = T.Broadcast(tvm.tirx.Shuffle([groups[i]], [channel]), lanes)
+                else:
+                    value = T.Broadcast(x[n, 0, 0, 0, 0, starts[i] + channel], lanes)
+                for b in vectors:
+                    w = args["blocks"][lane(weight + channel * rows + b * lanes)]
+                    total = acc[b][lane(i * lanes)] + value * w
+                    T.buffer_store(acc[b], total, [lane(i * lanes)])
+
+
+def _add_channels(conv: KGSConv3d, acc, results, *, rows: int, columns: int) -> None:
+    """Add up the channels in the accumulators: ``rows`` results for each column.
+
+    As many vectors at a time as there are channels, since they come to one together.
+    """
+    lanes, channels = conv.tile.lanes, conv.tile.channels
+    vectors = conv.tile.vectors(rows)
+    sums = [
+        acc[b][T.Ramp(i * lanes, 1, lanes)]
+        for i, b in itertools.product(range(columns), range(vectors))
+    ]
+    sums += sums[-1:] * (-len(sums) % channels)
+    for first in range(0, len(sums), channels):
+        total = T.bind(_added(sums[first : first + channels], lanes))
+        column = first // vectors
+        for i in range(column, min(column + lanes // rows, columns)):
+            of_column = [*range((i - column) * rows, (i - column + 1) * rows)]
+            T.buffer_store(
+                results, tvm.tirx.Shuffle([total], of_column), [T.Ramp(i * rows, 1, rows)]
+            )
+
+
+def _added(vectors: list, lanes: int):
+    """The sums over channels of as many vectors, lanes (filter, channel): (vector, filter).
+
+    As matrices are transposed: two vectors become one at each step, half of the channels added to
+    the other half, and no value leaves its filter's lanes before the last shuffle.
+    """
+    channels = len(vectors)
+    while len(vectors) > 1:
+        merged = channels // len(vectors)
+        index = np.arange(lanes).reshape(-1, 2, len(vectors) // 2, merged)
+        of_pair = np.stack([index, index + lanes], axis=3)
+        lower, upper = (of_pair[:, half].ravel().tolist() for half in (0, 1))
+        vectors = [
+            T.bind(tvm.tirx.Shuffle(pair, lower) + tvm.tirx.Shuffle(pair, upper))
+            for pair in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+    return tvm.tirx.Shuffle(vectors, np.arange(lanes).reshape(-1, channels).T.ravel().tolist())
 
 
 def _parts(columns: int, *, by_element: bool) -> list[range]:

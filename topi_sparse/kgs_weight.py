@@ -23,8 +23,9 @@ class KGSWeight:
     kd are neighbours.
 
     columns  int32 (kept, 4): q, kd, kh, kw
-    blocks   one dimension: g_n x rows weights a column, ``rows`` being g_m, but what is left of
-             ``row_multiple``-padded M in the last row block
+    blocks   one dimension: (g_n / channels, rows, channels) weights a column, ``rows`` being g_m,
+             but what is left of ``row_multiple``-padded M in the last row block
+    channels so many channels of a filter lie side by side
     pointers int32 (P * chunks * KD + 1,): where the columns of (p, chunk, kd) start
     """
 
@@ -35,6 +36,7 @@ class KGSWeight:
     columns: np.ndarray
     blocks: np.ndarray
     pointers: np.ndarray
+    channels: int = 1
 
     @classmethod
     def from_dense(
@@ -44,6 +46,7 @@ class KGSWeight:
         group: KernelGroup,
         chunk: int,
         row_multiple: int = 1,
+        channels: int = 1,
         kept: np.ndarray | None = None,
     ) -> KGSWeight:
         """Keep every column of ``weight`` (M, N, KD, KH, KW) that holds a value other than zero.
@@ -57,14 +60,15 @@ class KGSWeight:
         chunks = ceil_div(ceil_div(n, group.g_n), chunk)
 
         def columns(values: np.ndarray) -> np.ndarray:
-            """(M, N, KD, KH, KW) -> (p, chunk, kd, q, kh, kw, n, m), padded with zeros."""
+            """(M, N, KD, KH, KW) -> (p, chunk, kd, q, kh, kw, n, m, n), padded with zeros."""
             shape = (blocks_p * group.g_m, chunks * chunk * group.g_n, kd, kh, kw)
             padded = np.zeros(shape, values.dtype)
             padded[:m, :n] = values
-            split = padded.reshape(blocks_p, group.g_m, chunks, chunk, group.g_n, kd, kh, kw)
-            return split.transpose(0, 2, 5, 3, 6, 7, 4, 1)
+            n_split = (chunks, chunk, group.g_n // channels, channels)
+            split = padded.reshape(blocks_p, group.g_m, *n_split, kd, kh, kw)
+            return split.transpose(0, 2, 6, 3, 7, 8, 4, 1, 5)
 
-        is_kept = columns(weight if kept is None else kept).any(axis=(-2, -1))
+        is_kept = columns(weight if kept is None else kept).any(axis=(-3, -2, -1))
         p, c, d, q, h, w = (index.astype("int32") for index in np.nonzero(is_kept))
         values = columns(weight)[is_kept]
         last = p == blocks_p - 1
@@ -74,8 +78,11 @@ class KGSWeight:
             chunk=chunk,
             row_multiple=row_multiple,
             columns=np.stack([c * chunk + q, d, h, w], axis=1),
-            blocks=np.concatenate([values[~last].ravel(), values[last][..., :last_rows].ravel()]),
+            blocks=np.concatenate(
+                [values[~last].ravel(), values[last][..., :last_rows, :].ravel()]
+            ),
             pointers=np.concatenate([[0], np.cumsum(is_kept.sum(axis=(3, 4, 5)))]).astype("int32"),
+            channels=channels,
         )
 
     @property
@@ -92,12 +99,13 @@ class KGSWeight:
         starts = self.pointers[:: chunks * kd]
         p = np.repeat(np.arange(blocks_p), np.diff(starts))
         cut = starts[-2] * g_n * g_m
-        values = np.zeros((self.kept, g_n, g_m), self.blocks.dtype)
-        values[: starts[-2]] = self.blocks[:cut].reshape(-1, g_n, g_m)
-        values[starts[-2] :, :, :last_rows] = self.blocks[cut:].reshape(-1, g_n, last_rows)
+        outer, inner = g_n // self.channels, self.channels
+        values = np.zeros((self.kept, outer, g_m, inner), self.blocks.dtype)
+        values[: starts[-2]] = self.blocks[:cut].reshape(-1, outer, g_m, inner)
+        values[starts[-2] :, :, :last_rows] = self.blocks[cut:].reshape(-1, outer, last_rows, inner)
         q, d, h, w = self.columns.T
         split = np.zeros((blocks_p, g_m, chunks * self.chunk, g_n, kd, kh, kw), self.blocks.dtype)
-        split[p, :, q, :, d, h, w] = values.transpose(0, 2, 1)
+        split[p, :, q, :, d, h, w] = values.transpose(0, 2, 1, 3).reshape(-1, g_m, g_n)
         return split.reshape(blocks_p * g_m, -1, kd, kh, kw)[:m, :n]
 
 

@@ -32,6 +32,12 @@ MIN_ACCUMULATORS = 10
 # Registers that LLVM fills ahead of their use where each scalar serves one multiply-add: with fewer
 # it spills. Where a scalar serves several it keeps one.
 SCALARS_IN_FLIGHT = 5
+# Load slots of one broadcast of several channels: it takes a new cache line each time, where the
+# scalars of neighbouring channels come from the same one.
+SHARED_LOADS = 1.5
+# Issue slots to add up the channels of one vector of sums: six shuffles, three additions and the
+# order of the filters for four of them.
+SUM_SLOTS = 3
 # What a chunk may add up in float16, whose sums lose half a unit in the last of 11 bits a term. The
 # kernel adds the chunks' sums in a second step, so the error grows with the terms of a chunk plus
 # the number of chunks; shorter ones would spend more time on the results than they save digits.
@@ -60,9 +66,11 @@ class VectorUnit:
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """The register tile: g_m / lanes vectors x ``width`` output columns, a chunk of channel groups.
+    """The register tile: vectors of filters x ``width`` output columns, a chunk of channel groups.
 
     ``width`` need not divide the output's width: a second, narrower body takes the rest.
+    channels: that share a vector, whose lanes are (filter, channel) then; the channels are added up
+    after the last column of a chunk. For row blocks that divide the vector and the channel block.
     by_element: the g_n channels of a position are loaded as one vector, whose lanes multiply-adds
     then take; else each is broadcast from memory.
     """
@@ -70,7 +78,12 @@ class Tile:
     lanes: int
     width: int
     chunk: int
+    channels: int = 1
     by_element: bool = False
+
+    def vectors(self, rows: int) -> int:
+        """Vectors of accumulators for each output column of ``rows`` filters."""
+        return rows * self.channels // self.lanes
 
 
 def vector_unit(target: Target, dtype: str = "float32") -> VectorUnit:
@@ -93,38 +106,80 @@ def vector_unit(target: Target, dtype: str = "float32") -> VectorUnit:
     raise ValueError(f"target {target} has none of AVX-512, AVX2, SSE2 and NEON")
 
 
-def tile_width(*, vectors: int, lanes: int, out_width: int, unit: VectorUnit) -> int:
+def lane_mappings(group: KernelGroup, unit: VectorUnit) -> list[tuple[int, int]]:
+    """What vectors may hold of a row block of ``group``: (lanes, channels), see Tile.
+
+    Filters alone, each input broadcast to all lanes; or the group's channels of fewer filters, all
+    inputs of a position broadcast at once, which fills the lanes where there are few filters and
+    loads a quarter as often. A unit that multiplies by element loads as seldom by itself.
+    """
+    mappings = [(min(group.g_m, unit.lanes), 1)]
+    if not unit.by_element and group.g_n == GROUP_CHANNELS < unit.lanes and group.g_m <= unit.lanes:
+        mappings.append((unit.lanes, GROUP_CHANNELS))
+    return mappings
+
+
+def tile_width(
+    *, vectors: int, lanes: int, out_width: int, unit: VectorUnit, channels: int = 1
+) -> int:
     """Output columns a register tile: the fewest issue slots for a row of ``out_width`` columns."""
     if unit.by_element:  # LLVM keeps one vector of scalars a column and g_n weights a row vector
         most = (unit.registers - GROUP_CHANNELS * vectors) // (vectors + 1)
-    else:
-        scalars = 0 if unit.broadcasts else SCALARS_IN_FLIGHT if vectors == 1 else 1
+    else:  # a multiply-add cannot broadcast several channels by itself
+        broadcasts = unit.broadcasts and channels == 1
+        scalars = 0 if broadcasts else SCALARS_IN_FLIGHT if vectors == 1 else 1
         most = (unit.registers - vectors - scalars) // vectors
     most = min(max(most, 1), out_width)
 
-    def slots(width: int) -> int:
+    def slots(width: int) -> float:
         whole, rest = divmod(out_width, width)
-        last = issue_slots(vectors, lanes, rest, unit) if rest else 0
-        return whole * issue_slots(vectors, lanes, width, unit) + last
+        last = issue_slots(vectors, lanes, rest, unit, channels) if rest else 0
+        return whole * issue_slots(vectors, lanes, width, unit, channels) + last
 
     # Of equal ones, one that needs no second body for the rest, then the widest.
     return min(range(1, most + 1), key=lambda width: (slots(width), out_width % width > 0, -width))
 
 
-def loads(vectors: int, lanes: int, width: int, unit: VectorUnit) -> int:
-    """Load slots to multiply one channel of one column into vectors x width accumulators.
+def loads(vectors: int, lanes: int, width: int, unit: VectorUnit, channels: int = 1) -> float:
+    """Load slots to multiply one channel of one column, or all that share a vector, into the tile.
 
-    A vector of weights counts twice, since it streams from L2; a scalar is a load for each output
+    A vector of weights counts twice, since it streams from L2; an input is a load for each output
     column, or a quarter where a multiply-add can take it from a vector of neighbouring channels.
     """
     weights = 2 * vectors * ceil_div(lanes, unit.pipe_lanes)
+    if channels > 1:
+        return weights + SHARED_LOADS * width
     return weights + (ceil_div(width, GROUP_CHANNELS) if unit.by_element else width)
 
 
-def issue_slots(vectors: int, lanes: int, width: int, unit: VectorUnit) -> int:
+def issue_slots(vectors: int, lanes: int, width: int, unit: VectorUnit, channels: int = 1) -> float:
     """Half cycles for the same: two multiply-adds and two loads can start in each cycle."""
     multiply_adds = vectors * width * ceil_div(lanes, unit.pipe_lanes)
-    return max(multiply_adds, loads(vectors, lanes, width, unit), MIN_ACCUMULATORS)
+    return max(multiply_adds, loads(vectors, lanes, width, unit, channels), MIN_ACCUMULATORS)
+
+
+def work(
+    mapping: tuple[int, int],
+    *,
+    rows: int,
+    blocks: int,
+    products: float,
+    out_width: int,
+    unit: VectorUnit,
+) -> np.ndarray:
+    """Issue slots for one output column of ``blocks`` row blocks, and the load slots among them.
+
+    mapping: one of ``lane_mappings``; products: kept columns x channels of all these row blocks.
+    """
+    lanes, channels = mapping
+    vectors = rows * channels // lanes
+    width = tile_width(
+        vectors=vectors, lanes=lanes, out_width=out_width, unit=unit, channels=channels
+    )
+    steps = products / channels / width
+    sums = SUM_SLOTS * vectors * ceil_div(lanes, unit.pipe_lanes) * blocks if channels > 1 else 0
+    slots = steps * issue_slots(vectors, lanes, width, unit, channels) + sums
+    return np.array([slots, steps * loads(vectors, lanes, width, unit, channels)])
 
 
 def default_tile(
@@ -143,10 +198,24 @@ def default_tile(
     The chunk is as long as its weights and inputs stay in the L1 cache, and its planes out of each
     other's way there, in whole channel blocks of the input, since a cache line holds one.
     """
-    lanes = min(group.g_m, unit.lanes)
-    vectors = group.g_m // lanes
-    width = tile_width(vectors=vectors, lanes=lanes, out_width=out_width, unit=unit)
     kd, kh, kw = kernel
+    one_block = {
+        "rows": group.g_m,
+        "blocks": 1,
+        "products": channels * kd * kh * kw * density,
+        "out_width": out_width,
+        "unit": unit,
+    }
+    lanes, shared = min(
+        lane_mappings(group, unit), key=lambda mapping: tuple(work(mapping, **one_block))
+    )
+    width = tile_width(
+        vectors=group.g_m * shared // lanes,
+        lanes=lanes,
+        out_width=out_width,
+        unit=unit,
+        channels=shared,
+    )
     itemsize = np.dtype(unit.dtype).itemsize
     weights = kd * kh * kw * density * group.g_m * group.g_n * itemsize
     inputs = kd * kh * ((width - 1) * stride_w + kw) * group.g_n * itemsize
@@ -162,6 +231,7 @@ def default_tile(
         lanes=lanes,
         width=width,
         chunk=ceil_div(ceil_div(groups, chunks), block) * block,
+        channels=shared,
         by_element=unit.by_element and group.g_n == GROUP_CHANNELS,
     )
 
@@ -176,20 +246,27 @@ def default_group(
     """
     g_n = min(GROUP_CHANNELS, weight.shape[1])
 
-    def work(g_m: int) -> tuple[float, float]:
-        """Issue slots for one row of outputs, and the loads among them, which break a tie."""
-        lanes = min(g_m, unit.lanes)
+    def least_work(g_m: int) -> tuple[float, float]:
+        """Issue slots for one column of outputs, and the loads among them, which break a tie."""
+        group = KernelGroup(g_m=g_m, g_n=g_n)
         blocks, last_rows = row_blocks(weight.shape[0], g_m, c_block)
-        columns = columns_by_row_block(weight, KernelGroup(g_m=g_m, g_n=g_n), blocks)
-        slots = loaded = 0.0
-        for rows, kept in ((g_m, columns[:-1].sum()), (last_rows, columns[-1])):
-            vectors = rows // lanes
-            width = tile_width(vectors=vectors, lanes=lanes, out_width=out_width, unit=unit)
-            slots += kept * issue_slots(vectors, lanes, width, unit) / width
-            loaded += kept * loads(vectors, lanes, width, unit) / width
-        return slots, loaded
+        columns = columns_by_row_block(weight, group, blocks)
+        common = {"out_width": out_width, "unit": unit}
+        return min(
+            tuple(
+                work(
+                    mapping,
+                    rows=g_m,
+                    blocks=blocks - 1,
+                    products=columns[:-1].sum() * g_n,
+                    **common,
+                )
+                + work(mapping, rows=last_rows, blocks=1, products=columns[-1] * g_n, **common)
+            )
+            for mapping in lane_mappings(group, unit)
+        )
 
-    return KernelGroup(g_m=min(sorted(GROUP_HEIGHTS, reverse=True), key=work), g_n=g_n)
+    return KernelGroup(g_m=min(sorted(GROUP_HEIGHTS, reverse=True), key=least_work), g_n=g_n)
 
 
 def columns_by_row_block(weight: np.ndarray, group: KernelGroup, blocks: int) -> np.ndarray:
@@ -206,7 +283,8 @@ def columns_by_row_block(weight: np.ndarray, group: KernelGroup, blocks: int) ->
 def pruning_group(unit: VectorUnit) -> KernelGroup:
     """The smallest kernel group that keeps the unit busy: what to prune in for this target.
 
-    Two vectors of filters for each column, so that each scalar is loaded for two multiply-adds;
-    smaller groups leave pruning more freedom (paper, section 3).
+    Two vectors of filters for each column, so that each scalar is loaded for two multiply-adds; one
+    with AVX-512, whose registers have room for the four vectors that its filters share with the
+    channels. Smaller groups leave pruning more freedom (paper, section 3).
     """
-    return KernelGroup(g_m=min(2 * unit.pipe_lanes, GROUP_HEIGHTS[-1]), g_n=GROUP_CHANNELS)
+    return KernelGroup(g_m=unit.pipe_lanes * (1 if unit.broadcasts else 2), g_n=GROUP_CHANNELS)

@@ -116,10 +116,8 @@ class WinogradConv3d(PackedConv3d):
         )
 
 
-def transformed_weights(
-    weight: np.ndarray, *, group: KernelGroup, chunk: int, row_multiple: int
-) -> list[KGSWeight]:
-    """G g G^T of ``weight`` (M, N, KD, 3, 3), packed for each of the 36 points.
+def transformed_weights(weight: np.ndarray, **packing) -> list[KGSWeight]:
+    """G g G^T of ``weight`` (M, N, KD, 3, 3) for each of the 36 points, ``packing`` as KGSWeight's.
 
     Transformed in float64 and rounded once. All points keep the same columns: those where any
     location is kept, so that kernel groups that are pruned whole stay pruned.
@@ -128,10 +126,7 @@ def transformed_weights(
     points = np.moveaxis(g @ weight.astype("float64") @ g.T, (3, 4), (0, 1))
     points = points.reshape(POINTS, *weight.shape[:3], 1, 1).astype(weight.dtype)
     kept = (weight != 0).any(axis=(3, 4), keepdims=True)
-    return [
-        KGSWeight.from_dense(point, group=group, chunk=chunk, row_multiple=row_multiple, kept=kept)
-        for point in points
-    ]
+    return [KGSWeight.from_dense(point, kept=kept, **packing) for point in points]
 
 
 def winograd_input(conv: WinogradConv3d) -> tvm.tirx.PrimFunc:

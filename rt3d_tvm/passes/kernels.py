@@ -147,7 +147,11 @@ def direct(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Ke
         unit=unit,
     )
     weight = KGSWeight.from_dense(
-        conv.weight, group=group, chunk=tile.chunk, row_multiple=y.c_block
+        conv.weight,
+        group=group,
+        chunk=tile.chunk,
+        row_multiple=y.c_block,
+        channels=tile.channels,
     )
     products = KGSConv3d(
         **conv.geometry,
@@ -220,7 +224,12 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
         group=group,
         unit=unit,
     )
-    packing = {"group": group, "chunk": tile.chunk, "row_multiple": y.c_block}
+    packing = {
+        "group": group,
+        "chunk": tile.chunk,
+        "row_multiple": y.c_block,
+        "channels": tile.channels,
+    }
     point = KGSWeight.from_dense(kept, **packing)
     products = definition.products(group=group, tile=tile, weight=point)
 
@@ -320,9 +329,9 @@ def _cost(products: KGSConv3d, *moved: int, unit: VectorUnit) -> float:
     ``moved`` to and from memory.
     """
     tile = products.tile
-    vectors = products.group.g_m // tile.lanes
+    vectors = tile.vectors(products.group.g_m)
     width = min(tile.width, products.out[4])
-    slots = issue_slots(vectors, tile.lanes, width, unit)
+    slots = issue_slots(vectors, tile.lanes, width, unit, tile.channels)
     busy = vectors * width * ceil_div(tile.lanes, unit.pipe_lanes) / slots
     traffic = np.dtype(products.dtype).itemsize * sum(moved)
     return _issued(products) / busy + MULTIPLY_ADDS_A_BYTE * traffic
