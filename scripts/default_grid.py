@@ -4,10 +4,11 @@
     python scripts/default_grid.py time DIR [--seconds 50]
     python scripts/default_grid.py show DIR
 
-The grid: register tiles (width, chunk of channel groups, filters a row block) under the default
-blocking, and blockings (units of row blocks, planes, rows) around the default tile. `time` goes on
-where it stopped: on this machine for a target of its kind, with the ARM meter for AArch64 (see
-docs/arm_meter.md). `show` prints default over best for each layer, and writes DIR/grid.json.
+The grid: register tiles (width, chunk of channel groups, filters a row block, channels that share
+their vectors) under the default blocking, and blockings (units of row blocks, planes, rows) around
+the default tile. `time` goes on where it stopped: on this machine for a target of its kind, with
+the ARM meter for AArch64 (see docs/arm_meter.md). `show` prints default over best for each layer,
+and writes DIR/grid.json.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from rt3d_tvm.report import print_table, write_json
 from rt3d_tvm.targets import make_target
 from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d, kgs_conv3d
 from topi_sparse.kgs_weight import KGSWeight
-from topi_sparse.register_tile import GROUP_HEIGHTS, vector_unit
+from topi_sparse.register_tile import GROUP_HEIGHTS, lane_mappings, vector_unit
 
 # What stands beside the default: widths, chunks as factors of its own, and along which of row
 # blocks, planes and rows there are units, as many as the axis is long or about its root of them.
@@ -60,6 +61,7 @@ class Choice:
     """One entry of the grid: filters a row block, the tile, the units along each axis."""
 
     g_m: int
+    channels: int
     width: int
     chunk: int
     blocking: tuple[int, int, int]
@@ -68,7 +70,7 @@ class Choice:
     def name(self) -> str:
         """As the table shows it, and as the library's function is called."""
         p, d, h = self.blocking
-        return f"g{self.g_m}_w{self.width}_c{self.chunk}_p{p}_d{d}_h{h}"
+        return f"g{self.g_m}_n{self.channels}_w{self.width}_c{self.chunk}_p{p}_d{d}_h{h}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ class Layer:
     conv: KGSConv3d
     weight: np.ndarray
     target: tvm.target.Target
-    _packed: dict[tuple[int, int], KGSWeight] = field(default_factory=dict)
+    _packed: dict[tuple[int, int, int], KGSWeight] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -93,22 +95,30 @@ class Layer:
         return self.conv.weights * int(np.prod(self.conv.out[2:]))
 
     def packed(self, choice: Choice) -> KGSWeight:
-        """The weight in the choice's row blocks and chunks."""
-        key = (choice.g_m, choice.chunk)
+        """The weight in the choice's row blocks, vectors and chunks."""
+        key = (choice.g_m, choice.channels, choice.chunk)
         if key not in self._packed:
             self._packed[key] = KGSWeight.from_dense(
                 self.weight,
                 group=replace(self.conv.group, g_m=choice.g_m),
                 chunk=choice.chunk,
                 row_multiple=self.conv.y.c_block,
+                channels=choice.channels,
             )
         return self._packed[key]
 
     def definition(self, choice: Choice) -> KGSConv3d:
         """The kernel of a choice."""
         weight = self.packed(choice)
-        lanes = min(choice.g_m, vector_unit(self.target).lanes)
-        tile = replace(self.conv.tile, lanes=lanes, width=choice.width, chunk=choice.chunk)
+        mappings = lane_mappings(weight.group, vector_unit(self.target))
+        (lanes,) = (lanes for lanes, channels in mappings if channels == choice.channels)
+        tile = replace(
+            self.conv.tile,
+            lanes=lanes,
+            channels=choice.channels,
+            width=choice.width,
+            chunk=choice.chunk,
+        )
         return replace(
             self.conv,
             group=weight.group,
@@ -144,6 +154,7 @@ def read_layers(onnx_path: Path, target: tvm.target.Target, count: int) -> list[
             columns=conv.columns(offsets, pointers),
             blocks=blocks,
             pointers=pointers,
+            channels=conv.tile.channels,
         ).decompress()
         layer = Layer(conv, weight, target)
         found.setdefault(layer.title, layer)
@@ -155,6 +166,7 @@ def grid(layer: Layer) -> Iterator[Choice]:
     conv, unit = layer.conv, vector_unit(layer.target)
     default = Choice(
         g_m=conv.group.g_m,
+        channels=conv.tile.channels,
         width=min(conv.tile.width, conv.out[4]),
         chunk=conv.tile.chunk,
         blocking=default_blocking(conv, layer.target),
@@ -166,21 +178,25 @@ def grid(layer: Layer) -> Iterator[Choice]:
         min(max(round(default.chunk * factor / block), 1) * block, -(-groups // block) * block)
         for factor in CHUNKS
     }
-    for g_m in GROUP_HEIGHTS:
-        issued = layer.packed(replace(default, g_m=g_m)).blocks.size
-        vectors = g_m // min(g_m, unit.lanes)
-        if issued > MAX_ISSUED * conv.weights:
+    row_blocks = [
+        (replace(default, g_m=g_m, channels=channels), g_m * channels // lanes)
+        for g_m in GROUP_HEIGHTS
+        for lanes, channels in lane_mappings(replace(conv.group, g_m=g_m), unit)
+    ]
+    for rows, vectors in row_blocks:
+        if layer.packed(rows).blocks.size > MAX_ISSUED * conv.weights:
             continue
+        own = (rows.g_m, rows.channels) == (default.g_m, default.channels)
         for width in sorted({*WIDTHS, default.width}):
             accumulators = vectors * width
             if width > conv.out[4] or not MIN_ACCUMULATORS <= accumulators < unit.registers:
                 continue
             for chunk in sorted(chunks):
-                if (g_m, width, chunk) == (default.g_m, default.width, default.chunk):
+                choice = replace(rows, width=width, chunk=chunk)
+                if choice == default:
                     continue
-                # Chunks are tried at the default width and height, widths and heights at its chunk.
-                if chunk == default.chunk or (g_m, width) == (default.g_m, default.width):
-                    choice = replace(default, g_m=g_m, width=width, chunk=chunk)
+                # Chunks are tried at the default width and rows, widths and rows at its chunk.
+                if chunk == default.chunk or (own and width == default.width):
                     yield replace(choice, blocking=_fitting(layer, choice))
     extents = (conv.rows[0], conv.out[2], conv.out[3])
     seen = {default.blocking}
@@ -247,9 +263,9 @@ def compile_layer(layer: Layer, choices: list[Choice], folder: Path) -> None:
 
 
 def weight_key(name: str) -> str:
-    """What the arguments of a choice's weight are called: by its row blocks and its chunks."""
-    g_m, _, chunk, *_ = name.split("_")
-    return f"{g_m}_{chunk}"
+    """What a choice's weight is called: by its row blocks, vectors and chunks."""
+    g_m, channels, _, chunk, *_ = name.split("_")
+    return f"{g_m}_{channels}_{chunk}"
 
 
 def _decided(layer: Layer, choice: Choice) -> tvm.tirx.PrimFunc:

@@ -22,13 +22,20 @@ UNITS_PER_THREAD = 4
 
 
 def schedule_kgs_conv3d(sch: s_tir.Schedule, block, target: Target) -> None:
-    """Parallel (row blocks, planes, rows) > chunk > row blocks > planes > rows > strips."""
+    """Parallel (row blocks, planes, rows) > chunk > row blocks > planes > rows > strips.
+
+    Where channels share the vectors, a tile reads up to seven cache lines of input for one of
+    weights: then the row blocks come last, so that the input stays in L1 for all of them.
+    """
     batch, p, d, h, strips, chunk = sch.get_loops(block)
     p_out, d_out, h_out = default_splits(sch, block, int(target.attrs.get("num-cores", 1)))
     p_out, p_in = sch.split(p, _tiled(sch, p, p_out))
     d_out, d_in = sch.split(d, _tiled(sch, d, d_out))
     h_out, h_in = sch.split(h, _tiled(sch, h, h_out))
-    sch.reorder(batch, p_out, d_out, h_out, chunk, p_in, d_in, h_in, strips)
+    positions = (d_in, h_in, strips)
+    shared = _definition(sch)["tile"]["channels"] > 1
+    inner = (*positions, p_in) if shared else (p_in, *positions)
+    sch.reorder(batch, p_out, d_out, h_out, chunk, *inner)
     sch.parallel(sch.fuse(batch, p_out, d_out, h_out))
     for other in sch.get_child_blocks(sch.get_sblock("root")):
         if sch.get(other).name_hint == "halo":
@@ -42,7 +49,7 @@ def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, 
     weights than of input, units share out the row blocks, so that every weight is read by one unit;
     else they share out the positions, so that every input is.
     """
-    conv = json.loads(sch.mod["main"].attrs["kgs_conv3d"])
+    conv = _definition(sch)
     batch, count_p, depth, height = (int(sch.get(loop).extent) for loop in sch.get_loops(block)[:4])
     width = int(sch.mod["main"].params[-1].ty.shape[4]) - 2 * conv["y"]["halo_w"]
     weights = conv["kept"] * conv["group"]["g_m"] * conv["group"]["g_n"]
@@ -56,6 +63,10 @@ def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, 
             return 1, planes, rows
     rows = min((n for n in _divisors(height) if n * batch * depth >= wanted), default=height)
     return (count_p if batch * depth * rows < threads else 1), depth, rows
+
+
+def _definition(sch: s_tir.Schedule) -> dict:
+    return json.loads(sch.mod["main"].attrs["kgs_conv3d"])
 
 
 def _rows_out(conv: dict, width: int, height: int, row_blocks: int) -> int:
