@@ -45,7 +45,8 @@ def cases(draw) -> ConvCase:
     n = draw(st.sampled_from([1, 2, 3, 4, 5, 16, 45, *many]))
     m = draw(st.sampled_from([45, 40, 70, 16, 5, 1, *many]))
     lanes = draw(st.sampled_from([16, 8]))
-    group = KernelGroup(g_m=draw(st.sampled_from([32, 16, 8, 4])), g_n=min(4, n))
+    c_block = lanes if n >= 4 else draw(st.sampled_from([n, 4]))
+    group = KernelGroup(g_m=draw(st.sampled_from([32, 16, 8, 4])), g_n=min(4, c_block))
     dilation = tuple(draw(st.integers(1, 2)) for _ in kernel)
     padding = tuple(draw(st.integers(0, min(k, 3) + 2)) for k in kernel * 2)
     extents = [
@@ -60,7 +61,7 @@ def cases(draw) -> ConvCase:
         group=group,
         seed=draw(st.integers(0, 99)),
     )
-    shared = [k for k in (2, 4) if lanes <= group.g_m * k <= lanes * k] if n >= 4 else []
+    shared = [k for k in (2, 4) if group.g_n == 4 and lanes <= group.g_m * k <= lanes * k]
     channels = draw(st.sampled_from([1, *shared]))
     return ConvCase.make(
         weight,
@@ -78,9 +79,9 @@ def cases(draw) -> ConvCase:
             width=draw(st.integers(1, 7)),
             chunk=draw(st.sampled_from([1, 3, 64])),
             channels=channels,
-            by_element=n >= 4 and channels == 1 and draw(st.booleans()),
+            by_element=group.g_n == 4 and channels == 1 and draw(st.booleans()),
         ),
-        x=PackedLayout(c_block=lanes if n >= 4 else n, halo_w=draw(st.integers(0, 2))),
+        x=PackedLayout(c_block=c_block, halo_w=draw(st.integers(0, 2))),
         y=PackedLayout(c_block=lanes, **halo),
         relu=draw(st.booleans()),
         ceiling=draw(st.sampled_from([None, 0.5])),

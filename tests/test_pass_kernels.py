@@ -7,7 +7,14 @@ import pytest
 from tvm import relax
 
 from rt3d_tvm.passes.keep_packed import KeepPacked
-from rt3d_tvm.passes.kernels import Convolution, by_winograd, cheapest, direct, why_not_winograd
+from rt3d_tvm.passes.kernels import (
+    Convolution,
+    by_winograd,
+    cheapest,
+    direct,
+    why_not_padded,
+    why_not_winograd,
+)
 from rt3d_tvm.passes.kgs_conv3d import KGSConv3d, read_report
 from rt3d_tvm.targets import make_target
 from tests.oracle import UNIT_ROUNDOFF, conv3d_float64
@@ -73,6 +80,30 @@ def test_winograd_issues_a_quarter_of_the_multiply_adds():
 def test_winograd_says_why_not(changes, reason):
     answer = why_not_winograd(convolution(**changes))
     assert answer is None if reason is None else reason in answer
+
+
+@pytest.mark.parametrize(
+    ("target", "pruned_in", "c_block", "group"),
+    [
+        ("x86-64-avx512", "8x4", 4, "8x4"),
+        ("x86-64-avx512", "32x4", 3, "32x3"),
+        ("x86-64-avx2", "8x4", 3, "8x3"),
+        ("cortex-a77", "8x4", 3, "8x3"),
+    ],
+)
+def test_a_picture_is_padded_where_its_channels_then_share_vectors(
+    target, pruned_in, c_block, group
+):
+    """A fourth channel of zeros costs less than lanes that stay empty, and more than nothing."""
+    weight = masked(
+        (64, 3, 1, 7, 7), scheme="kgs", density=0.5, group=KernelGroup.parse(pruned_in), seed=0
+    )
+    stem = convolution(
+        data=(1, 3, 16, 112, 112), out=(1, 64, 16, 112, 112), weight=weight, padding=(0, 3, 3) * 2
+    )
+    kernel = cheapest(stem, vector_unit(make_target(target)), None, winograd=True)
+    assert (kernel.x.c_block, str(kernel.products.group)) == (c_block, group)
+    assert "128 channels fill a kernel group" in why_not_padded(convolution())
 
 
 def test_between_packed_layers_the_transforms_read_and_write_packed_values():

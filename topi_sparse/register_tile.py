@@ -202,7 +202,7 @@ def default_tile(
     one_block = {
         "rows": group.g_m,
         "blocks": 1,
-        "products": channels * kd * kh * kw * density,
+        "products": ceil_div(channels, group.g_n) * group.g_n * kd * kh * kw * density,
         "out_width": out_width,
         "unit": unit,
     }
@@ -237,14 +237,18 @@ def default_tile(
 
 
 def default_group(
-    weight: np.ndarray, *, out_width: int, c_block: int, unit: VectorUnit
+    weight: np.ndarray,
+    *,
+    out_width: int,
+    c_block: int,
+    unit: VectorUnit,
+    g_n: int = GROUP_CHANNELS,
 ) -> KernelGroup:
     """The kernel group whose kernel would issue the least work for the zeros found in ``weight``.
 
-    weight: (M, N, KD, KH, KW). A tall group shares each input among more filters but keeps a column
-    as long as one of them needs it: both are counted.
+    weight: (M, N, KD, KH, KW); g_n: the group's channels. A tall group shares each input among more
+    filters but keeps a column as long as one of them needs it: both are counted.
     """
-    g_n = min(GROUP_CHANNELS, weight.shape[1])
 
     def least_work(g_m: int) -> tuple[float, float]:
         """Issue slots for one column of outputs, and the loads among them, which break a tie."""

@@ -126,14 +126,37 @@ def why_not_direct(conv: Convolution) -> str | None:
 
 
 def direct(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Kernel:
-    """kgs_conv3d on the input as it is."""
+    """kgs_conv3d on the input as it is; few channels, as of a picture, are not padded."""
     n = conv.weight.shape[1]
-    # Few channels, as of a picture, are stored side by side without padding.
-    x = PackedLayout(c_block=unit.lanes if n >= GROUP_CHANNELS else n)
-    y = PackedLayout(c_block=unit.lanes)
+    return _direct(conv, unit, group, c_block=unit.lanes if n >= GROUP_CHANNELS else n)
+
+
+def why_not_padded(conv: Convolution) -> str | None:
+    """Why the input's channels cannot be padded to a kernel group, or None where they can."""
+    if conv.weight.shape[1] >= GROUP_CHANNELS:
+        return f"its {conv.weight.shape[1]} channels fill a kernel group"
+    return why_not_direct(conv)
+
+
+def padded(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Kernel:
+    """kgs_conv3d on few channels, padded with zeros so that they can share vectors with filters."""
+    return _direct(conv, unit, group, c_block=GROUP_CHANNELS)
+
+
+def _direct(
+    conv: Convolution, unit: VectorUnit, group: KernelGroup | None, *, c_block: int
+) -> Kernel:
+    n = conv.weight.shape[1]
+    x, y = PackedLayout(c_block=c_block), PackedLayout(c_block=unit.lanes)
     density = np.count_nonzero(conv.weight) / conv.weight.size
     if group is None:
-        group = default_group(conv.weight, out_width=conv.out[4], c_block=y.c_block, unit=unit)
+        group = default_group(
+            conv.weight,
+            out_width=conv.out[4],
+            c_block=y.c_block,
+            unit=unit,
+            g_n=min(GROUP_CHANNELS, c_block),
+        )
     elif x.c_block % group.g_n:
         group = KernelGroup(g_m=group.g_m, g_n=n)
     tile = default_tile(
@@ -312,6 +335,7 @@ def depthwise(conv: Convolution, unit: VectorUnit, _group: KernelGroup | None) -
 # Why a kernel cannot compute a convolution, and what makes it.
 CANDIDATES = (
     (why_not_direct, direct),
+    (why_not_padded, padded),
     (why_not_winograd, by_winograd),
     (why_not_depthwise, depthwise),
 )
