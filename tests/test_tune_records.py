@@ -67,8 +67,9 @@ def record_for(task, choice: Choice, **fields) -> TunedRecord:
 
 
 def other_choice(task) -> Choice:
-    """Another tile where there is one, and the last decisions that its schedule can take."""
-    variant = variants(task.layer, TARGET)[-1]
+    """Row blocks of another height where there are, and the last decisions of their schedule."""
+    found = variants(task.layer, TARGET)
+    variant = max(reversed(found), key=lambda v: v.g_m != task.layer.default.g_m)
     _, known = decisions(task.layer.definition(variant), TARGET)
     return Choice(variant=variant, decisions=tuple(options[-1] for options in known))
 

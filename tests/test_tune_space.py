@@ -16,7 +16,7 @@ from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d import KGSConv3d, kgs_conv3d
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout
-from topi_sparse.register_tile import Tile
+from topi_sparse.register_tile import Tile, lane_mappings, vector_unit
 from topi_sparse.winograd import POINTS
 
 TARGET = make_target("host")
@@ -47,7 +47,11 @@ def case(*, g_m=8, density=0.4, seed=0, **fields) -> ConvCase:
 def layer_of(drawn: ConvCase) -> Layer:
     conv = drawn.conv
     weight = KGSWeight.from_dense(
-        drawn.weight, group=conv.group, chunk=conv.tile.chunk, row_multiple=conv.y.c_block
+        drawn.weight,
+        group=conv.group,
+        chunk=conv.tile.chunk,
+        row_multiple=conv.y.c_block,
+        channels=conv.tile.channels,
     )
     bias = np.zeros(conv.stored_filters, conv.dtype)
     bias[: conv.filters] = drawn.bias
@@ -72,6 +76,8 @@ def test_every_kind_of_choice_computes_the_layer():
     assert found[0] == layer.default
     assert len(found) == len(set(found)) > 10
     assert {v.g_m for v in found} >= {4, 8}
+    of_vectors = lane_mappings(layer.conv.group, vector_unit(TARGET))
+    assert {v.channels for v in found} == {channels for _, channels in of_vectors}
     assert len({v.chunk for v in found}) > 1
     assert len({v.width for v in found}) > 1
     rng = np.random.default_rng(1)

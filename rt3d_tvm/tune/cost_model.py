@@ -70,9 +70,9 @@ def features(
     blocks, g_m, g_n = conv.rows[0], conv.group.g_m, conv.group.g_n
     itemsize = np.dtype(conv.dtype).itemsize
     columns = min(conv.tile.width, width)
-    vectors = g_m // conv.tile.lanes
+    vectors, channels = conv.tile.vectors(g_m), conv.tile.channels
     strips, rest = ceil_div(width, columns), width % columns
-    slots = issue_slots(vectors, conv.tile.lanes, columns, unit)
+    slots = issue_slots(vectors, conv.tile.lanes, columns, unit, channels)
     # Outer and inner extents; a schedule without a decision leaves an axis in one piece outside.
     (p_out, p_in), (d_out, d_in), (h_out, h_in) = [
         (decision[0], math.prod(decision[1:])) for decision in taken
@@ -91,6 +91,7 @@ def features(
         columns,
         vectors * columns,
         slots / (vectors * columns),
+        channels,
         strips,
         rest / columns,
         units,

@@ -110,12 +110,12 @@ class TaskSearch:
         for variant in self._variants:
             differing = [
                 name
-                for name in ("g_m", "width", "chunk")
+                for name in ("g_m", "channels", "width", "chunk")
                 if getattr(variant, name) != getattr(choice.variant, name)
             ]
-            if differing == ["g_m"]:
+            if differing and set(differing) <= {"g_m", "channels"}:
                 found.append(self._at_defaults(variant))
-            elif "g_m" not in differing and len(differing) == 1:
+            elif differing in (["width"], ["chunk"]):
                 found.append(replace(choice, variant=variant))
         return [other for other in found if other != choice]
 

@@ -20,7 +20,7 @@ from schedules.table import kernel_rule
 from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d, kgs_conv3d
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import ceil_div
-from topi_sparse.register_tile import GROUP_CHANNELS, GROUP_HEIGHTS, vector_unit
+from topi_sparse.register_tile import GROUP_CHANNELS, GROUP_HEIGHTS, lane_mappings, vector_unit
 
 # Fewer accumulators than this leave the multiply-add pipes idle, whatever is around them.
 MIN_ACCUMULATORS = 8
@@ -32,11 +32,15 @@ CHUNKS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3)
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A register tile: filters a row block, output columns, channel groups a chunk."""
+    """A register tile: filters a row block, output columns, channel groups a chunk.
+
+    channels: that share a vector with the filters, see Tile.
+    """
 
     g_m: int
     width: int
     chunk: int
+    channels: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +57,16 @@ class Choice:
             "g_m": variant.g_m,
             "width": variant.width,
             "chunk": variant.chunk,
+            "channels": variant.channels,
             "decisions": [list(decision) for decision in self.decisions],
         }
 
     @classmethod
     def from_json(cls, fields: dict) -> Choice:
         """What ``to_json`` gave; KeyError, TypeError or ValueError for anything else."""
-        variant = Variant(**{name: int(fields[name]) for name in ("g_m", "width", "chunk")})
+        tile = {name: int(fields[name]) for name in ("g_m", "width", "chunk")}
+        # Records are older than the channels that share a vector.
+        variant = Variant(**tile, channels=int(fields.get("channels", 1)))
         decisions = tuple(tuple(int(n) for n in decision) for decision in fields["decisions"])
         return cls(variant=variant, decisions=decisions)
 
@@ -76,7 +83,12 @@ class Layer:
     def default(self) -> Variant:
         """The tile that it has untuned."""
         conv = self.conv
-        return Variant(g_m=conv.group.g_m, width=self.width(conv.tile.width), chunk=conv.tile.chunk)
+        return Variant(
+            g_m=conv.group.g_m,
+            width=self.width(conv.tile.width),
+            chunk=conv.tile.chunk,
+            channels=conv.tile.channels,
+        )
 
     def width(self, columns: int) -> int:
         """Columns of a tile, where the output is narrower."""
@@ -91,9 +103,10 @@ class Layer:
             kept, weights = self._counts(variant.g_m)
         tile = replace(
             conv.tile,
-            lanes=min(variant.g_m, conv.y.c_block),
+            lanes=min(variant.g_m * variant.channels, conv.y.c_block),
             width=variant.width,
             chunk=variant.chunk,
+            channels=variant.channels,
         )
         group = replace(conv.group, g_m=variant.g_m)
         return replace(conv, group=group, kept=kept, weights=weights, tile=tile)
@@ -101,9 +114,9 @@ class Layer:
     def packed(self, variant: Variant) -> tuple[np.ndarray, ...]:
         """The constants for that tile."""
         default = self.default
-        if (variant.g_m, variant.chunk) == (default.g_m, default.chunk):
+        if replace(variant, width=default.width) == default:
             return self.constants
-        weights = self._packed(variant.g_m, variant.chunk)
+        weights = self._packed(variant)
         blocks = np.concatenate([weight.blocks for weight in weights])
         offsets = self.conv.offsets(weights[0].columns)
         return (blocks, offsets, weights[0].pointers, self.constants[3])
@@ -122,6 +135,7 @@ class Layer:
                     columns=conv.columns(offsets, pointers),
                     blocks=part,
                     pointers=pointers,
+                    channels=conv.tile.channels,
                 ).decompress()
                 for part in np.split(blocks, conv.weight_sets)
             ]
@@ -136,12 +150,12 @@ class Layer:
         """Kept columns and stored weights of a set in row blocks of that height."""
         key = ("counts", g_m)
         if key not in self._kept:
-            weight = self._packed(g_m, self.conv.tile.chunk)[0]
+            weight = self._packed(replace(self.default, g_m=g_m, channels=1))[0]
             self._kept[key] = (weight.kept, weight.blocks.size)
         return self._kept[key]
 
-    def _packed(self, g_m: int, chunk: int) -> list[KGSWeight]:
-        key = (g_m, chunk)
+    def _packed(self, variant: Variant) -> list[KGSWeight]:
+        key = (variant.g_m, variant.chunk, variant.channels)
         if key not in self._kept:
             weights = self.weights()
             # The sets share their columns: what one of them needs is kept in all.
@@ -149,9 +163,10 @@ class Layer:
             self._kept[key] = [
                 KGSWeight.from_dense(
                     weight,
-                    group=replace(self.conv.group, g_m=g_m),
-                    chunk=chunk,
+                    group=replace(self.conv.group, g_m=variant.g_m),
+                    chunk=variant.chunk,
                     row_multiple=self.conv.y.c_block,
+                    channels=variant.channels,
                     kept=mask,
                 )
                 for weight in weights
@@ -171,7 +186,7 @@ def variants(
     conv, default = layer.conv, layer.default
     if math.prod(conv.out[2:]) == 1:
         return [default]
-    unit = vector_unit(target, conv.dtype)
+    unit = replace(vector_unit(target, conv.dtype), lanes=conv.y.c_block)
     block = max(conv.x.c_block // conv.group.g_n, 1)
     whole = ceil_div(ceil_div(conv.data[1], conv.group.g_n), block) * block
     # Sums in float16 are kept short for their digits, not for speed.
@@ -182,10 +197,12 @@ def variants(
     )
     found = [default]
     for g_m in heights or _heights(layer):
-        vectors = g_m // min(g_m, unit.lanes)
-        for width in range(1, min(conv.out[4], unit.registers) + 1):
-            if _worth(vectors * width, width, conv.out[4], unit.registers):
-                found += [Variant(g_m=g_m, width=width, chunk=chunk) for chunk in chunks]
+        for lanes, channels in lane_mappings(replace(conv.group, g_m=g_m), unit):
+            vectors = g_m * channels // lanes
+            for width in range(1, min(conv.out[4], unit.registers) + 1):
+                if _worth(vectors * width, width, conv.out[4], unit.registers):
+                    tile = Variant(g_m=g_m, width=width, chunk=default.chunk, channels=channels)
+                    found += [replace(tile, chunk=chunk) for chunk in chunks]
     return list(dict.fromkeys(found))
 
 

@@ -301,7 +301,7 @@ class Tuner:
         """Build and measure what the search proposes; each outcome is logged as it comes."""
         choices = search.propose(count, self._model)
         # Those that share their weights one after the other: these are then sent once.
-        choices.sort(key=lambda choice: (choice.variant.g_m, choice.variant.chunk))
+        choices.sort(key=lambda c: (c.variant.g_m, c.variant.channels, c.variant.chunk))
         if search.default in choices:
             choices.remove(search.default)
             choices.insert(0, search.default)
@@ -343,7 +343,7 @@ class Tuner:
         """The library with the layer's own weights and offsets, packed for the choice."""
         layer, name = search.task.layer, search.task.name
         conv, variant = layer.conv, choice.variant
-        weights = f"{name}/{variant.g_m}/{variant.chunk}"
+        weights = f"{name}/{variant.g_m}/{variant.channels}/{variant.chunk}"
         blocks, offsets, pointers, bias = layer.packed(variant)
         values = self._values(search)
         arguments = {
