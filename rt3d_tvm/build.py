@@ -77,7 +77,7 @@ def compile_onnx(
     names = list(mod["main"].attrs["layer_names"])
     report("lower")
     records = [] if database is None else [read_database(database, made_for)]
-    records += shipped_records(made_for) if shipped else []
+    records += [shipped_records(made_for)] if shipped else []
     try:
         mod = lower(
             mod,

@@ -514,6 +514,8 @@ def _groups(args: argparse.Namespace) -> int:
             target=args.target,
             runs=args.runs,
             share=SHARE if args.share is None else args.share,
+            tracker=args.tracker,
+            key=args.key,
             progress=stage,
         )
     sizes = list(choice.slowdown)
@@ -963,7 +965,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     groups.add_argument("--groups", type=_group, nargs="+", metavar="MxN", help="default: g_n of 4")
     groups.add_argument("--densities", type=float, nargs="+", metavar="D", help="kept share")
-    groups.add_argument("--target", default="host", help="host, for now")
+    groups.add_argument("--target", default="host", help="host (default), arm64, ...")
+    groups.add_argument(
+        "--tracker",
+        type=_address,
+        metavar="HOST:PORT",
+        help="time on a device of this tracker, the one of --key",
+    )
+    groups.add_argument("--key", help="the device's, as `rt3d remote list` says")
     groups.add_argument("--runs", type=_at_least_one, default=10, metavar="N")
     groups.add_argument("--share", type=float, help="how much slower it may be; default: 0.1")
 

@@ -7,10 +7,12 @@ two sizes that are about as fast the smaller is better: it leaves pruning more f
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,12 @@ from rt3d_tvm.build import compile_onnx
 from rt3d_tvm.conv_shape import ConvShape
 from rt3d_tvm.deploy import load
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.frontend import import_onnx
 from rt3d_tvm.passes.kgs_conv3d import KGSConv3d
+from rt3d_tvm.pipeline import lower
 from rt3d_tvm.targets import make_target
+from rt3d_tvm.tune.space import decisions
+from rt3d_tvm.tune.tasks import extract_tasks
 from topi_sparse.kernel_group import KernelGroup
 
 GROUPS = tuple(KernelGroup(g_m=g_m, g_n=4) for g_m in (4, 8, 16, 32))
@@ -74,20 +80,46 @@ def choose_group(
     runs: int = 10,
     share: float = SHARE,
     timer: Timer | None = None,
+    tracker: tuple[str, int] | None = None,
+    key: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> GroupChoice:
     """Time every layer at every density in groups of every size, and recommend a size.
 
-    layers: how often the model has a layer of each shape. timer: where to run, by default here,
-    which takes the target "host". InputError for a size without a kernel and for bad numbers.
+    layers: how often the model has a layer of each shape. Runs are timed by ``timer``, by default
+    here, which takes the target "host"; or on a device of ``tracker`` under ``key``. InputError for
+    a size without a kernel, for bad numbers, and for a device that does not answer.
     """
-    _check(layers, groups, densities, target, share, timer)
-    timer, say = timer or _time_here, progress or (lambda stage: None)
+    say = progress or (lambda stage: None)
+    _check(layers, groups, densities, target, share, timer is not None or tracker is not None)
+    with contextlib.ExitStack() as stack:
+        if tracker is None:
+            time_layer = partial(_time_layer, target=target, timer=timer or _time_here)
+        else:
+            time_layer = stack.enter_context(_device_timer(tracker, key, target, say))
+        timings = _timings(layers, groups, densities, runs, time_layer, say)
+    slowdown = slowdowns(timings)
+    return GroupChoice(
+        target=target,
+        share=share,
+        timings=tuple(timings),
+        slowdown={str(group): slowdown[str(group)] for group in groups},
+        recommended=str(recommend({group: slowdown[str(group)] for group in groups}, share)),
+    )
+
+
+def _timings(
+    layers: Mapping[ConvShape, int],
+    groups: Sequence[KernelGroup],
+    densities: Sequence[float],
+    runs: int,
+    time_layer: Callable[..., dict[KernelGroup, list[float]]],
+    say: Callable[[str], None],
+) -> list[GroupTiming]:
     timings = []
     for index, (layer, times) in enumerate(layers.items()):
         for density in densities:
             say(f"{index + 1} of {len(layers)}: {layer} at density {density:g}")
-            samples = _time_layer(layer, groups, density, target, runs, timer)
             timings += [
                 GroupTiming(
                     layer=str(layer),
@@ -97,16 +129,9 @@ def choose_group(
                     ms=statistics.median(values),
                     samples_ms=tuple(values),
                 )
-                for group, values in samples.items()
+                for group, values in time_layer(layer, groups, density, runs).items()
             ]
-    slowdown = slowdowns(timings)
-    return GroupChoice(
-        target=target,
-        share=share,
-        timings=tuple(timings),
-        slowdown={str(group): slowdown[str(group)] for group in groups},
-        recommended=str(recommend({group: slowdown[str(group)] for group in groups}, share)),
-    )
+    return timings
 
 
 def slowdowns(timings: Iterable[GroupTiming]) -> dict[str, float]:
@@ -192,8 +217,9 @@ def _time_layer(
     layer: ConvShape,
     groups: Sequence[KernelGroup],
     density: float,
-    target: str,
     runs: int,
+    *,
+    target: str,
     timer: Timer,
 ) -> dict[KernelGroup, list[float]]:
     """Milliseconds of each run, the sizes in turns, so that a drifting clock meets them all."""
@@ -214,6 +240,56 @@ def _time_layer(
     return samples
 
 
+@contextlib.contextmanager
+def _device_timer(
+    tracker: tuple[str, int], key: str | None, target: str, say: Callable[[str], None]
+) -> Iterator[Callable[..., dict[KernelGroup, list[float]]]]:
+    """What times a layer on a device, the convolution alone, as a search for tuned kernels does."""
+    from rt3d_tvm.tune.builder import Builder
+    from rt3d_tvm.tune.devices import Devices, Job, Timing
+    from rt3d_tvm.tune.tuner import DEADLINE_S, device_opener, kernel_job
+
+    made_for = make_target(target)
+    opener, _ = device_opener(tracker, key, target, None, DEADLINE_S)
+    with (
+        tempfile.TemporaryDirectory(prefix="rt3d-groups-") as folder,
+        Builder(made_for, Path(folder)) as builder,
+        Devices(opener, 1, say=say) as devices,
+    ):
+
+        def time_layer(
+            layer: ConvShape, groups: Sequence[KernelGroup], density: float, runs: int
+        ) -> dict[KernelGroup, list[float]]:
+            tasks, path = [], Path(folder) / "layer.onnx"
+            for group in groups:
+                write_layer(layer, synthesised_weight(layer, group=group, density=density), path)
+                (task,) = extract_tasks(
+                    lower(import_onnx(path), made_for, group=group, winograd=False)
+                )
+                tasks.append(task)
+            kernels = [task.layer.conv for task in tasks]
+            defaults = [decisions(conv, made_for)[0] for conv in kernels]
+            jobs = []
+            libraries = builder.build(list(zip(kernels, defaults, strict=True)))
+            for group, task, library in zip(groups, tasks, libraries, strict=True):
+                if isinstance(library, str):
+                    raise InputError(f"{layer} in groups of {group}: {library}")
+                jobs.append(kernel_job(task.layer, str(group), task.layer.default, library))
+            arguments = {name: value for job in jobs for name, value in job.arguments.items()}
+            seconds = devices.alone(
+                lambda device: device.time_kernels(
+                    [(job.path, job.names) for job in jobs], **asdict(Timing(turns=runs, repeats=1))
+                ),
+                Job(None, jobs[0].path, arguments),
+            )
+            return {
+                group: [1e3 * value for value in taken]
+                for group, taken in zip(groups, seconds, strict=True)
+            }
+
+        yield time_layer
+
+
 def _time_here(folder: Path, x: np.ndarray) -> Callable[[], float]:
     """The convolution alone: packing and unpacking around it are the network's first and last."""
     artifact = load(folder)
@@ -228,7 +304,7 @@ def _check(
     densities: Sequence[float],
     target: str,
     share: float,
-    timer: Timer | None,
+    elsewhere: bool,
 ) -> None:
     if not layers or not groups or not densities:
         raise InputError("at least one layer, one group size and one density are needed")
@@ -238,8 +314,11 @@ def _check(
     if not 0 <= share < 1:
         raise InputError(f"share {share:g}: at least 0 and below 1 is accepted")
     made_for = make_target(target)
-    if timer is None and target != "host":
-        raise InputError(f"target {target!r}: only host can be timed on this machine")
+    if not elsewhere and target != "host":
+        raise InputError(
+            f"target {target!r}: only host can be timed on this machine; a tracker and a key name "
+            "another"
+        )
     for group in groups:
         try:
             KGSConv3d(made_for, group)

@@ -97,6 +97,10 @@ class Device:
         """End the session: the device is free again."""
         self._worker.kill()
 
+    def interrupt(self) -> None:
+        """End the session from another thread, whose operation fails; it has to `close` then."""
+        self._worker.interrupt()
+
     def temperatures(self) -> dict[str, float]:
         """Degrees Celsius by thermal zone; empty where the device shows none."""
         return self._call("read its temperatures", remote_session.temperatures)

@@ -42,7 +42,7 @@ class Worker:
 
         def end() -> None:
             late.set()
-            self._process._proc.kill()  # `kill` would close the pipe that is being read
+            self.interrupt()  # `kill` would wait for the pipe that is being read
 
         watchdog = threading.Timer(self._deadline_s + _GRACE_S, end)
         watchdog.start()
@@ -54,6 +54,11 @@ class Worker:
             raise
         finally:
             watchdog.cancel()
+
+    def interrupt(self) -> None:
+        """End the process from another thread: who waits for its result sees it die."""
+        if (process := self._process._proc) is not None:
+            process.kill()
 
     def kill(self) -> None:
         """End the process, whatever it is doing."""

@@ -14,6 +14,7 @@ from rt3d_tvm.data.generate import make_clip
 
 COMMANDS = (
     *("models", "train", "prune", "export", "compile", "verify", "bench", "run", "doctor", "data"),
+    "tune",
     *("remote", "tracker", "rpc-server"),
 )
 SMALL = ["--model", "c3d", "--width", "0.125", "--classes", "7", "--size", "32"]

@@ -22,8 +22,10 @@ from rt3d_tvm.prune.benchmark import benchmark_pair
 from rt3d_tvm.remote import RemoteDevice
 from rt3d_tvm.targets import make_target
 from rt3d_tvm.tracker import list_devices, wait_for_device
+from rt3d_tvm.tune.tuner import tune_onnx
 from rt3d_tvm.verify import reference_session, relative_distance
 from tests.conftest import GROUP
+from tests.two_layers import write_two_layers
 
 pytestmark = pytest.mark.phone
 # What test_build.py allows on this machine, for the same sums.
@@ -114,6 +116,32 @@ def test_code_for_another_processor_is_refused_before_the_upload(phone, compiled
         pytest.raises(InputError, match="compiled for x86_64, the device test-phone is aarch64; "),
     ):
         device.load(compiled_c3d.folder)
+
+
+def test_two_layers_are_tuned_there_and_compiled_with_what_was_found(phone, tmp_path):
+    """AArch64 kernels with their own weights and offsets, 8 trials a layer; times mean nothing."""
+    onnx_path = write_two_layers(tmp_path / "two.onnx")
+    report = tune_onnx(
+        onnx_path,
+        tmp_path / "work",
+        target="cortex-a77",
+        tracker=phone.tracker,
+        key=phone.key,
+        trials=8,
+        deadline_s=DEADLINE_S,
+    )
+    assert (report.trials, report.failures, report.aside) == (16, {}, {})
+    assert len(report.tasks) == 2
+    assert all(not task.wrong for task in report.tasks)
+    folder = tmp_path / "artifact"
+    manifest = compile_onnx(onnx_path, folder, target="cortex-a77", database=tmp_path / "work")
+    assert all(layer["tuned"] for layer in manifest["layers"])
+    x = np.random.default_rng(0).standard_normal(manifest["inputs"][0]["shape"], dtype="float32")
+    session = reference_session(onnx_path)
+    reference = session.run(None, {session.get_inputs()[0].name: x})[0]
+    with opened(phone) as device:
+        output = device.load(folder).run(x)
+    assert relative_distance(output, reference) <= MAX_REL_ERROR
 
 
 @I.ir_module

@@ -21,6 +21,8 @@ from rt3d_tvm.groups import (
     write_layer,
 )
 from rt3d_tvm.models.conv_shapes import conv_shapes
+from rt3d_tvm.tracker import wait_for_device
+from tests.test_remote import running
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.register_tile import columns_by_row_block
 
@@ -203,6 +205,26 @@ def test_bad_input_is_one_line_that_names_it(arguments, says, capsys):
     error = capsys.readouterr().err
     assert error.startswith("rt3d: error: ") and error.count("\n") == 1
     assert says in error
+
+
+def test_sizes_are_timed_on_a_device_as_well(tmp_path):
+    """Over RPC, the convolution alone."""
+    path = tmp_path / "groups.json"
+    with (
+        running("tracker", "--port", "19790") as tracker,
+        running(
+            *("rpc-server", "--tracker", "{}:{}".format(*tracker)),
+            *("--key", "board", "--port", "19791"),
+        ),
+    ):
+        where = ["--tracker", "{}:{}".format(*tracker), "--key", "board"]
+        wait_for_device(tracker, "board", wait_s=60)
+        arguments = ["--shape", str(SMALL), "--groups", "4x4", "8x4", "--densities", "0.5"]
+        assert main(["groups", *arguments, "--runs", "3", *where, "--json", str(path)]) == 0
+    choice = json.loads(path.read_text())
+    assert [len(entry["samples_ms"]) for entry in choice["timings"]] == [3, 3]
+    assert min(value for entry in choice["timings"] for value in entry["samples_ms"]) > 0
+    assert choice["recommended"] in ("4x4", "8x4")
 
 
 def test_the_command_recommends_one_of_the_sizes_asked_about(tmp_path, capsys):

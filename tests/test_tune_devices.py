@@ -52,6 +52,9 @@ class Fake:
     def close(self):
         self.closed = True
 
+    def interrupt(self):
+        pass
+
 
 def job(name: str, **arguments: object) -> Job:
     return Job(name, Path(f"{name}.so"), {"x": np.zeros(3), "y": ((3,), "float32"), **arguments})
@@ -273,7 +276,7 @@ def test_to_close_ends_what_is_going_on():
     closed = threading.Event()
 
     class Slow(Fake):
-        def close(self):
+        def interrupt(self):
             closed.set()
 
     def behaviour(*_):

@@ -110,17 +110,17 @@ def test_a_line_that_is_none_is_named(tmp_path, records, line, says):
 def test_a_record_holds_for_its_workload_and_about_its_share(tasks, records):
     conv, kept = tasks[1].layer.conv, records[1].share
     sets = [RecordSet(source="x", records=tuple(records))]
-    assert find(sets, conv, CLASS) == (records[1], "x")
-    assert find(sets, replace(conv, relu=not conv.relu), CLASS) == (records[1], "x")
+    assert find(sets, conv, CLASS) == (records[1], "x (c3d.onnx)")
+    assert find(sets, replace(conv, relu=not conv.relu), CLASS) == (records[1], "x (c3d.onnx)")
     assert find(sets, replace(conv, stride=(1, 2, 2)), CLASS) is None
     assert find(sets, replace(conv, group=KernelGroup(g_m=64, g_n=4)), CLASS) is None
     assert find(sets, conv, "aarch64-128bit-128pipes-8cores") is None
     near, far = (replace(records[1], share=kept * factor) for factor in (1.15, 1.25))
     assert find([RecordSet(source="x", records=(far,))], conv, CLASS) is None
     both = (near, records[1], far)
-    assert find([RecordSet(source="x", records=both)], conv, CLASS) == (records[1], "x")
+    assert find([RecordSet(source="x", records=both)], conv, CLASS) == (records[1], "x (c3d.onnx)")
     first = RecordSet(source="first", records=(near,))
-    assert find([first, *sets], conv, CLASS) == (near, "first")
+    assert find([first, *sets], conv, CLASS) == (near, "first (c3d.onnx)")
 
 
 def test_targets_of_one_class_share_their_records():
@@ -139,7 +139,9 @@ def test_a_build_takes_the_tuned_choices_and_computes_the_same(
     argv += ["--json", tmp_path / "m.json"]
     assert cli.main([str(argument) for argument in argv]) == 0
     manifest = json.loads((tmp_path / "m.json").read_text())
-    assert [layer["tuned"] for layer in manifest["layers"]] == [str(work)] * len(manifest["layers"])
+    assert [layer["tuned"] for layer in manifest["layers"]] == [f"{work} (c3d.onnx)"] * len(
+        manifest["layers"]
+    )
     assert str(work) in capsys.readouterr().out
     changed = [
         task for task, record in zip(tasks, records, strict=True)
@@ -175,15 +177,16 @@ def test_decisions_of_another_schedule_are_left_aside(tmp_path, tasks, onnx_path
     assert {layer["tuned"] for layer in manifest["layers"]} == {None}
 
 
-def test_a_database_of_another_device_or_none_is_refused(tmp_path, records, capsys):
+def test_a_database_of_another_device_or_none_is_refused(tmp_path, onnx_path, records, capsys):
     with pytest.raises(InputError, match=r"no tuned.jsonl in it; `rt3d tune` writes one"):
         read_database(tmp_path, TARGET)
     write_records(tmp_path / "tuned.jsonl", records)
     with pytest.raises(InputError, match=f"tuned for {CLASS}; the target is aarch64-128bit"):
         read_database(tmp_path, make_target("arm64"))
-    argv = ["compile", "x.onnx", "-o", str(tmp_path / "a"), "--database", str(tmp_path / "none")]
-    assert cli.main(argv) == 2
-    assert "x.onnx" in capsys.readouterr().err
+    argv = ["compile", str(onnx_path), "-o", str(tmp_path / "a"), "--database"]
+    assert cli.main([*argv, str(tmp_path / "none")]) == 2
+    assert "none: no tuned.jsonl in it" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
 
 
 def test_shipped_records_are_used_unless_they_are_left_out(
@@ -192,14 +195,14 @@ def test_shipped_records_are_used_unless_they_are_left_out(
     monkeypatch.setattr(records_module, "files", lambda package: tmp_path)
     folder = tmp_path / "records" / "v1" / CLASS
     folder.mkdir(parents=True)
-    assert shipped_records(TARGET) == []
+    assert shipped_records(TARGET).records == ()
     write_records(folder / "c3d.jsonl", records)
     with_them = compile_onnx(onnx_path, tmp_path / "a")
-    assert {layer["tuned"] for layer in with_them["layers"]} == {"shipped c3d"}
+    assert {layer["tuned"] for layer in with_them["layers"]} == {"shipped (c3d.onnx)"}
     without = compile_onnx(onnx_path, tmp_path / "b", shipped=False)
     assert {layer["tuned"] for layer in without["layers"]} == {None}
     shutil.rmtree(folder)
-    assert shipped_records(TARGET) == []
+    assert shipped_records(TARGET).records == ()
 
 
 def test_the_records_that_are_shipped_can_be_read():
@@ -221,4 +224,4 @@ def test_a_tile_that_is_out_of_the_space_is_still_a_kernel(tmp_path, tasks, onnx
     choice = Choice(variant=variant, decisions=taken)
     write_records(tmp_path / "tuned.jsonl", [record_for(task, choice)])
     manifest = compile_onnx(onnx_path, tmp_path / "a", database=tmp_path, shipped=False)
-    assert str(tmp_path) in {layer["tuned"] for layer in manifest["layers"]}
+    assert f"{tmp_path} (c3d.onnx)" in {layer["tuned"] for layer in manifest["layers"]}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from rt3d_tvm import cli
 from rt3d_tvm.build import compile_onnx
 from rt3d_tvm.deploy import load
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.remote import ThisMachine
 from rt3d_tvm.tune import tuner as tuner_module
 from rt3d_tvm.tune.builder import Builder
+from rt3d_tvm.tune.devices import TRIAL, Devices, Job
 from rt3d_tvm.tune.tuner import tune_onnx
 from rt3d_tvm.tune.watch import Watch
 from rt3d_tvm.verify import relative_distance
@@ -108,7 +111,7 @@ def test_the_result_of_a_search_is_what_a_build_uses(onnx_path, searched, tmp_pa
         # No choice twice, and the first of all is the default.
         assert len({json.dumps(row["choice"]) for row in own}) == len(own)
     manifest = compile_onnx(onnx_path, tmp_path / "tuned", database=work, shipped=False)
-    assert {layer["tuned"] for layer in manifest["layers"]} == {str(work)}
+    assert {layer["tuned"] for layer in manifest["layers"]} == {f"{work} (two.onnx)"}
     compile_onnx(onnx_path, tmp_path / "plain", shipped=False)
     x = np.random.default_rng(0).standard_normal(SHAPE, dtype="float32")
     results = [load(tmp_path / name).run(x) for name in ("tuned", "plain")]
@@ -208,6 +211,21 @@ def test_ctrl_c_ends_a_search_within_seconds_and_leaves_nothing_behind(onnx_path
     assert (process.returncode, error) == (130, "rt3d: interrupted\n")
     assert not psutil.wait_procs(children, timeout=5)[1]
     assert len(trials(work)) >= 3
+
+
+def test_a_search_is_left_within_seconds_while_a_kernel_hangs(tmp_path):
+    said = []
+    opener = partial(ThisMachine, threads=1, deadline_s=300)
+    with Devices(opener, 1, say=said.append) as devices:
+        devices._jobs.put((Job(0, fault("spin", tmp_path), {}), TRIAL, 0))
+        until = time.monotonic() + 60
+        while not devices.states[0].endswith("measuring"):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        time.sleep(1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
+    assert not any(thread.is_alive() for thread in devices._threads)
 
 
 def trials_of_torn(work: Path) -> list[str]:

@@ -46,7 +46,7 @@ class TunedKernels:
         self, mod: tvm.IRModule, _context: tvm.transform.PassContext
     ) -> tvm.IRModule:
         """The module with its kernels changed, and the report brought up to date."""
-        if not self.records:
+        if not any(each.records for each in self.records):
             return mod
         rewriter = _Rewriter(mod, self.target, self.records, self.group)
         changed = rewritten(mod, rewriter)

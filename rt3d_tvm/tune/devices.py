@@ -131,10 +131,10 @@ class Devices:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for seat in self._seats:
-            if seat.device is not None:
-                seat.device.close()
+            if (device := seat.device) is not None:
+                device.interrupt()
         for thread in self._threads:
-            thread.join(timeout=2)
+            thread.join(timeout=5)
 
     @property
     def states(self) -> list[str]:
@@ -303,9 +303,10 @@ class Devices:
         """Whether the device has now failed too often; it is named then."""
         self._last_words = str(error)
         self._failures[address] += 1
-        if self._failures[address] < MOST_FAILURES:
-            return False
         with self._lock:
+            # One that is aside already has cost a seat; whoever meets it again looks for another.
+            if self._failures[address] < MOST_FAILURES or address in self.aside:
+                return False
             self.aside[address] = str(error)
         seat.state = f"{address}: set aside"
         self._say(f"{address} is set aside: {error}")

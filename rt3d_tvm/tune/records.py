@@ -156,13 +156,13 @@ def read_database(folder: Path, target: Target) -> RecordSet:
     return found
 
 
-def shipped_records(target: Target) -> list[RecordSet]:
-    """The package's own records for the target's class of devices."""
+def shipped_records(target: Target) -> RecordSet:
+    """The package's own records for the target's class of devices, of all models; may be empty."""
     folder = files("rt3d_tvm").joinpath(SHIPPED, device_class(target))
-    if not folder.is_dir():
-        return []
-    paths = sorted(Path(str(entry)) for entry in folder.iterdir())
-    return [read_records(path, f"shipped {path.stem}") for path in paths if path.suffix == ".jsonl"]
+    entries = folder.iterdir() if folder.is_dir() else ()
+    paths = sorted(Path(str(entry)) for entry in entries if entry.name.endswith(".jsonl"))
+    records = [record for path in paths for record in read_records(path, "shipped").records]
+    return RecordSet(source="shipped", records=tuple(records))
 
 
 def write_records(path: Path, records: Iterable[TunedRecord]) -> None:
@@ -174,8 +174,8 @@ def write_records(path: Path, records: Iterable[TunedRecord]) -> None:
 
 
 def find(sets: Sequence[RecordSet], conv: KGSConv3d, device: str) -> tuple[TunedRecord, str] | None:
-    """The record for a kernel, and where it is from: the first set that has one."""
+    """The record for a kernel, and where it is from: the first set that has one, and its model."""
     for records in sets:
         if (record := records.find(conv, device)) is not None:
-            return record, records.source
+            return record, f"{records.source} ({record.model})"
     return None

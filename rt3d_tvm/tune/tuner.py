@@ -6,7 +6,9 @@ compile_onnx("model.onnx", "artifact", database="work")
 
 from __future__ import annotations
 
+import contextlib
 import json
+import platform
 import statistics
 import tempfile
 import time
@@ -21,8 +23,10 @@ import numpy as np
 from tvm.target import Target
 
 from rt3d_tvm.deploy import available_cores, file_sha256
+from rt3d_tvm.device import Processor, fitting_targets
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.frontend import import_onnx
+from rt3d_tvm.link import export_arguments
 from rt3d_tvm.pipeline import lower
 from rt3d_tvm.precision import make_precision
 from rt3d_tvm.remote import Device, DeviceFailure, RemoteDevice, ThisMachine
@@ -43,7 +47,7 @@ from rt3d_tvm.tune.records import (
     write_records,
 )
 from rt3d_tvm.tune.search import TaskSearch, next_task
-from rt3d_tvm.tune.space import Choice
+from rt3d_tvm.tune.space import Choice, Layer, Variant
 from rt3d_tvm.tune.tasks import Task, extract_tasks
 from rt3d_tvm.tune.watch import State, Watch
 from rt3d_tvm.tune.work import open_work
@@ -58,8 +62,9 @@ DEADLINE_S, SESSION_DEADLINES = 60.0, 4
 # How many of the best are measured again beside the default, how, and by how much one of them has
 # to be faster to be taken.
 BEST, FINAL, MARGIN = 3, Timing(turns=7, repeats=2, min_repeat_ms=10), 1.02
-# Seconds to wait for a device that is free, before the next attempt.
-WAIT_S = 30.0
+# Seconds to wait for a device that is free before the next attempt, and for one that has gone
+# before it is given up.
+WAIT_S, PATIENCE_S = 30.0, 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +124,8 @@ def tune_onnx(
     watch = watch or Watch()
     made_for, chosen = make_target(target), make_precision(precision)
     check_precision(chosen, made_for, target)
-    opener, count = _device_opener(tracker, key, target, threads, deadline_s)
+    export_arguments(made_for)
+    opener, count = device_opener(tracker, key, target, threads, deadline_s)
     watch.say("import and lower")
     mod = import_onnx(Path(onnx_path))
     try:
@@ -153,7 +159,9 @@ def tune_onnx(
         tuner,
         tempfile.TemporaryDirectory(prefix="rt3d-tune-") as folder,
         Builder(made_for, Path(folder)) as builder,
-        Devices(opener, count, say=watch.say, pauses=pauses, renew_s=renew_s) as devices,
+        Devices(
+            opener, count, say=watch.say, pauses=pauses, renew_s=renew_s, patience_s=PATIENCE_S
+        ) as devices,
     ):
         return tuner.run(builder, devices, trials=trials, overlap=tracker is not None)
 
@@ -163,14 +171,14 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")}
 
 
-def _device_opener(
+def device_opener(
     tracker: tuple[str, int] | None,
     key: str | None,
     target: str,
     threads: int | None,
     deadline_s: float,
 ) -> tuple[Callable[[], Device], int]:
-    """What opens a device to measure on, and how many there are."""
+    """What opens a device to measure on, here or at a tracker, and how many there are."""
     if tracker is None:
         if key is not None:
             raise InputError("a key is of a device: its tracker is needed as well")
@@ -201,7 +209,47 @@ def _device_opener(
             raise DeviceFailure(str(error), error.kind, device.address) from error
         return device
 
+    processor = _first_processor(opened, offer.devices)
+    machine = str(make_target(target).attrs.get("mtriple", platform.machine())).partition("-")[0]
+    if processor.machine not in (None, machine):
+        fits = ", ".join(fitting_targets(processor))
+        raise InputError(
+            f"target {target}: is {machine}, the device {key} is {processor.machine}; targets that "
+            f"fit: {fits}"
+        )
     return opened, offer.devices
+
+
+def _first_processor(opened: Callable[[], Device], devices: int) -> Processor:
+    """The processor of the first device that answers; they are of one kind."""
+    for _ in range(devices):
+        with contextlib.suppress(DeviceFailure), opened() as device:
+            return device.processor()
+    with opened() as device:
+        return device.processor()
+
+
+def kernel_job(
+    layer: Layer, name: str, variant: Variant, library: Path, *, id: object = None
+) -> Job:
+    """A library with its layer's own weights and offsets, packed for the variant, and drawn inputs.
+
+    name: of the layer, which tells its arguments from those of others.
+    """
+    conv, values = layer.conv, drawn(layer)
+    weights = f"{name}/{variant.g_m}/{variant.channels}/{variant.chunk}"
+    blocks, offsets, pointers, bias = layer.packed(variant)
+    arguments = {
+        f"{name}/x": conv.x.packed(values["x"]),
+        f"{weights}/blocks": blocks,
+        f"{weights}/offsets": offsets,
+        f"{weights}/pointers": pointers,
+        f"{name}/bias": bias,
+    }
+    if conv.residual:
+        arguments[f"{name}/residual"] = conv.residual.packed(values["residual"])
+    arguments[f"{name}/y"] = (conv.y.shape(conv.out), conv.dtype)
+    return Job(id, library, arguments)
 
 
 class Tuner:
@@ -340,29 +388,7 @@ class Tuner:
         return search.task.layer.definition(choice.variant), choice.decisions
 
     def _job(self, search: TaskSearch, choice: Choice, library: Path) -> Job:
-        """The library with the layer's own weights and offsets, packed for the choice."""
-        layer, name = search.task.layer, search.task.name
-        conv, variant = layer.conv, choice.variant
-        weights = f"{name}/{variant.g_m}/{variant.channels}/{variant.chunk}"
-        blocks, offsets, pointers, bias = layer.packed(variant)
-        values = self._values(search)
-        arguments = {
-            f"{name}/x": values["x"],
-            f"{weights}/blocks": blocks,
-            f"{weights}/offsets": offsets,
-            f"{weights}/pointers": pointers,
-            f"{name}/bias": bias,
-            **({f"{name}/residual": values["residual"]} if conv.residual else {}),
-            f"{name}/y": (conv.y.shape(conv.out), conv.dtype),
-        }
-        return Job(choice, library, arguments)
-
-    def _values(self, search: TaskSearch) -> dict[str, np.ndarray]:
-        """The packed input and residual."""
-        conv = search.task.layer.conv
-        plain = drawn(search.task.layer)
-        layouts = {"x": conv.x, "residual": conv.residual}
-        return {name: layouts[name].packed(value) for name, value in plain.items()}
+        return kernel_job(search.task.layer, search.task.name, choice.variant, library, id=choice)
 
     def _final(self, search: TaskSearch, builder: Builder, devices: Devices) -> Tuned:
         """Measure the best again, in turns with the default, and look at what they compute."""
@@ -454,7 +480,8 @@ class Tuner:
             "model": self._session["model"],
             "versions": self._session["versions"],
         }
-        devices = Counter(row["device"] for row in self._log.rows if row.get("device"))
+        devices = {row["device"] for row in self._log.rows if row.get("device")}
+        processor = self._target.attrs.get("mcpu")
         write_records(
             self._work / TUNED,
             [
@@ -464,7 +491,7 @@ class Tuner:
                     choice=each.choice,
                     default_ms=round(each.default_ms, 5),
                     tuned_ms=round(each.tuned_ms, 5),
-                    device=", ".join(sorted(devices)),
+                    device=", ".join(sorted(devices)) + (f" ({processor})" if processor else ""),
                     **about,
                 )
                 for search, each in zip(self._searches, tuned, strict=True)
