@@ -7,6 +7,7 @@ VIDEO = ["av>=17"]
 CHARTS = ["matplotlib"]
 # The package xgboost without what it brings for GPUs.
 TUNE = ["xgboost-cpu"]
+OPENCL = ["pyopencl"]
 
 setup(
     name="rt3d-tvm",
@@ -32,7 +33,11 @@ setup(
         "video": VIDEO,
         "charts": CHARTS,
         "tune": TUNE,
-        "test": ["pytest", "hypothesis", "ruff", "pre-commit", *PRUNE, *VIDEO, *CHARTS, *TUNE],
+        "opencl": OPENCL,
+        "test": [
+            *("pytest", "hypothesis", "ruff", "pre-commit"),
+            *(*PRUNE, *VIDEO, *CHARTS, *TUNE, *OPENCL),
+        ],
     },
     entry_points={"console_scripts": ["rt3d = rt3d_tvm.cli:main"]},
 )

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rt3d_tvm.deploy import Artifact, load
+from rt3d_tvm.deploy import Artifact
+from rt3d_tvm.opencl.artifact import OpenCLArtifact, load_here
 from rt3d_tvm.peak import multiply_add_peak
 
 # Worker threads of an engine spin for a while after a run, in the way of the next engine's.
@@ -76,18 +77,27 @@ class CallTiming:
 
 
 def bench_layers(
-    folder: Path, x: np.ndarray, *, threads: int | None = None, runs: int = 20
+    folder: Path,
+    x: np.ndarray,
+    *,
+    threads: int | None = None,
+    device: str | None = None,
+    runs: int = 20,
 ) -> list[CallTiming]:
     """Time every call of an artifact, over ``runs`` runs, in the order they are made.
 
-    Timed from outside each call, so short ones look a little longer than they are. It loads the
-    artifact for itself: TVM has no way to take its instrument off a loaded one again.
+    On a CPU timed from outside each call, so short ones look a little longer than they are; on an
+    OpenCL device by its own clock. It loads the artifact for itself, as load_here does: TVM has no
+    way to take its instrument off a loaded one again.
     """
-    artifact = load(folder, threads=threads)
-    run = call_timer(artifact)
+    artifact = load_here(folder, threads=threads, device=device)
+    if isinstance(artifact, OpenCLArtifact):
+        run, peak = (lambda x: artifact.timed(x)[1]), None
+    else:
+        run, peak = call_timer(artifact), multiply_add_peak(artifact.threads)
     samples = [run(x) for _ in range(runs + 1)][1:]  # the first run makes threads and buffers
     medians = [statistics.median(values) for values in zip(*samples, strict=True)]
-    return call_timings(artifact.manifest, medians, multiply_add_peak(artifact.threads))
+    return call_timings(artifact.manifest, medians, peak)
 
 
 def call_timer(artifact: Artifact) -> Callable[[np.ndarray], list[float]]:
@@ -116,8 +126,11 @@ def call_timer(artifact: Artifact) -> Callable[[np.ndarray], list[float]]:
     return run
 
 
-def call_timings(manifest: dict, medians: Sequence[float], peak: float) -> list[CallTiming]:
-    """The calls that a manifest lists with their times (ms), rated by the ``peak`` (GFLOP/s)."""
+def call_timings(manifest: dict, medians: Sequence[float], peak: float | None) -> list[CallTiming]:
+    """The calls that a manifest lists with their times (ms), rated by the ``peak`` (GFLOP/s).
+
+    None is a peak that is not known: of an OpenCL device.
+    """
     layers = {layer["name"]: layer for layer in manifest["layers"]}
     timings = []
     for call, ms in zip(manifest["calls"], medians, strict=True):
@@ -125,7 +138,10 @@ def call_timings(manifest: dict, medians: Sequence[float], peak: float) -> list[
         if layer := layers.get(call["layer"]):
             gflops = 2 * layer["kept_macs"] / ms / 1e6
             timing = replace(
-                timing, density=layer["density"], gflops=gflops, peak_share=gflops / peak
+                timing,
+                density=layer["density"],
+                gflops=gflops,
+                peak_share=None if peak is None else gflops / peak,
             )
         timings.append(timing)
     return timings

@@ -21,11 +21,14 @@ import numpy as np
 import tvm
 from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline as cpu_pipeline
+from tvm.relax.backend.gpu_generic import pipeline as gpu_pipeline
 
 from rt3d_tvm.deploy import ALIGNMENT, FORMAT, MAGIC, MANIFEST, MODEL, WEIGHTS, file_sha256
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.frontend import import_onnx
 from rt3d_tvm.link import export_arguments
+from rt3d_tvm.opencl.plan import PLAN, SOURCE
+from rt3d_tvm.opencl.planner import make_plan
 from rt3d_tvm.passes.dataflow import bindings, constant, dtype_of, is_op, static_shape
 from rt3d_tvm.passes.keep_packed import CHANGES_ATTRIBUTE, UNPACKED_ATTRIBUTE
 from rt3d_tvm.passes.kgs_conv3d import read_report, weights_digest
@@ -33,7 +36,7 @@ from rt3d_tvm.passes.lift_constants import lift_constants
 from rt3d_tvm.passes.packed_call import called, packed_kernel
 from rt3d_tvm.pipeline import lower
 from rt3d_tvm.precision import make_precision
-from rt3d_tvm.targets import check_precision, make_target
+from rt3d_tvm.targets import check_precision, default_precision, is_opencl, make_target
 from rt3d_tvm.tune.records import read_database, shipped_records
 from topi_sparse.depthwise_conv3d import DepthwiseConv3d
 from topi_sparse.kernel_group import KernelGroup
@@ -48,7 +51,8 @@ def compile_onnx(
     target: str = "host",
     group: KernelGroup | None = None,
     winograd: bool = True,
-    precision: str = "fp32",
+    precision: str | None = None,
+    accumulate: str | None = None,
     database: Path | None = None,
     shipped: bool = True,
     dump: Path | None = None,
@@ -59,17 +63,24 @@ def compile_onnx(
     The folder appears whole or not at all; one that exists is replaced only if it is an artifact.
     ``group`` is the kernel group for all convolutions; by default each gets the one that fits its
     zeros. Without ``winograd`` every convolution is computed directly. ``precision`` is fp32, or
-    fp16 where the target computes in it. Tuned kernels are those of ``database``, a work directory
-    of `rt3d tune`, then, where ``shipped``, those of the package's records. ``dump`` is a folder
-    for the module after each phase; ``progress`` is told the name of each stage. InputError for a
-    model, target, group, precision, database or folder that will not do.
+    fp16 where the target computes in it (default: fp16 for adreno, else fp32); kernels of OpenCL
+    then ``accumulate`` in fp32 (default) or fp16. Tuned kernels are those of ``database``, a work
+    directory of `rt3d tune`, then, where ``shipped``, those of the package's records. ``dump`` is a
+    folder for the module after each phase; ``progress`` is told the name of each stage. InputError
+    for a model, target, group, precision, database or folder that will not do.
     """
     report = progress or (lambda stage: None)
     out_dir = Path(out_dir).resolve()  # a link to a folder stays one
     _check_replaceable(out_dir)
-    made_for, chosen = make_target(target), make_precision(precision)
+    made_for, chosen = make_target(target), make_precision(precision or default_precision(target))
     check_precision(chosen, made_for, target)
-    linking = export_arguments(made_for)
+    if accumulate is not None and not is_opencl(made_for):
+        raise InputError(
+            f"accumulate {accumulate}: target {target} adds up in the type of the activations; "
+            "adreno and opencl have a choice"
+        )
+    sums = make_precision(accumulate or "fp32").dtype
+    linking = export_arguments(made_for.host or made_for)
     report("import")
     mod = import_onnx(Path(onnx_path))
     inputs = [_signature(param) for param in mod["main"].params]
@@ -86,6 +97,7 @@ def compile_onnx(
             winograd=winograd,
             dtype=chosen.dtype,
             records=records,
+            accumulate=sums,
             dump=dump,
         )
     except ValueError as error:
@@ -98,10 +110,13 @@ def compile_onnx(
     calls = _calls(mod, layers)
     mod, constants = lift_constants(mod)
     index, size, digest = _weight_index(constants)
+    backend, plan = cpu_pipeline, None
+    if is_opencl(made_for):
+        backend, plan = gpu_pipeline, make_plan(mod, made_for, inputs=len(inputs))
     mod = _with_id(mod, digest)
     with made_for:
-        mod = tvm.transform.Sequential(cpu_pipeline.dataflow_lower_passes(made_for))(mod)
-        finalize = tvm.transform.Sequential(cpu_pipeline.finalize_passes(made_for))
+        mod = tvm.transform.Sequential(backend.dataflow_lower_passes(made_for))(mod)
+        finalize = tvm.transform.Sequential(backend.finalize_passes(made_for))
         planned, largest = _planned_bytes(mod)
     report("generate code")
     executable = relax.build(mod, made_for, relax_pipeline=finalize)
@@ -112,6 +127,10 @@ def compile_onnx(
         except RuntimeError as error:
             raise InputError(f"{MODEL} cannot be linked: {error}") from error
         _write_weights(folder / WEIGHTS, constants, index, size, digest)
+        files = (MODEL, WEIGHTS)
+        if plan is not None:
+            plan.write(folder)
+            files = (*files, SOURCE, PLAN)
         manifest = {
             "format": FORMAT,
             "id": digest.hex(),
@@ -122,6 +141,7 @@ def compile_onnx(
             "outputs": outputs,
             "group": str(group) if group else "auto",
             "precision": asdict(chosen),
+            **({"accumulate": sums} if plan else {}),
             "layers": layers,
             "calls": calls,
             "layout_changes": changes,
@@ -130,7 +150,7 @@ def compile_onnx(
             "largest_activation_bytes": largest,
             "weight_bytes": size,
             "weights": index,
-            "sha256": {name: file_sha256(folder / name) for name in (MODEL, WEIGHTS)},
+            "sha256": {name: file_sha256(folder / name) for name in files},
         }
         text = json.dumps(manifest, indent=1)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -214,7 +234,7 @@ def _check_replaceable(folder: Path) -> None:
     """InputError for a path that holds something else than an artifact, or cannot be written to."""
     if folder.is_dir():
         names = {path.name for path in folder.iterdir()}
-        if names and not (names <= {MODEL, WEIGHTS, MANIFEST} and MANIFEST in names):
+        if names and not (names <= {MODEL, WEIGHTS, MANIFEST, SOURCE, PLAN} and MANIFEST in names):
             raise InputError(
                 f"{folder} holds other files; an artifact replaces an artifact, an empty folder or "
                 "nothing"

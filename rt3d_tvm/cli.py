@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from rt3d_tvm.deploy import Artifact
     from rt3d_tvm.models.weights import WeightsInfo
+    from rt3d_tvm.opencl.artifact import OpenCLArtifact
     from rt3d_tvm.prune.project import ProjectionReport
     from rt3d_tvm.prune.pruner import Algorithm, Pruner
     from rt3d_tvm.prune.train import Outcome, VideoData
@@ -348,6 +349,7 @@ def _compile(args: argparse.Namespace) -> int:
             precision=args.precision,
             database=args.database,
             shipped=not args.no_records,
+            accumulate=args.accumulate,
             dump=args.dump,
             progress=stage,
         )
@@ -383,7 +385,9 @@ def _verify(args: argparse.Namespace) -> int:
 
     from rt3d_tvm.verify import verify
 
-    result = verify(args.folder, args.onnx, inputs=args.inputs, limit=args.limit)
+    result = verify(
+        args.folder, args.onnx, inputs=args.inputs, limit=args.limit, device=args.opencl
+    )
     print(
         f"{args.folder}: max_rel_error {result.max_rel_error:.2g} over {args.inputs} inputs, limit "
         f"{result.limit:.0e}: {'passed' if result.passed else 'FAILED'}"
@@ -411,14 +415,17 @@ def _bench(args: argparse.Namespace) -> int:
     import numpy as np
 
     from rt3d_tvm.bench import bench
-    from rt3d_tvm.deploy import MANIFEST, available_cores, load, read_manifest
+    from rt3d_tvm.deploy import MANIFEST, available_cores, read_manifest
+    from rt3d_tvm.opencl.artifact import is_for_opencl, load_here
 
-    threads = args.threads or available_cores()
-    shape = read_manifest(args.folder / MANIFEST)["inputs"][0]["shape"]
+    manifest = read_manifest(args.folder / MANIFEST)
+    shape = manifest["inputs"][0]["shape"]
     clip = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    threads = args.threads or available_cores()
+    on = {"threads": None if is_for_opencl(manifest) else threads, "device": args.opencl}
     if args.layers:
-        return _bench_layers(args, clip, threads)
-    artifact = load(args.folder, threads=threads)
+        return _bench_layers(args, clip, on)
+    artifact = load_here(args.folder, **on)
     engines = {"rt3d": artifact.run}
     if args.onnx is not None:
         engines["ONNX Runtime"] = _onnx_engine(args.onnx, shape, threads)
@@ -428,18 +435,27 @@ def _bench(args: argparse.Namespace) -> int:
     print_table(
         [(timing.engine, timing.median_ms, timing.ratio) for timing in timings],
         columns=("engine", "median ms", "times rt3d's"),
-        title=f"{args.folder}: {threads} threads, {args.runs} runs in turns",
+        title=f"{args.folder}: {_place(artifact, threads)}, {args.runs} runs in turns",
     )
     _write_json(args, {"threads": threads, "runs": args.runs, "timings": timings})
     return 0
 
 
-def _bench_layers(args: argparse.Namespace, clip: np.ndarray, threads: int) -> int:
+def _place(artifact: Artifact | OpenCLArtifact, threads: int) -> str:
+    """Where engines ran: an artifact for OpenCL on its device, all others on so many threads."""
+    from rt3d_tvm.opencl.artifact import OpenCLArtifact
+
+    on_device = isinstance(artifact, OpenCLArtifact)
+    device = f"OpenCL on {artifact.executor.device.name.strip()}, " if on_device else ""
+    return f"{device}{threads} threads"
+
+
+def _bench_layers(args: argparse.Namespace, clip: np.ndarray, on: dict) -> int:
     from rt3d_tvm.bench import bench_layers
 
     if args.onnx is not None or args.torch is not None:
         raise InputError("--layers times this artifact only; leave --onnx and --torch out")
-    timings = bench_layers(args.folder, clip, threads=threads, runs=args.runs)
+    timings = bench_layers(args.folder, clip, runs=args.runs, **on)
     print_table(
         [
             (
@@ -453,9 +469,10 @@ def _bench_layers(args: argparse.Namespace, clip: np.ndarray, threads: int) -> i
             for timing in timings
         ],
         columns=("layer", "ms", "share", "density", "useful GFLOP/s", "of the FMA peak"),
-        title=f"{args.folder}: {threads} threads, median of {args.runs} runs",
+        title=f"{args.folder}: {on['threads'] or 'OpenCL'}"
+        f"{' threads' if on['threads'] else ''}, median of {args.runs} runs",
     )
-    _write_json(args, {"threads": threads, "runs": args.runs, "calls": timings})
+    _write_json(args, {"threads": on["threads"], "runs": args.runs, "calls": timings})
     return 0
 
 
@@ -589,12 +606,14 @@ def _tune(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rt3d_tvm.deploy import load
+    from rt3d_tvm.opencl.artifact import load_here
 
-    return _classify(args, lambda: load(args.folder, threads=args.threads))
+    return _classify(args, lambda: load_here(args.folder, threads=args.threads, device=args.opencl))
 
 
-def _classify(args: argparse.Namespace, loader: Callable[[], Artifact | RemoteArtifact]) -> int:
+def _classify(
+    args: argparse.Namespace, loader: Callable[[], Artifact | OpenCLArtifact | RemoteArtifact]
+) -> int:
     from rt3d_tvm.classify import Preprocessing, classify_video, read_labels
     from rt3d_tvm.models import clip_model_spec
 
@@ -910,7 +929,10 @@ def _parser() -> argparse.ArgumentParser:
         help="no Winograd transforms: slower dense 3x3 windows, fewer rounding errors",
     )
     build.add_argument(
-        "--precision", default="fp32", help="fp32 (default), or fp16 where the target has it"
+        "--precision", help="fp32, or fp16 where the target has it; default: fp16 for adreno"
+    )
+    build.add_argument(
+        "--accumulate", help="of fp16 kernels for adreno and opencl: fp32 (default) or fp16"
     )
     build.add_argument(
         "--database",
@@ -932,6 +954,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--limit", type=float, help="largest error that passes; default: 1e-4, fp16 2e-2"
     )
+    _add_opencl(verify)
 
     bench = command("bench", _bench, "time a compiled model, beside others if asked")
     _add_folder(bench)
@@ -941,6 +964,7 @@ def _parser() -> argparse.ArgumentParser:
         "--layers", action="store_true", help="time each layer of this artifact instead"
     )
     bench.add_argument("--threads", type=_at_least_one, metavar="N")
+    _add_opencl(bench)
     bench.add_argument("--runs", type=_at_least_one, default=20, metavar="N")
     bench.add_argument(
         "--remote",
@@ -1015,7 +1039,9 @@ def _parser() -> argparse.ArgumentParser:
         help="begin no trial before the device is that cool, in degrees Celsius",
     )
 
-    _add_video(command("run", _run, "classify a video"))
+    run = command("run", _run, "classify a video")
+    _add_video(run)
+    _add_opencl(run)
 
     remote = commands.add_parser(
         "remote", help="work with a device behind a tracker", description="Work with a device."
@@ -1071,6 +1097,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="made by rt3d compile")
+
+
+def _add_opencl(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--opencl",
+        metavar="NAME",
+        help="run an artifact for OpenCL on the device whose name has this in it",
+    )
 
 
 def _add_video(parser: argparse.ArgumentParser) -> None:

@@ -74,23 +74,34 @@ def load(folder: Path, *, threads: int | None = None) -> Artifact:
     except (RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder / MODEL}: not a model of `rt3d compile`: {reason}") from error
+    weights = [tvm.runtime.from_dlpack(value) for value in map_weights(folder, manifest, expected)]
+    return Artifact(manifest, vm, weights, threads)
+
+
+def map_weights(
+    folder: Path, manifest: dict, expected: bytes, *, of: str = MODEL
+) -> list[np.ndarray]:
+    """The weights as arrays on the mapped file itself; they are not read.
+
+    ``expected`` is the id that the file ``of`` has; InputError for weights or a manifest of another
+    one, and for a file that is no weights file or is cut short.
+    """
     header = len(MAGIC) + 8 + len(expected)
     path = folder / WEIGHTS
     mapped = np.memmap(path, dtype="uint8", mode="c") if path.stat().st_size >= header else None
     if mapped is None or mapped[: len(MAGIC)].tobytes() != MAGIC:
         raise InputError(f"{path}: not a weights file")
     if mapped[len(MAGIC) + 8 : header].tobytes() != expected:
-        raise InputError(f"{folder}: {MODEL} and {WEIGHTS} are of two different artifacts")
+        raise InputError(f"{folder}: {of} and {WEIGHTS} are of two different artifacts")
     if manifest["id"] != expected.hex():
-        raise InputError(f"{folder}: {MODEL} and {MANIFEST} are of two different artifacts")
+        raise InputError(f"{folder}: {of} and {MANIFEST} are of two different artifacts")
     size = int.from_bytes(mapped[len(MAGIC) : len(MAGIC) + 8].tobytes(), "little")
     if mapped.size != size:
         raise InputError(f"{path}: {mapped.size} bytes long, should be {size}")
     try:
-        weights = [_view(mapped, entry) for entry in manifest["weights"]]
+        return [_view(mapped, entry) for entry in manifest["weights"]]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / MANIFEST}: its list of weights is damaged: {error}") from error
-    return Artifact(manifest, vm, weights, threads)
 
 
 def read_manifest(path: Path) -> dict:
@@ -139,8 +150,8 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _view(mapped: np.ndarray, entry: dict) -> tvm.runtime.Tensor:
-    """One weight as a tensor on the mapped file itself."""
+def _view(mapped: np.ndarray, entry: dict) -> np.ndarray:
+    """One weight on the mapped file itself."""
     nbytes = int(np.prod(entry["shape"])) * np.dtype(entry["dtype"]).itemsize
     flat = mapped[entry["offset"] : entry["offset"] + nbytes]
-    return tvm.runtime.from_dlpack(flat.view(entry["dtype"]).reshape(entry["shape"]))
+    return flat.view(entry["dtype"]).reshape(entry["shape"])

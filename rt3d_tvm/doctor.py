@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from rt3d_tvm.link import cross_linker
 
@@ -39,6 +38,13 @@ with tempfile.TemporaryDirectory() as folder:
     source = pathlib.Path(folder, "probe.c")
     source.write_text("int probe(void) { return 3; }")
     cc.create_shared(str(source.with_suffix(".so")), [str(source)])
+"""
+_OPENCL = """
+from rt3d_tvm.opencl.drivers import describe, devices
+found = [describe(device) for device in devices()]
+print("; ".join(
+    f"{device}: {device.broken or ('fp32 and fp16' if device.half else 'fp32')}" for device in found
+))
 """
 _THREADS = 'import tvm; print(tvm.get_global_func("runtime.NumThreads")())'
 
@@ -146,16 +152,18 @@ def _packages() -> list[Check]:
 
 
 def _opencl() -> list[Check]:
-    folder = Path(os.environ.get("OCL_ICD_VENDORS", "/etc/OpenCL/vendors"))
-    drivers = sorted(path.stem for path in folder.glob("*.icd")) if folder.is_dir() else []
-    loader = _installed("pyopencl")
+    if _installed("pyopencl") is None:
+        found, ok = "pyopencl is not installed", False
+    else:
+        outcome = _in_child(_OPENCL)
+        found, ok = outcome.ending or outcome.output or "no device", bool(outcome.output)
     return [
         _check(
             "OpenCL",
-            bool(drivers and loader),
+            ok,
             required=False,
-            found=f"drivers {', '.join(drivers) or 'none'}; pyopencl {loader or 'not installed'}",
-            remedy="pip install pyopencl pocl-binary-distribution (to run phone GPU code here)",
+            found=found,
+            remedy="pip install pyopencl intel-opencl-rt intel-cmplr-lib-rt (to run GPU code here)",
         )
     ]
 

@@ -29,12 +29,14 @@ def phases(
     *,
     winograd: bool = True,
     dtype: str = "float32",
+    accumulate: str = "float32",
     records: Sequence[RecordSet] = (),
 ) -> list[tuple[str, Pass]]:
-    """Names and passes, in order. ``group``, ``winograd`` and ``dtype`` are those of KGSConv3d.
+    """Names and passes, in order. What follows ``target`` is as for KGSConv3d.
 
     ``records``: tuned choices, of several for a kernel those of the first set.
     """
+    kgs_conv3d = KGSConv3d(target, group, winograd=winograd, dtype=dtype, accumulate=accumulate)
     return [
         ("fold_constants", relax.transform.FoldConstant()),
         ("clip", ClipAsOperators()),
@@ -43,7 +45,7 @@ def phases(
         ("pruned_filters", PrunedFilters()),
         # A reshape there and back between two layers would keep them from one layout.
         ("merge_views", relax.transform.RemoveRedundantReshape()),
-        ("kgs_conv3d", KGSConv3d(target, group, winograd=winograd, dtype=dtype)),
+        ("kgs_conv3d", kgs_conv3d),
         ("keep_packed", KeepPacked()),
         ("tuned_kernels", TunedKernels(target, records, group)),
         ("merge_reshapes", relax.transform.RemoveRedundantReshape()),
@@ -64,11 +66,13 @@ def lower(
     winograd: bool = True,
     dtype: str = "float32",
     records: Sequence[RecordSet] = (),
+    accumulate: str = "float32",
     dump: Path | None = None,
 ) -> tvm.IRModule:
     """Run all phases; with ``dump``, write the module after each into that folder."""
     with target:
-        listed = phases(target, group, winograd=winograd, dtype=dtype, records=records)
+        settings = {"winograd": winograd, "dtype": dtype, "accumulate": accumulate}
+        listed = phases(target, group, records=records, **settings)
         for index, (name, phase) in enumerate(listed):
             mod = phase(mod)
             if dump is not None:
@@ -79,6 +83,9 @@ def lower(
 
 def device(target: Target) -> str:
     """The row of ``schedules.table`` that serves the target."""
-    if target.kind.name != "llvm":
-        raise ValueError(f"target kind {target.kind.name!r}: schedules are there for llvm only")
-    return "cpu"
+    rows = {"llvm": "cpu", "opencl": "adreno"}
+    if target.kind.name not in rows:
+        raise ValueError(
+            f"target kind {target.kind.name!r}: schedules are there for {', '.join(rows)} only"
+        )
+    return rows[target.kind.name]

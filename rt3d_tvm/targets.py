@@ -12,6 +12,8 @@ from rt3d_tvm.precision import Precision
 _X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
 _ARM = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "num-cores": 8}
 
+_ADRENO = {"tag": "qcom/adreno-opencl"}
+
 # num-cores decides how finely kernels are split; any machine may run them with other numbers.
 TARGETS: dict[str, dict] = {
     "x86-64-avx512": {**_X86, "mcpu": "skylake-avx512", "num-cores": 2},
@@ -19,6 +21,8 @@ TARGETS: dict[str, dict] = {
     "arm64": {**_ARM, "mattr": ["+neon"]},
     "arm64-v8.2": {**_ARM, "mattr": ["+neon", "+v8.2a", "+fullfp16"]},
     "cortex-a77": {**_ARM, "mcpu": "cortex-a77", "mattr": ["+neon"]},
+    "adreno": {**_ADRENO, "host": {**_ARM, "mattr": ["+neon"]}},
+    "opencl": {"kind": "opencl", "host": _X86},
 }
 
 
@@ -34,6 +38,11 @@ def make_target(name: str) -> Target:
     return Target(TARGETS[name])
 
 
+def default_precision(name: str) -> str:
+    """The precision of a target where the user names none: fp16 on a phone's GPU, else fp32."""
+    return "fp16" if name == "adreno" else "fp32"
+
+
 def check_precision(precision: Precision, target: Target, name: str) -> None:
     """InputError where the target, called ``name``, cannot compute in that precision."""
     if _computes_in(precision, target):
@@ -46,5 +55,15 @@ def check_precision(precision: Precision, target: Target, name: str) -> None:
 
 
 def _computes_in(precision: Precision, target: Target) -> bool:
-    """float16 takes ARMv8.2's fullfp16; x86-64 has none before AVX512-FP16, which is not used."""
-    return precision.dtype == "float32" or target_has_features("fullfp16", target)
+    """float16 takes ARMv8.2's fullfp16; x86-64 has none before AVX512-FP16, which is not used.
+
+    Of OpenCL it takes an extension that a device has or not: known where the model is loaded.
+    """
+    if precision.dtype == "float32" or is_opencl(target):
+        return True
+    return target_has_features("fullfp16", target)
+
+
+def is_opencl(target: Target) -> bool:
+    """Whether a target's kernels are OpenCL C."""
+    return target.kind.name == "opencl"

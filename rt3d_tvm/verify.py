@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rt3d_tvm.deploy import MANIFEST, file_sha256, load, read_manifest
+from rt3d_tvm.deploy import MANIFEST, file_sha256, read_manifest
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.opencl.artifact import load_here
 from rt3d_tvm.precision import PRECISIONS
 
 
@@ -33,11 +34,18 @@ class Verification:
 
 
 def verify(
-    folder: Path, onnx_path: Path, *, inputs: int = 2, seed: int = 0, limit: float | None = None
+    folder: Path,
+    onnx_path: Path,
+    *,
+    inputs: int = 2,
+    seed: int = 0,
+    limit: float | None = None,
+    device: str | None = None,
 ) -> Verification:
     """Run the artifact and ONNX Runtime on the same seeded standard normal inputs.
 
     ``limit``: the largest error that passes; by default what the artifact's precision allows.
+    ``device``: a part of the name of the OpenCL device to run an artifact for OpenCL on.
     InputError for an artifact whose files do not have the checksums of its manifest, and for an
     ONNX file that ONNX Runtime does not load or whose input or output is another.
     """
@@ -47,7 +55,7 @@ def verify(
             raise InputError(f"{folder}: no {name} in it; a folder made by `rt3d compile` has one")
         if file_sha256(Path(folder) / name) != expected:
             raise InputError(f"{Path(folder) / name}: not the file that {MANIFEST} describes")
-    artifact = load(folder)
+    artifact = load_here(folder, device=device)
     reference = reference_session(onnx_path)
     expected_input = artifact.manifest["inputs"][0]
     session_input = reference.get_inputs()[0]

@@ -12,6 +12,8 @@ from tvm.s_tir.dlight import ScheduleRule
 from tvm.s_tir.dlight.analysis import normalize_prim_func
 from tvm.target import Target
 
+from schedules.adreno.kgs_conv3d_simt import schedule_kgs_conv3d_simt
+from schedules.adreno.loops import schedule_loops as schedule_adreno_loops
 from schedules.cpu.depthwise_conv3d import schedule_depthwise_conv3d
 from schedules.cpu.kgs_conv3d import schedule_kgs_conv3d
 from schedules.cpu.loops import schedule_loops
@@ -65,6 +67,10 @@ RULES: dict[str, tuple[ScheduleRule, ...]] = {
         KernelRule("winograd_input", schedule_winograd_transform),
         KernelRule("winograd_output", schedule_winograd_transform),
         LoopsRule(schedule_loops),
+    ),
+    "adreno": (
+        KernelRule("kgs_conv3d_simt", schedule_kgs_conv3d_simt),
+        LoopsRule(schedule_adreno_loops),
     ),
 }
 

@@ -107,24 +107,24 @@ class ConvCase:
         group: KernelGroup,
         residual: PackedLayout | None = None,
         dtype: str = "float32",
+        definition: type[KGSConv3d] = KGSConv3d,
         **fields,
     ):
-        """``fields`` are those of KGSConv3d that the weight does not decide."""
+        """``fields`` are those of the ``definition`` that the weight does not decide."""
         rng = np.random.default_rng(seed)
         weight = weight.astype(dtype)
-        packed_weight = KGSWeight.from_dense(
-            weight, group=group, chunk=fields["tile"].chunk, row_multiple=fields["y"].c_block
-        )
-        conv = KGSConv3d(
+        conv = definition(
             filters=weight.shape[0],
             kernel=weight.shape[2:],
             group=group,
-            kept=packed_weight.kept,
-            weights=packed_weight.blocks.size,
+            kept=0,
+            weights=0,
             residual=residual,
             dtype=dtype,
             **fields,
         )
+        stored = stored_weight(weight, conv)
+        conv = dataclasses.replace(conv, kept=stored.kept, weights=stored.blocks.size)
         needed = conv.needed_halo().covering(conv.x)
         conv = dataclasses.replace(conv, x=needed)
         return cls(
@@ -137,14 +137,11 @@ class ConvCase:
 
     def run(self) -> np.ndarray:
         """The kernel's packed result."""
-        conv = self.conv
-        weight = KGSWeight.from_dense(
-            self.weight,
-            group=conv.group,
-            chunk=conv.tile.chunk,
-            row_multiple=conv.y.c_block,
-            channels=conv.tile.channels,
-        )
+        return run_kernel(kgs_conv3d(self.conv), self.arrays(), self.conv.y.shape(self.conv.out))
+
+    def arrays(self) -> list[np.ndarray]:
+        """What the kernel is called with, but for its result."""
+        conv, weight = self.conv, stored_weight(self.weight, self.conv)
         bias = np.zeros(conv.stored_filters, conv.dtype)
         bias[: conv.filters] = self.bias
         arrays = [
@@ -156,7 +153,7 @@ class ConvCase:
         ]
         if self.residual is not None:
             arrays.append(packed(self.residual, conv.residual))
-        return run_kernel(kgs_conv3d(conv), arrays, conv.y.shape(conv.out))
+        return arrays
 
     def expected(self) -> tuple[np.ndarray, np.ndarray]:
         """The plain result in float64 and how far the kernel's type may be from it."""
@@ -170,5 +167,19 @@ class ConvCase:
         if conv.sums_apart:  # the terms of a chunk, then the sums of the chunks
             kernel = self.weight[0, 0].size
             terms = conv.tile.chunk * conv.group.g_n * kernel + conv.chunks
-        bound = sum_bound(terms + 2, size, conv.dtype)
+        summed = getattr(conv, "accumulate", conv.dtype)
+        bound = sum_bound(terms + 2, size, summed)
+        if summed != conv.dtype:  # rounded once more, when it is stored
+            bound += sum_bound(1, abs(result) + bound, conv.dtype)
         return activated(result, conv), bound
+
+
+def stored_weight(weight: np.ndarray, conv: KGSConv3d) -> KGSWeight:
+    """The weight in the format that the kernel reads."""
+    return KGSWeight.from_dense(
+        weight,
+        group=conv.group,
+        chunk=conv.tile.chunk,
+        row_multiple=conv.row_multiple,
+        channels=conv.tile.channels,
+    )

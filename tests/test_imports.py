@@ -30,6 +30,7 @@ ALLOWED = {
             "onnx",
             "onnxruntime",
             "av",
+            "pyopencl",
             "xgboost",
         ),
         "google",  # protobuf, which onnx brings: the exceptions of a file that is not ONNX
@@ -38,7 +39,7 @@ ALLOWED = {
 PRUNING = ("models", "prune", "data", "export")
 COMPILER = (
     *("frontend", "passes", "pipeline", "targets", "build", "deploy", "classify"),
-    *("bench", "groups", "peak", "verify"),
+    *("bench", "groups", "opencl", "peak", "verify"),
     *("tracker", "rpc_server", "device", "remote", "remote_session", "tune", "worker"),
 )
 # Neither half: they are imported by both, or call both from inside functions.

@@ -74,9 +74,14 @@ class KGSConv3d(PackedConv3d):
         return self.dtype == "float16" and self.chunks > 1
 
     @property
+    def row_multiple(self) -> int:
+        """What the filters are padded to a multiple of."""
+        return self.y.c_block
+
+    @property
     def rows(self) -> tuple[int, int]:
         """Number of row blocks, and the filters (with padding) in the last of them."""
-        return row_blocks(self.filters, self.group.g_m, self.y.c_block)
+        return row_blocks(self.filters, self.group.g_m, self.row_multiple)
 
     @property
     def stored_filters(self) -> int:

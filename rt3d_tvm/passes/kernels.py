@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import tvm
 from tvm import relax
 
 from rt3d_tvm.passes.packed_call import emit_call
@@ -40,6 +41,7 @@ from topi_sparse.winograd import (
     winograd_input,
     winograd_output,
 )
+from topi_sparse.work_item import WorkItem
 
 # Multiply-adds that all cores do while one byte comes from or goes to memory: 100 G/s and some
 # 20 GB/s on two cores of a Zen 3; a phone's big cores have about the same ratio.
@@ -105,14 +107,32 @@ class Kernel:
     emit: Callable[[relax.BlockBuilder, relax.Expr, relax.Expr | None], relax.Var]
 
 
+# Pairs: why a kernel cannot compute a convolution, or None; what makes it, for a unit and a group.
+Candidates = tuple[tuple[Callable[[Convolution], str | None], Callable[..., Kernel]], ...]
+
+
+def why_none(conv: Convolution, candidates: Candidates) -> str | None:
+    """Why none of the candidates can compute it, or None where one can."""
+    reasons = [why_not(conv) for why_not, _ in candidates]
+    return None if None in reasons else "; ".join(reasons)
+
+
 def cheapest(
-    conv: Convolution, unit: VectorUnit, group: KernelGroup | None, *, winograd: bool
+    conv: Convolution,
+    unit: VectorUnit | WorkItem,
+    group: KernelGroup | None,
+    *,
+    winograd: bool,
+    candidates: Candidates | None = None,
 ) -> Kernel:
-    """The candidate of the lowest cost; without ``winograd`` of those that are direct."""
+    """The candidate (by default of CANDIDATES, those of a CPU) of the lowest cost.
+
+    Without ``winograd`` of those that are direct.
+    """
     conv = replace(conv, weight=conv.weight.astype(unit.dtype))
     kernels = [
         make(conv, unit, group)
-        for why_not, make in CANDIDATES
+        for why_not, make in candidates or CANDIDATES
         if why_not(conv) is None and (winograd or make is not by_winograd)
     ]
     return min(kernels, key=lambda kernel: kernel.cost)
@@ -190,7 +210,8 @@ def _direct(
     products = replace(products, x=products.needed_halo())
 
     def emit(builder: relax.BlockBuilder, x: relax.Expr, residual: relax.Expr | None) -> relax.Var:
-        return _emit_products(builder, products, weight, weight.blocks, conv.bias, x, residual)
+        func = kgs_conv3d(products)
+        return emit_products(builder, func, products, weight, weight.blocks, conv.bias, x, residual)
 
     return Kernel(
         name="kgs_conv3d",
@@ -263,7 +284,8 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
 
     def emit(builder: relax.BlockBuilder, x: relax.Expr, residual: relax.Expr | None) -> relax.Var:
         v = emit_call(builder, "winograd_input", winograd_input(definition), [x])
-        u = _emit_products(builder, products, point, pack(), None, v, None)
+        func = kgs_conv3d(products)
+        u = emit_products(builder, func, products, point, pack(), None, v, None)
         args = [u, _padded_bias(conv.bias, m, ceil_div(m, y.c_block) * y.c_block)]
         if residual is not None:
             args.append(residual)
@@ -332,8 +354,8 @@ def depthwise(conv: Convolution, unit: VectorUnit, _group: KernelGroup | None) -
     )
 
 
-# Why a kernel cannot compute a convolution, and what makes it.
-CANDIDATES = (
+# The kernels of a CPU.
+CANDIDATES: Candidates = (
     (why_not_direct, direct),
     (why_not_padded, padded),
     (why_not_winograd, by_winograd),
@@ -370,8 +392,9 @@ def _padded_bias(
     return relax.const(padded)
 
 
-def _emit_products(
+def emit_products(
     builder: relax.BlockBuilder,
+    func: tvm.tirx.PrimFunc,
     products: KGSConv3d,
     weight: KGSWeight,
     blocks: np.ndarray,
@@ -379,6 +402,7 @@ def _emit_products(
     x: relax.Expr,
     residual: relax.Expr | None,
 ) -> relax.Var:
+    """Emit the call of ``func``, a kernel that walks the kept columns of ``weight``."""
     args = [
         x,
         relax.const(blocks),
@@ -388,4 +412,4 @@ def _emit_products(
     ]
     if residual is not None:
         args.append(residual)
-    return emit_call(builder, "kgs_conv3d", kgs_conv3d(products), args)
+    return emit_call(builder, str(func.attrs["global_symbol"]), func, args)

@@ -45,17 +45,14 @@ from rt3d_tvm.passes.dataflow import (
     static_shape,
     users,
 )
-from rt3d_tvm.passes.kernels import Convolution, Kernel, cheapest
+from rt3d_tvm.passes.kernels import CANDIDATES, Convolution, Kernel, cheapest, why_none
 from rt3d_tvm.passes.packed_call import emit_pack, emit_unpack
+from rt3d_tvm.passes.simt_kernels import SIMT_CANDIDATES
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d import KGSConv3d as Definition
 from topi_sparse.kgs_weight import KGSWeight
-from topi_sparse.register_tile import (
-    GROUP_CHANNELS,
-    GROUP_HEIGHTS,
-    VectorUnit,
-    vector_unit,
-)
+from topi_sparse.register_tile import GROUP_CHANNELS, GROUP_HEIGHTS, vector_unit
+from topi_sparse.work_item import work_item
 
 # The module attribute under which the pass writes what became of each convolution.
 REPORT_ATTRIBUTE = "kgs_conv3d_report"
@@ -117,7 +114,8 @@ class KGSConv3d:
     target: whose vectors decide the register tile. group: the kernel group for all convolutions;
     by default each gets the one that fits the zeros of its weight. winograd: whether a convolution
     may be computed by Winograd's transforms where that is cheaper, at the cost of some digits.
-    dtype: float32, or float16 where the target computes in it.
+    dtype: float32, or float16 where the target computes in it. accumulate: the type in which
+    OpenCL's kernels sum what is stored in float16; those of a CPU sum it in float16.
     """
 
     def __init__(
@@ -127,13 +125,19 @@ class KGSConv3d:
         *,
         winograd: bool = True,
         dtype: str = "float32",
+        accumulate: str = "float32",
     ) -> None:
         if group and (group.g_m not in GROUP_HEIGHTS or GROUP_CHANNELS % group.g_n):
             raise ValueError(
                 f"kernel group {group}: there are kernels for {GROUP_HEIGHTS} filters "
                 f"x (1, 2, 4) channels"
             )
-        self.units = {name: vector_unit(target, name) for name in ("float32", dtype)}
+        if target.kind.name == "opencl":
+            self.units = {name: work_item(target, name, accumulate) for name in ("float32", dtype)}
+            self.candidates = SIMT_CANDIDATES
+        else:
+            self.units = {name: vector_unit(target, name) for name in ("float32", dtype)}
+            self.candidates = CANDIDATES
         self.group, self.dtype = group, dtype
         self.winograd = winograd
 
@@ -142,7 +146,7 @@ class KGSConv3d:
     ) -> tvm.IRModule:
         """The module with its convolutions rewritten, and the report as an attribute."""
         mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
-        rewriter = _Rewriter(mod, self.units, self.group, winograd=self.winograd, dtype=self.dtype)
+        rewriter = _Rewriter(mod, self)
         mod = rewritten(mod, rewriter)
         return with_report(mod, rewriter.report)
 
@@ -360,22 +364,14 @@ def _report(
 class _Rewriter(relax.PyExprMutator):
     """Emits each chain at its last binding, where all it reads is there, and drops the others."""
 
-    def __init__(
-        self,
-        mod: tvm.IRModule,
-        units: dict[str, VectorUnit],
-        group: KernelGroup | None,
-        *,
-        winograd: bool,
-        dtype: str,
-    ) -> None:
+    def __init__(self, mod: tvm.IRModule, settings: KGSConv3d) -> None:
         super().__init__(mod)
-        self.units, self.group, self.winograd, self.dtype = units, group, winograd, dtype
+        self.settings = settings
         self.report: list[ConvReport] = []
 
     def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
         """Rewrite one function and put it back into the module."""
-        reads, claimed = users(function), set()
+        reads, claimed, settings = users(function), set(), self.settings
         self.kernel_at: dict[relax.Var, tuple[_Chain, Kernel]] = {}
         self.dropped: set[relax.Var] = set()
         for binding in bindings(function):
@@ -384,11 +380,18 @@ class _Rewriter(relax.PyExprMutator):
             kernel, reason, float32_reason = None, why_not(binding.value), None
             if reason is None:
                 chain = _chain_from(binding, reads, claimed)
+                reason = why_none(_convolution(chain), settings.candidates)
+            if reason is None:
                 members = [member.var for member in chain.bindings]
                 claimed.update(members)
-                float32_reason = why_float32(chain, reads, self.dtype)
-                unit = self.units["float32" if float32_reason else self.dtype]
-                kernel = cheapest(_convolution(chain), unit, self.group, winograd=self.winograd)
+                float32_reason = why_float32(chain, reads, settings.dtype)
+                kernel = cheapest(
+                    _convolution(chain),
+                    settings.units["float32" if float32_reason else settings.dtype],
+                    settings.group,
+                    winograd=settings.winograd,
+                    candidates=settings.candidates,
+                )
                 self.kernel_at[members[-1]] = chain, kernel
                 self.dropped.update(members[:-1])
             self.report.append(

@@ -12,6 +12,7 @@ from rt3d_tvm.passes.dataflow import dtype_of, is_op, static_shape
 from topi_sparse import packed
 from topi_sparse.depthwise_conv3d import DepthwiseConv3d, depthwise_conv3d
 from topi_sparse.kgs_conv3d import KGSConv3d, kgs_conv3d
+from topi_sparse.kgs_conv3d_simt import KGSConv3dSIMT, kgs_conv3d_simt
 from topi_sparse.layout import PackedLayout
 from topi_sparse.winograd import WinogradConv3d, winograd_input, winograd_output
 
@@ -22,6 +23,7 @@ LAYOUT_ATTRIBUTE = "layout_change"
 # input, the last one the residual, if there.
 PACKED_KERNELS = {
     "kgs_conv3d": (KGSConv3d, kgs_conv3d),
+    "kgs_conv3d_simt": (KGSConv3dSIMT, kgs_conv3d_simt),
     "depthwise_conv3d": (DepthwiseConv3d, depthwise_conv3d),
     "winograd_input": (WinogradConv3d, winograd_input),
     "winograd_output": (WinogradConv3d, winograd_output),

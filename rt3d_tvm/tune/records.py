@@ -118,8 +118,11 @@ def share(conv: KGSConv3d) -> float:
 def device_class(target: Target) -> str:
     """What two targets have in common where one's records hold for the other.
 
-    The architecture, the vectors, and the number of cores that the work is cut for.
+    The architecture, the vectors, and the number of cores that the work is cut for; of OpenCL the
+    target's first key.
     """
+    if target.kind.name == "opencl":
+        return str(target.keys[0])
     unit = vector_unit(target)
     machine = str(target.attrs.get("mtriple", platform.machine())).partition("-")[0]
     cores = int(target.attrs.get("num-cores", 1))

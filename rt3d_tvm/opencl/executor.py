@@ -1,0 +1,87 @@
+"""Run a plan on an OpenCL device: buffers stay there, one upload and one download a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.opencl.drivers import has_half, load_pyopencl
+from rt3d_tvm.opencl.plan import Plan
+
+if TYPE_CHECKING:
+    import pyopencl
+
+
+class Executor:
+    """A plan on one device, its kernels compiled and its weights uploaded.
+
+    InputError for a device that has no float16 where the plan computes in it, that allows fewer
+    work-items a group than a kernel has, or whose compiler refuses the source.
+    """
+
+    def __init__(self, plan: Plan, weights: Sequence[np.ndarray], device: pyopencl.Device) -> None:
+        self._cl = cl = load_pyopencl()
+        self.plan, self.device = plan, device
+        _check(plan, device)
+        self._context = cl.Context([device])
+        self.queue = cl.CommandQueue(
+            self._context, properties=cl.command_queue_properties.PROFILING_ENABLE
+        )
+        try:
+            program = cl.Program(self._context, plan.source).build()
+        except cl.Error as error:
+            lines = [line for line in str(error).splitlines() if "error" in line.lower()]
+            raise InputError(f"{device.name}: cannot compile the kernels: {lines[:3]}") from error
+        self.buffers = [
+            cl.Buffer(self._context, cl.mem_flags.READ_WRITE, max(size, 1)) for size in plan.buffers
+        ]
+        for index, value in enumerate(weights, plan.inputs):
+            if value.nbytes:
+                cl.enqueue_copy(self.queue, self.buffers[index], np.ascontiguousarray(value))
+        self.queue.finish()
+        self._launches = []
+        for launch in plan.launches:
+            kernel = cl.Kernel(program, launch.kernel)
+            kernel.set_args(*(self.buffers[i] for i in launch.buffers))
+            size = tuple(g * i for g, i in zip(launch.groups, launch.items, strict=True))
+            self._launches.append((kernel, size, launch.items))
+
+    def run(self, *inputs: np.ndarray, outputs: Sequence[tuple[tuple[int, ...], str]]) -> list:
+        """The results, of the given shapes and types, for such inputs as the model takes."""
+        results, _ = self.timed(*inputs, outputs=outputs)
+        return results
+
+    def timed(
+        self, *inputs: np.ndarray, outputs: Sequence[tuple[tuple[int, ...], str]]
+    ) -> tuple[list[np.ndarray], list[float]]:
+        """The same, and the milliseconds of each launch, by the device's own clock."""
+        cl = self._cl
+        for buffer, value in zip(self.buffers, inputs, strict=False):
+            cl.enqueue_copy(self.queue, buffer, np.ascontiguousarray(value))
+        events = [
+            cl.enqueue_nd_range_kernel(self.queue, kernel, size, items)
+            for kernel, size, items in self._launches
+        ]
+        results = [np.empty(shape, dtype) for shape, dtype in outputs]
+        for index, result in zip(self.plan.outputs, results, strict=True):
+            cl.enqueue_copy(self.queue, result, self.buffers[index])
+        self.queue.finish()
+        return results, [1e-6 * (event.profile.end - event.profile.start) for event in events]
+
+
+def _check(plan: Plan, device: pyopencl.Device) -> None:
+    if plan.half and not has_half(device):
+        raise InputError(
+            f"{device.name.strip()} has no cl_khr_fp16: it cannot compute in float16; "
+            "compile the model with --precision fp32 for it"
+        )
+    most = device.max_work_group_size
+    for launch in plan.launches:
+        if launch.group_items > most:
+            raise InputError(
+                f"{launch.kernel} has {launch.group_items} work-items a group; "
+                f"{device.name.strip()} allows {most}"
+            )

@@ -1,0 +1,71 @@
+"""The kernels that can compute a convolution on a GPU, as rows for passes.kernels.cheapest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from tvm import relax
+
+from rt3d_tvm.passes.kernels import Convolution, Kernel, emit_products
+from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.kgs_conv3d_simt import KGSConv3dSIMT, kgs_conv3d_simt
+from topi_sparse.kgs_weight import KGSWeight
+from topi_sparse.layout import PackedLayout
+from topi_sparse.register_tile import GROUP_CHANNELS
+from topi_sparse.work_item import VECTOR, WorkItem, item_group, item_tile
+
+
+def why_not_simt(conv: Convolution) -> str | None:
+    """Why kgs_conv3d_simt cannot be used, or None where it can."""
+    if conv.depthwise:
+        return "each filter sees one channel: there is no such kernel for OpenCL yet"
+    return None
+
+
+def simt(conv: Convolution, item: WorkItem, group: KernelGroup | None) -> Kernel:
+    """kgs_conv3d_simt on the input as it is."""
+    channels, positions = conv.weight.shape[1], math.prod(conv.out[3:])
+    g_n = min(GROUP_CHANNELS, channels)
+    if group is None:
+        group = item_group(conv.weight, positions=positions, item=item)
+    else:  # a vector of activations is multiplied whole
+        group = KernelGroup(g_m=group.g_m, g_n=g_n)
+    tile, rows = item_tile(channels=channels, positions=positions, group=group, item=item)
+    weight = KGSWeight.from_dense(
+        conv.weight, group=group, chunk=tile.chunk, row_multiple=group.g_m
+    )
+    layout = PackedLayout(c_block=VECTOR)
+    products = KGSConv3dSIMT(
+        **conv.geometry,
+        group=group,
+        kept=weight.kept,
+        weights=weight.blocks.size,
+        tile=tile,
+        rows_per_item=rows,
+        accumulate=item.accumulate,
+        x=layout,
+        y=layout,
+        residual=layout if conv.residual else None,
+        dtype=item.dtype,
+    )
+    products = replace(products, x=products.needed_halo())
+    issued = weight.blocks.size * conv.out[0] * math.prod(conv.out[2:])
+
+    def emit(builder: relax.BlockBuilder, x: relax.Expr, residual: relax.Expr | None) -> relax.Var:
+        func = kgs_conv3d_simt(products)
+        return emit_products(builder, func, products, weight, weight.blocks, conv.bias, x, residual)
+
+    return Kernel(
+        name="kgs_conv3d_simt",
+        products=products,
+        pack=lambda: weight.blocks,
+        x=products.x,
+        y=layout,
+        issued_macs=issued,
+        cost=issued,
+        emit=emit,
+    )
+
+
+SIMT_CANDIDATES = ((why_not_simt, simt),)

@@ -1,0 +1,1 @@
+"""Schedules for GPUs programmed in OpenCL: Adreno, and whatever else runs OpenCL."""

@@ -1,0 +1,74 @@
+"""Any loop nest of a tensor expression on a GPU: pools, adds, concats, means, layout changes."""
+
+from __future__ import annotations
+
+from tvm import s_tir
+from tvm.s_tir.dlight.analysis import SBlockInfo, get_sblock_info
+from tvm.target import Target
+
+# Work-items a group: two waves of an Adreno 6xx.
+GROUP_ITEMS = 128
+# Channels in a block of the packed layout, and in the vector that a work-item computes.
+VECTOR = 4
+_GROUPS = ("blockIdx.x", "blockIdx.y", "blockIdx.z")
+_ITEMS = ("threadIdx.x", "threadIdx.y", "threadIdx.z")
+
+
+def bind_groups(sch: s_tir.Schedule, *, groups: tuple, items: tuple) -> None:
+    """Bind loops to the axes x, y, z of the grid and of the work-group."""
+    for loops, axes in ((groups, _GROUPS), (items, _ITEMS)):
+        for loop, axis in zip(loops, axes, strict=False):
+            sch.bind(loop, axis)
+
+
+def schedule_halo(sch: s_tir.Schedule, _target: Target) -> None:
+    """The zeros around a plane, written by one work-item a plane."""
+    for block in sch.get_child_blocks(sch.get_sblock("root")):
+        if sch.get(block).name_hint == "halo":
+            _spread(sch, sch.fuse(*sch.get_loops(block)))
+
+
+def schedule_loops(sch: s_tir.Schedule, blocks: list[SBlockInfo]) -> None:
+    """Inline elementwise producers; a work-item computes one vector of channels, or one element.
+
+    A reduction is summed in registers and stored once, by a kernel of its own.
+    """
+    for block in [block for block in blocks if not _inlined(sch, block)]:
+        _schedule_nest(sch, block)
+
+
+def _schedule_nest(sch: s_tir.Schedule, block: SBlockInfo) -> None:
+    loops = [axis.loop_rv for axis in block.iters if axis.kind == "S"]
+    reduced = [axis.loop_rv for axis in block.iters if axis.kind != "S"]
+    is_vector = len(loops) > 1 and int(sch.get(loops[-1]).extent) == VECTOR
+    lanes = [loops.pop()] if is_vector else []
+    sch.reorder(*loops, *reduced, *lanes)
+    item = _spread(sch, sch.fuse(*loops))
+    for lane in lanes:
+        sch.vectorize(lane)
+    if sch.get(block.block_rv).init is not None:
+        stored = sch.cache_write(block.block_rv, 0, "local")
+        sch.reverse_compute_at(stored, item)
+        if lanes:
+            sch.vectorize(sch.get_loops(stored)[-1])
+        if reduced:
+            sch.decompose_reduction(block.block_rv, reduced[0])
+
+
+def _spread(sch: s_tir.Schedule, loop):
+    """Bind a loop to groups of work-items, and return the loop over those of one group."""
+    size = min(int(sch.get(loop).extent), GROUP_ITEMS)
+    group, item = sch.split(loop, [None, size])
+    bind_groups(sch, groups=(group,), items=(item,))
+    return item
+
+
+def _inlined(sch: s_tir.Schedule, block: SBlockInfo) -> bool:
+    """Inline an elementwise block into whatever reads it; a reduction is none."""
+    if sch.get(block.block_rv).init is not None:
+        return False
+    consumers = [get_sblock_info(sch, other) for other in sch.get_consumers(block.block_rv)]
+    if not consumers or not block.is_injective():
+        return False
+    sch.compute_inline(block.block_rv)
+    return True

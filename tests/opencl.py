@@ -1,0 +1,64 @@
+"""Kernels on an OpenCL device of this machine, as tests run them."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.opencl.drivers import choose_device, load_pyopencl
+from rt3d_tvm.opencl.executor import Executor
+from rt3d_tvm.opencl.plan import Plan
+from rt3d_tvm.opencl.planner import make_plan
+from rt3d_tvm.targets import make_target
+from schedules.table import rules
+
+# Thousands of small kernels would fill pyopencl's cache on disk.
+os.environ["PYOPENCL_NO_CACHE"] = "1"
+
+
+@functools.cache
+def device(*, half: bool, name: str | None = None):
+    """A device that computes in float16, or in float32; the test is skipped where none is."""
+    try:
+        return choose_device(name, half=half)
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+def plan_of(function: tvm.tirx.PrimFunc, target: str = "opencl") -> Plan:
+    """The plan of a function that takes tensors and has its result as the last parameter."""
+    made_for = make_target(target)
+    *taken, result = [param.ty for param in function.params]
+    builder = relax.BlockBuilder()
+    params = [
+        relax.Var(f"p{i}", relax.TensorType(tuple(ty.shape), ty.dtype.dtype))
+        for i, ty in enumerate(taken)
+    ]
+    with builder.function("main", params):
+        var = builder.add_func(function.without_attr("global_symbol"), "kernel")
+        out = relax.TensorType(tuple(result.shape), result.dtype.dtype)
+        builder.emit_func_output(builder.emit(relax.call_tir(var, params, out)))
+    with made_for:
+        mod = tvm.s_tir.dlight.ApplyDefaultSchedule(*rules("adreno"))(builder.get())
+    return make_plan(mod, made_for, inputs=len(params))
+
+
+def run_on_opencl(
+    function: tvm.tirx.PrimFunc, arrays: list[np.ndarray], target: str = "opencl"
+) -> np.ndarray:
+    """Schedule by the table, compile, run; the result starts out as NaN."""
+    plan = plan_of(function, target)
+    executor = Executor(plan, [], device(half=plan.half))
+    result = function.params[-1].ty
+    shape, dtype = tuple(int(e) for e in result.shape), str(result.dtype.dtype)
+    cl = load_pyopencl()
+    nothing = np.full(shape, np.nan, dtype)
+    for output in plan.outputs:
+        cl.enqueue_copy(executor.queue, executor.buffers[output], nothing)
+    return executor.run(*arrays, outputs=[(shape, dtype)])[0]

@@ -1,0 +1,139 @@
+"""kgs_conv3d_simt against float64, on an OpenCL device of this machine."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.opencl import plan_of, run_on_opencl
+from tests.oracle import ConvCase, packed, stored_weight
+from tests.test_kgs_conv3d import SCHEMES, masked
+from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.kgs_conv3d_simt import KGSConv3dSIMT, kgs_conv3d_simt
+from topi_sparse.layout import PackedLayout, ceil_div
+from topi_sparse.register_tile import Tile
+
+LAYOUT = PackedLayout(c_block=4)
+
+
+@st.composite
+def cases(draw) -> ConvCase:
+    kernel = draw(
+        st.sampled_from([(3, 3, 3), (1, 3, 3), (3, 1, 1), (1, 1, 1), (1, 7, 7), (2, 2, 3)])
+    )
+    many = [230, 921] if kernel == (1, 1, 1) else []
+    n = draw(st.sampled_from([1, 2, 3, 4, 5, 16, 45, *many]))
+    m = draw(st.sampled_from([45, 40, 70, 16, 5, 1, *many]))
+    group = KernelGroup(g_m=draw(st.sampled_from([32, 16, 8, 4])), g_n=min(4, n))
+    rows = draw(st.sampled_from([rows for rows in (4, 8, 16) if rows <= group.g_m]))
+    dilation = tuple(draw(st.integers(1, 2)) for _ in kernel)
+    padding = tuple(draw(st.integers(0, min(k, 3) + 2)) for k in kernel * 2)
+    extents = [
+        max(draw(st.integers(1, 9)), (k - 1) * step + 1 - before - after, 1)
+        for k, step, before, after in zip(kernel, dilation, padding[:3], padding[3:], strict=True)
+    ]
+    weight = masked(
+        (m, n, *kernel),
+        scheme=draw(st.sampled_from(SCHEMES)),
+        density=draw(st.sampled_from([0.4, 1.0, 0.1, 0.0])),
+        group=group,
+        seed=draw(st.integers(0, 99)),
+    )
+    return ConvCase.make(
+        weight,
+        seed=draw(st.integers(0, 99)),
+        group=group,
+        residual=draw(
+            st.none() | st.builds(PackedLayout, c_block=st.just(4), halo_w=st.integers(0, 1))
+        ),
+        data=(draw(st.integers(1, 2)), n, *extents),
+        stride=tuple(draw(st.integers(1, 3)) for _ in kernel),
+        padding=padding,
+        dilation=dilation,
+        tile=Tile(
+            lanes=draw(st.sampled_from([lanes for lanes in (4, 8, 16) if lanes <= rows])),
+            width=draw(st.integers(1, 6)),
+            chunk=ceil_div(n, group.g_n),
+        ),
+        x=PackedLayout(c_block=4, halo_w=draw(st.integers(0, 2))),
+        y=PackedLayout(c_block=4, halo_h=draw(st.integers(0, 2)), halo_w=draw(st.integers(0, 2))),
+        relu=draw(st.booleans()),
+        ceiling=draw(st.sampled_from([None, 0.5])),
+        dtype=draw(st.sampled_from(["float32", "float16"])),
+        definition=KGSConv3dSIMT,
+        rows_per_item=rows,
+    )
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cases())
+def test_any_convolution_equals_float64(case: ConvCase):
+    result = run_on_opencl(kgs_conv3d_simt(case.conv), case.arrays())
+    expected, bound = case.expected()
+    # NaN anywhere fails as well: the halo and the padding above M must be written, as zeros.
+    np.testing.assert_array_less(
+        abs(result - packed(expected, case.conv.y)) - packed(bound, case.conv.y), 1e-30
+    )
+    inside = packed(np.ones_like(expected), case.conv.y) == 1
+    assert not result[~inside].any()
+
+
+def test_sums_in_float16_stay_within_its_bound():
+    case = one_case(dtype="float16", accumulate="float16")
+    result = run_on_opencl(kgs_conv3d_simt(case.conv), case.arrays())
+    expected, bound = case.expected()
+    error = abs(result - packed(expected, case.conv.y))
+    assert (error <= packed(bound, case.conv.y)).all()
+    precise = one_case(dtype="float16")
+    better = run_on_opencl(kgs_conv3d_simt(precise.conv), precise.arrays())
+    assert abs(better - packed(expected, case.conv.y)).max() < error.max() / 2
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cases())
+def test_a_definition_survives_json_and_its_offsets_are_invertible(case: ConvCase):
+    conv = case.conv
+    assert KGSConv3dSIMT.from_json(conv.to_json()) == conv
+    weight = stored_weight(case.weight, conv)
+    offsets = conv.offsets(weight.columns)
+    np.testing.assert_array_equal(conv.columns(offsets, weight.pointers), weight.columns)
+
+
+def one_case(**fields) -> ConvCase:
+    group = KernelGroup(g_m=8, g_n=4)
+    return ConvCase.make(
+        masked((32, 32, 3, 3, 3), scheme="kgs", density=0.5, group=group, seed=0),
+        seed=0,
+        group=group,
+        data=(1, 32, 4, 14, 14),
+        stride=(1, 1, 1),
+        padding=(1,) * 6,
+        dilation=(1, 1, 1),
+        tile=Tile(lanes=8, width=4, chunk=8),
+        x=LAYOUT,
+        y=PackedLayout(c_block=4, halo_h=1, halo_w=1),
+        definition=KGSConv3dSIMT,
+        rows_per_item=8,
+        **fields,
+    )
+
+
+@pytest.mark.parametrize("target", ["opencl", "adreno"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_source_moves_vectors_and_nothing_through_local_memory(target: str, dtype: str):
+    plan = plan_of(kgs_conv3d_simt(one_case(dtype=dtype).conv), target)
+    assert "__local" not in plan.source
+    _, loop = re.split(
+        r"for \(int \w+ = 0; \w+ < \(", plan.source.split("_kernel_1(")[-1], maxsplit=1
+    )
+    # 4 positions of 4 channels, 4 channels of 8 weights; nothing is loaded a number at a time.
+    assert loop.count("x_ptr +") == 4
+    assert len(re.findall(r"vload8\(0, blocks_ptr", loop)) == 4
+    assert not re.search(r"(x|blocks)_ptr\[", loop)
+
+
+def test_every_layer_has_enough_work_items_for_a_wave():
+    plan = plan_of(kgs_conv3d_simt(one_case().conv), "adreno")
+    assert all(64 <= launch.group_items <= 256 for launch in plan.launches[1:])

@@ -1,0 +1,261 @@
+"""OpenCL through the whole flow: models on a device of this machine, plans, drivers, refusals."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rt3d_tvm import cli
+from rt3d_tvm.build import compile_onnx
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.opencl import drivers, planner
+from rt3d_tvm.opencl.artifact import load_opencl
+from rt3d_tvm.opencl.executor import Executor
+from rt3d_tvm.opencl.plan import PLAN, SOURCE, Launch, Plan
+from rt3d_tvm.targets import make_target
+from rt3d_tvm.verify import reference_session, relative_distance, verify
+from tests.opencl import device
+
+# What an Adreno's driver grants every kernel, and TVM's target says.
+GROUP_ITEMS, LOCAL_BYTES = 256, 16384
+
+
+@pytest.fixture(scope="module")
+def artifact_of(tmp_path_factory):
+    """Compile a reduced model for an OpenCL target and a precision, once."""
+    made: dict[tuple, Path] = {}
+
+    def artifact(compiled, target: str, precision: str) -> Path:
+        key = (compiled.name, target, precision)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("opencl") / "artifact"
+            compile_onnx(compiled.onnx, made[key], target=target, precision=precision)
+        return made[key]
+
+    return artifact
+
+
+@pytest.fixture
+def adreno(artifact_of, compiled_c3d) -> Path:
+    return artifact_of(compiled_c3d, "adreno", "fp16")
+
+
+def test_every_model_computes_what_onnx_runtime_does(artifact_of, compiled):
+    device(half=True)
+    result = verify(artifact_of(compiled, "adreno", "fp16"), compiled.onnx, inputs=2)
+    # More than float32 would leave: it is float16 that was tested.
+    assert 1e-4 < result.max_rel_error <= result.limit == 2e-2
+
+
+def test_float32_is_as_near_as_on_a_cpu(artifact_of, compiled_c3d):
+    device(half=False)
+    result = verify(artifact_of(compiled_c3d, "adreno", "fp32"), compiled_c3d.onnx, inputs=2)
+    assert result.max_rel_error <= result.limit == 1e-4
+
+
+def test_the_kernels_for_a_pc_compute_the_same(artifact_of, compiled_c3d):
+    device(half=True)
+    folder = artifact_of(compiled_c3d, "opencl", "fp16")
+    assert verify(folder, compiled_c3d.onnx).passed
+
+
+def test_pocl_computes_the_same_in_float32(artifact_of, compiled_c3d):
+    device(half=False, name="Portable Computing Language")
+    folder = artifact_of(compiled_c3d, "adreno", "fp32")
+    assert verify(folder, compiled_c3d.onnx, device="Portable Computing Language").passed
+
+
+def test_the_whole_network_stays_on_the_device(artifact_of, compiled):
+    """Every layer has its kernel, every buffer between the ends is written by a kernel first."""
+    folder = artifact_of(compiled, "adreno", "fp16")
+    manifest, plan = json.loads((folder / "manifest.json").read_text()), Plan.read(folder)
+    assert {layer["kernel"] for layer in manifest["layers"]} == {"kgs_conv3d_simt"}
+    assert manifest["layout_changes"] <= 5
+    assert [launch.call for launch in plan.launches] == sorted(
+        launch.call for launch in plan.launches
+    )
+    assert plan.launches[-1].call == len(manifest["calls"]) - 1
+    known = set(range(plan.inputs + plan.weights))
+    for launch in plan.launches:
+        known.update(launch.buffers)
+    assert known == set(range(len(plan.buffers)))
+    assert set(plan.outputs).isdisjoint(range(plan.inputs + plan.weights))
+
+
+def test_no_kernel_asks_for_more_than_the_target_grants(artifact_of, compiled):
+    plan = Plan.read(artifact_of(compiled, "adreno", "fp16"))
+    for launch in plan.launches:
+        assert launch.group_items <= GROUP_ITEMS
+        assert planner.local_bytes(plan.source, launch.kernel) <= LOCAL_BYTES
+
+
+def test_the_phone_s_library_holds_the_source_of_every_kernel(adreno):
+    library, plan = (adreno / "model.so").read_bytes(), Plan.read(adreno)
+    assert library[18:20] == b"\xb7\x00"  # ELF's machine: AArch64
+    for launch in plan.launches:
+        assert f"__kernel void {launch.kernel}(".encode() in library
+    # Not only the names: all that runs here is what the phone will compile.
+    functions = plan.source.split("__kernel void ")[1:]
+    assert len(functions) == len({launch.kernel for launch in plan.launches})
+    for function in functions:
+        assert function.partition("// Function: ")[0].strip().encode() in library
+
+
+def test_a_plan_survives_its_files(adreno, tmp_path):
+    plan = Plan.read(adreno)
+    plan.write(tmp_path)
+    assert Plan.read(tmp_path) == plan
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [(PLAN, "{", "damaged"), (PLAN, None, f"no {PLAN} in it"), (SOURCE, None, f"no {SOURCE} in")],
+)
+def test_a_damaged_plan_is_refused(adreno, tmp_path, name, text, reason):
+    Plan.read(adreno).write(tmp_path)
+    (tmp_path / name).unlink()
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=reason):
+        Plan.read(tmp_path)
+
+
+def test_a_device_without_float16_is_refused(adreno):
+    plain = SimpleNamespace(name="Plain GPU", extensions="cl_khr_icd", max_work_group_size=1024)
+    message = "Plain GPU has no cl_khr_fp16: it cannot compute in float16; .* --precision fp32"
+    with pytest.raises(InputError, match=message):
+        Executor(Plan.read(adreno), [], plain)
+
+
+def test_a_device_of_small_groups_is_refused(adreno):
+    small = SimpleNamespace(name="Small GPU", extensions="cl_khr_fp16", max_work_group_size=32)
+    with pytest.raises(InputError, match=r"work-items a group; Small GPU allows 32"):
+        Executor(Plan.read(adreno), [], small)
+
+
+def test_a_source_that_does_not_compile_is_refused(adreno):
+    plan = replace(Plan.read(adreno), source="__kernel void pack( {")
+    with pytest.raises(InputError, match="cannot compile the kernels"):
+        Executor(plan, [], device(half=True))
+
+
+def test_a_kernel_beyond_the_limits_is_refused_when_it_is_planned():
+    target = make_target("adreno")
+    kernel = planner._Kernel(name="k", arguments=(), sizes=(), groups=(1, 1, 1), items=(16, 16, 1))
+    planner._check(kernel, "__kernel void k() {}", target)
+    with pytest.raises(ValueError, match="k: 512 work-items a group, at most 256"):
+        planner._check(replace(kernel, items=(32, 16, 1)), "__kernel void k() {}", target)
+    source = "__kernel void k() { __local float4 tile[1025]; } __kernel void j() {}"
+    with pytest.raises(ValueError, match="k: 16400 bytes of local memory, at most 16384"):
+        planner._check(kernel, source, target)
+    assert planner.local_bytes(source, "j") == 0
+
+
+def test_launches_are_timed_on_the_device(adreno):
+    device(half=True)
+    artifact = load_opencl(adreno)
+    shape = artifact.manifest["inputs"][0]["shape"]
+    y, ms = artifact.timed(np.zeros(shape, "float32"))
+    assert list(y.shape) == artifact.manifest["outputs"][0]["shape"]
+    assert len(ms) == len(artifact.manifest["calls"])
+    assert min(ms) > 0
+
+
+def test_runs_do_not_depend_on_each_other(adreno, compiled_c3d):
+    device(half=True)
+    artifact = load_opencl(adreno)
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(artifact.manifest["inputs"][0]["shape"], "f4") for _ in range(2)]
+    first = artifact.run(inputs[0])
+    second = artifact.run(inputs[1])
+    assert relative_distance(second, first) > 1e-2
+    np.testing.assert_array_equal(artifact.run(inputs[0]), first)
+
+
+def test_the_commands_take_an_artifact_for_opencl(adreno, compiled_c3d, tmp_path, capsys):
+    device(half=True)
+    result = tmp_path / "bench.json"
+    verified = ["verify", adreno, "--onnx", compiled_c3d.onnx]
+    timed = ["bench", adreno, "--runs", 2, "--json", result]
+    for argv in (verified, timed, [*timed, "--layers"], [*timed, "--onnx", compiled_c3d.onnx]):
+        assert cli.main([str(arg) for arg in argv]) == 0
+    assert "OpenCL" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["bench", "ADRENO", "--opencl", "no such"],
+            "no OpenCL device called 'no such'",
+        ),
+        (["run", "ADRENO", "v.mp4", "--threads", "1"], "threads have no effect"),
+        (["bench", "HOST", "--opencl", "Intel"], "is for host, not for an OpenCL device"),
+        (
+            ["compile", "ONNX", "-o", "OUT", "--accumulate", "fp16"],
+            "and opencl have a choice",
+        ),
+        (["compile", "ONNX", "-o", "OUT", "--target", "opencl", "--accumulate", "fp8"], "fp8"),
+    ],
+)
+def test_what_has_no_effect_is_refused(adreno, compiled_c3d, tmp_path, capsys, argv, message):
+    named = {
+        "ADRENO": adreno,
+        "HOST": compiled_c3d.folder,
+        "ONNX": compiled_c3d.onnx,
+        "OUT": tmp_path / "a",
+    }
+    assert cli.main([str(named.get(arg, arg)) for arg in argv]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_packages_drivers_are_made_known(tmp_path):
+    folder = drivers.icd_folder({"XDG_CACHE_HOME": str(tmp_path)})
+    for name, library in drivers.packaged_drivers().items():
+        assert (folder / f"{name}.icd").read_text() == f"{library}\n"
+        assert library.is_file()
+    assert drivers.icd_folder({"XDG_CACHE_HOME": str(tmp_path)}) == folder
+    assert drivers.icd_folder({"OCL_ICD_VENDORS": "/own"}) == Path("/own")
+
+
+def test_without_any_device_the_remedy_is_named():
+    program = """
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.opencl import drivers
+drivers.devices = lambda: []
+try:
+    drivers.choose_device()
+except InputError as error:
+    print(error)
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ
+    )
+    assert (
+        "no OpenCL device can run this: there is none; pip install intel-opencl-rt" in child.stdout
+    )
+
+
+@pytest.mark.parametrize("accumulate", ["fp32", "fp16"])
+def test_accumulation_in_float16_costs_digits(compiled_c3d, tmp_path, accumulate):
+    device(half=True)
+    compile_onnx(compiled_c3d.onnx, tmp_path / "a", target="adreno", accumulate=accumulate)
+    artifact = load_opencl(tmp_path / "a")
+    x = np.random.default_rng(0).standard_normal(artifact.manifest["inputs"][0]["shape"], "f4")
+    session = reference_session(compiled_c3d.onnx)
+    reference = session.run(None, {session.get_inputs()[0].name: x})[0]
+    assert relative_distance(artifact.run(x), reference) <= {"fp32": 5e-3, "fp16": 5e-2}[accumulate]
+
+
+def test_launch_counts_its_group():
+    launch = Launch(
+        kernel="k", call=0, function="f", buffers=(), sizes=(), groups=(2, 1, 1), items=(8, 4, 2)
+    )
+    assert launch.group_items == 64

@@ -1,0 +1,238 @@
+"""kgs_conv3d_simt: the convolution of kgs_conv3d for GPUs, a register tile a work-item.
+
+The weight format, the packed layout and the loop over kept columns are those of kgs_conv3d. What
+differs is who computes: a work-item has ``rows_per_item`` filters of a row block at ``width``
+output positions of one plane, a vector of accumulators for each, and walks the kept columns of its
+row block. Its neighbour has the neighbouring positions and the same columns, so that both read
+neighbouring activations and the same weights: nothing has to go through local memory.
+
+Positions are counted along the rows of the input where the kernel moves by one: a work-group then
+reads one run of memory however short the rows are, and the few positions between two rows, which
+lie in the halo, are computed and not stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import tvm
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from topi_sparse.activation import activated
+from topi_sparse.halo import zero_halo
+from topi_sparse.kgs_conv3d import OPAQUE, KGSConv3d
+from topi_sparse.layout import ceil_div
+from topi_sparse.windows import whole
+from topi_sparse.work_item import VECTOR
+
+# The attribute of the PrimFunc under which its own definition stands, as JSON.
+SIMT_ATTRIBUTE = "kgs_conv3d_simt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KGSConv3dSIMT(KGSConv3d):
+    """All that defines one kgs_conv3d_simt kernel; x and y have channel blocks of VECTOR.
+
+    tile            filters in a vector of accumulators (lanes), positions a work-item (width); the
+                    chunk holds all channel groups
+    rows_per_item   filters a work-item, a divisor of g_m
+    accumulate      the type of the accumulators
+    """
+
+    parts: ClassVar[Mapping[str, Callable]] = KGSConv3d.parts
+
+    rows_per_item: int
+    accumulate: str = "float32"
+
+    @property
+    def row_multiple(self) -> int:
+        """Every row block is whole."""
+        return self.group.g_m
+
+    @property
+    def along_input(self) -> bool:
+        """Whether positions are counted along the input's rows, halo and all."""
+        return self.stride[1:] == (1, 1)
+
+    @property
+    def row_length(self) -> int:
+        """From the first position of a row to that of the next, in positions."""
+        return self.x.shape(self.data)[4] if self.along_input else self.out[4]
+
+    @property
+    def positions(self) -> int:
+        """Positions of a plane that are computed: up to its last one that is stored."""
+        return (self.out[3] - 1) * self.row_length + self.out[4]
+
+    @property
+    def items(self) -> int:
+        """Work-items along the positions of a plane."""
+        return ceil_div(self.positions, self.tile.width)
+
+    def offsets(self, columns: np.ndarray) -> np.ndarray:
+        """As in KGSConv3d, in vectors: an index that is VECTOR times something is aligned."""
+        return super().offsets(columns) // VECTOR
+
+    def columns(self, offsets: np.ndarray, pointers: np.ndarray) -> np.ndarray:
+        """The inverse of ``offsets``."""
+        return super().columns(offsets * VECTOR, pointers)
+
+
+def kgs_conv3d_simt(conv: KGSConv3dSIMT) -> tvm.tirx.PrimFunc:
+    """The PrimFunc (x, blocks, offsets, pointers, bias, [residual,] y) of one convolution.
+
+    Arguments and blocks ("halo", "tile") as those of kgs_conv3d; bias holds whole row blocks.
+    """
+    batch, _, depth, _, _ = conv.out
+    count_p, _ = conv.rows
+    dtypes = {"offsets": "int32", "pointers": "int32"}
+    shapes = {
+        "x": conv.x.shape(conv.data),
+        "blocks": (conv.weights,),
+        "offsets": (conv.kept,),
+        "pointers": (count_p * conv.kernel[0] + 1,),
+        "bias": (conv.stored_filters,),
+        "residual": conv.residual and conv.residual.shape(conv.out),
+        "y": conv.y.shape(conv.out),
+    }
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(SIMT_ATTRIBUTE)
+        T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE, SIMT_ATTRIBUTE: conv.to_json()})
+        args = {
+            name: T.arg(name, T.buffer(shape, dtypes.get(name, conv.dtype)))
+            for name, shape in shapes.items()
+            if shape is not None
+        }
+        with T.sblock("root"):
+            zero_halo(conv.y, conv.out, conv.dtype, args["y"])
+            parts = conv.group.g_m // conv.rows_per_item
+            extents = (batch, count_p, parts, depth, conv.items)
+            with T.grid(*extents) as loops, T.sblock("tile"):
+                position = [
+                    T.axis.spatial(extent, loop)
+                    for extent, loop in zip(extents, loops, strict=True)
+                ]
+                T.reads(*(whole(args[name]) for name in args if name != "y"))
+                T.writes(_plane(conv, args["y"], position))
+                lanes = conv.tile.lanes
+                acc = [
+                    [
+                        T.sblock_alloc_buffer((lanes,), conv.accumulate, scope="local")
+                        for _ in range(conv.rows_per_item // lanes)
+                    ]
+                    for _ in range(conv.tile.width)
+                ]
+                _register_tile(conv, args, acc, position)
+    return builder.get()
+
+
+def _plane(conv: KGSConv3dSIMT, y, position):
+    """The region of y that a work-item may write to."""
+    n, _, _, d, _ = position
+    shape = conv.y.shape(conv.out)
+    return y[n, 0 : shape[1], d, 0 : shape[3], 0 : shape[4], 0:VECTOR]
+
+
+def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
+    """Start from the bias, add every kept column of the row block, finish, store."""
+    n, p, part, d, item = position
+    lanes, width, (g_m, g_n) = conv.tile.lanes, conv.tile.width, (conv.group.g_m, conv.group.g_n)
+    vectors = range(conv.rows_per_item // lanes)
+    first_row = p * g_m + part * conv.rows_per_item
+
+    def lane(start, count: int):
+        return T.Ramp(start, 1, count)
+
+    def cast(value, dtype: str, count: int):
+        return value if dtype == conv.dtype else tvm.tirx.Cast(f"{dtype}x{count}", value)
+
+    for i in range(width):
+        for b in vectors:
+            start = args["bias"][lane(first_row + b * lanes, lanes)]
+            T.buffer_store(acc[i][b], cast(start, conv.accumulate, lanes), [lane(0, lanes)])
+
+    strides = [stride // VECTOR for stride in conv.x.strides(conv.data)[:5]]
+    flat = [item + i * conv.items for i in range(width)]
+    here = []
+    for i, position in enumerate(flat):
+        if conv.items * (i + 1) > conv.positions:  # the last ones may lie behind the plane
+            position = T.min(position, conv.positions - 1)
+        row, column = position // conv.row_length, position % conv.row_length
+        if conv.along_input:
+            moved = position * strides[4]
+        else:
+            moved = row * (conv.stride[1] * strides[3]) + column * (conv.stride[2] * strides[4])
+        here.append(T.bind(n * strides[0] + d * (conv.stride[0] * strides[2]) + moved))
+
+    pointers, kd_range = args["pointers"], conv.valid_locations(d)
+    begin, end = (T.bind(pointers[p * conv.kernel[0] + kd]) for kd in kd_range)
+    with T.serial(begin, end) as j:
+        offset = T.bind(args["offsets"][j])
+        values = [
+            T.bind(
+                cast(
+                    args["x"][0, 0, 0, 0, 0, lane((offset + at) * VECTOR, VECTOR)],
+                    conv.accumulate,
+                    VECTOR,
+                )
+            )
+            for at in here
+        ]
+        for channel in range(g_n):
+            for b in vectors:
+                at = (j * g_n + channel) * g_m + part * conv.rows_per_item + b * lanes
+                weights = T.bind(cast(args["blocks"][lane(at, lanes)], conv.accumulate, lanes))
+                for i in range(width):
+                    value = tvm.tirx.Shuffle([values[i]], [channel])
+                    total = acc[i][b][lane(0, lanes)] + T.Broadcast(value, lanes) * weights
+                    T.buffer_store(acc[i][b], total, [lane(0, lanes)])
+
+    blocks = conv.y.shape(conv.out)[1]
+    for i, position in enumerate(flat):
+        row, column = position // conv.row_length, position % conv.row_length
+        conditions = []
+        if conv.items * (i + 1) > conv.positions:
+            conditions.append(position < conv.positions)
+        if conv.row_length > conv.out[4]:
+            conditions.append(column < conv.out[4])
+        with _where(conditions):
+            for b in vectors:
+                for quarter in range(lanes // VECTOR):
+                    value = acc[i][b][lane(quarter * VECTOR, VECTOR)]
+                    block = first_row // VECTOR + b * (lanes // VECTOR) + quarter
+                    beyond = conv.stored_filters > blocks * VECTOR
+                    with _where([block < blocks] if beyond else []):
+                        _store(conv, args, value, [n, block, d], row, column)
+
+
+def _store(conv: KGSConv3dSIMT, args, value, at: list, row, column) -> None:
+    """Residual, ReLU and its ceiling, rounded once."""
+
+    def stored(layout):
+        return [*at, row + layout.halo_h, column + layout.halo_w, T.Ramp(0, 1, VECTOR)]
+
+    def cast(dtype: str, vector):
+        return vector if conv.accumulate == conv.dtype else tvm.tirx.Cast(dtype, vector)
+
+    if conv.residual:
+        shortcut = args["residual"][tuple(stored(conv.residual))]
+        value = value + cast(f"{conv.accumulate}x{VECTOR}", shortcut)
+    value = activated(
+        value, relu=conv.relu, ceiling=conv.ceiling, dtype=conv.accumulate, lanes=VECTOR
+    )
+    T.buffer_store(args["y"], cast(f"{conv.dtype}x{VECTOR}", value), stored(conv.y))
+
+
+@contextlib.contextmanager
+def _where(conditions: list) -> Iterator[None]:
+    """Guard what is emitted inside by all conditions; without any it is emitted as it is."""
+    if not conditions:
+        yield
+        return
+    with T.If(tvm.tirx.all(*conditions)), T.Then():
+        yield
