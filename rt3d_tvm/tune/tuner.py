@@ -297,7 +297,9 @@ class Tuner:
             search = next_task(self._searches, most=MOST * trials)
             if search is None:
                 break
-            count = min(ROUND, self._planned - self._done)
+            # A first round no longer than a task's share, so that every task has one.
+            most = ROUND if search.trials else min(ROUND, trials)
+            count = min(most, self._planned - self._done)
             self._round(search, count, builder, devices, overlap=overlap)
         tuned = [self._final(search, builder, devices) for search in self._searches]
         self._write_records(tuned)
