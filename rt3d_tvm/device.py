@@ -88,11 +88,14 @@ def read_processor(read: Read) -> Processor:
 
 
 def fitting_targets(processor: Processor) -> tuple[str, ...]:
-    """Names of the targets whose code runs on the processor; those that it may run are left out."""
+    """Names of the targets whose code runs on the processor; those that it may run are left out.
+
+    Not those of GPUs, which are no matter of the processor.
+    """
     return tuple(
         name
         for name, target in TARGETS.items()
-        if target["mtriple"].partition("-")[0] == processor.machine
+        if target.get("mtriple", "").partition("-")[0] == processor.machine
         and _FEATURES.get(name, {}).keys() <= set(processor.features)
     )
 

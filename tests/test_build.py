@@ -83,7 +83,7 @@ def test_bad_arguments_leave_nothing_behind(compiled_c3d, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     cases = [
-        ({"target": "z80"}, "new", r"unknown target 'z80'; known: host, arm64"),
+        ({"target": "z80"}, "new", r"unknown target 'z80'; known: host, adreno, arm64"),
         ({"group": KernelGroup(g_m=5, g_n=4)}, "new", r"kernel group 5x4: there are kernels for"),
         ({}, "mine", "holds other files"),
         ({}, "site", "holds other files"),
