@@ -197,6 +197,8 @@ def test_ctrl_c_ends_a_search_within_seconds_and_leaves_nothing_behind(onnx_path
         text=True,
         cwd=ROOT,
         start_new_session=True,
+        # A test run in the background of a shell ignores it, and hands that on.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     until = time.monotonic() + 120
     while not (work / "trials.jsonl").exists() or len(trials_of_torn(work)) < 3:
