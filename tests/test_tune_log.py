@@ -2,7 +2,6 @@
 
 import json
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.tune import log as log_module
 from rt3d_tvm.tune.log import TrialLog
 from rt3d_tvm.tune.work import open_work
 
@@ -69,48 +67,65 @@ def test_one_process_writes_at_a_time(tmp_path):
     opened(tmp_path / "t.jsonl")
 
 
-def test_a_disk_that_is_full_is_waited_for(tmp_path, monkeypatch):
-    """A real limit on the file's size, which cuts a write short, and goes away after a while."""
-    monkeypatch.setattr(log_module, "PAUSE_S", 0.01)
+# In a process of its own: the limit holds for every file of a process, also for those that an
+# OpenCL driver of another test may be writing.
+LIMITED = """
+import json, resource, sys
+from pathlib import Path
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.tune import log as log_module
+path, relieved = Path(sys.argv[1]), sys.argv[2] == "relieved"
+log_module.PAUSE_S = 0.01
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+told = []
+def warn(line):
+    told.append(line)
+    if relieved:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+log = log_module.TrialLog(path, warn=warn, patience_s=300.0 if relieved else 0.1)
+log.append({"n": 0})
+resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))
+error = None
+try:
+    log.append({"n": 1})
+except InputError as refused:
+    error = str(refused)
+resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+log.close()
+print(json.dumps({"told": told, "error": error}))
+"""
+
+
+def after_a_limit_on_the_size(path, *, relieved: bool) -> dict:
+    """What the log said when a write was cut short, by a limit that may go away."""
+    answer = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(path), "relieved" if relieved else "stays"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def test_a_disk_that_is_full_is_waited_for(tmp_path):
+    path = tmp_path / "t.jsonl"
+    answer = after_a_limit_on_the_size(path, relieved=True)
+    assert answer["error"] is None
+    assert len(answer["told"]) == 1
+    assert "File too large; trying again" in answer["told"][0]
     told = []
-    log = opened(tmp_path / "t.jsonl", told)
-    log.append(ROWS[0])
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def relieve(line):
-        told.append(line)
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-    log._warn = relieve
-    size = (tmp_path / "t.jsonl").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, limits[1]))
-    try:
-        log.append(ROWS[1])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    log.append(ROWS[2])
-    log.close()
-    assert len(told) == 1
-    assert "File too large; trying again" in told[0]
-    assert opened(tmp_path / "t.jsonl", told).rows == ROWS
-    assert len(told) == 1
+    assert opened(path, told).rows == [{"n": 0}, {"n": 1}]
+    assert told == []
 
 
-def test_a_disk_that_stays_full_ends_the_search_with_a_whole_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(log_module, "PAUSE_S", 0.01)
-    log = TrialLog(tmp_path / "t.jsonl", warn=lambda line: None, patience_s=0.1)
-    log.append(ROWS[0])
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = (tmp_path / "t.jsonl").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, limits[1]))
-    try:
-        with pytest.raises(InputError, match="what it holds is whole, the same command goes on"):
-            log.append(ROWS[1])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    log.close()
+def test_a_disk_that_stays_full_ends_the_search_with_a_whole_log(tmp_path):
+    path = tmp_path / "t.jsonl"
+    answer = after_a_limit_on_the_size(path, relieved=False)
+    assert "what it holds is whole, the same command goes on" in answer["error"]
     told = []
-    assert opened(tmp_path / "t.jsonl", told).rows == [ROWS[0]]
+    assert opened(path, told).rows == [{"n": 0}]
     assert told == []
 
 
