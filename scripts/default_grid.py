@@ -37,6 +37,7 @@ from rt3d_tvm.passes.packed_call import called
 from rt3d_tvm.pipeline import device, phases
 from rt3d_tvm.report import print_table, write_json
 from rt3d_tvm.targets import make_target
+from rt3d_tvm.tune.space import Layer as TunedLayer
 from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d, kgs_conv3d
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.register_tile import GROUP_HEIGHTS, lane_mappings, vector_unit
@@ -145,17 +146,8 @@ def read_layers(onnx_path: Path, target: tvm.target.Target, count: int) -> list[
         # Winograd's 36 small products are no layer's own kernel; a classifier is bound by memory.
         if conv.weight_sets > 1 or conv.out[2:] == (1, 1, 1):
             continue
-        blocks, offsets, pointers = map(constant, binding.value.args[1].fields[1:4])
-        weight = KGSWeight(
-            shape=(conv.filters, conv.data[1], *conv.kernel),
-            group=conv.group,
-            chunk=conv.tile.chunk,
-            row_multiple=conv.y.c_block,
-            columns=conv.columns(offsets, pointers),
-            blocks=blocks,
-            pointers=pointers,
-            channels=conv.tile.channels,
-        ).decompress()
+        arguments = tuple(constant(arg) for arg in binding.value.args[1].fields[1:5])
+        (weight,) = TunedLayer(conv, arguments).weights()
         layer = Layer(conv, weight, target)
         found.setdefault(layer.title, layer)
     return sorted(found.values(), key=lambda layer: -layer.macs)[:count]

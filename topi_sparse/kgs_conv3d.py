@@ -143,24 +143,8 @@ def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
     count_p, last_rows = conv.rows
     width = min(conv.tile.width, breadth)
     strips, rest = ceil_div(breadth, width), breadth % width
-    dtypes = {"offsets": "int32", "pointers": "int32"}
-    shapes = {
-        "x": conv.x.shape(conv.data),
-        "blocks": (conv.weight_sets * conv.weights,),
-        "offsets": (conv.kept,),
-        "pointers": (count_p * conv.chunks * conv.kernel[0] + 1,),
-        "bias": (conv.stored_filters,),
-        "residual": conv.residual and conv.residual.shape(conv.out),
-        "y": conv.y.shape(conv.out),
-    }
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name("kgs_conv3d")
-        T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE, SPEC_ATTRIBUTE: conv.to_json()})
-        args = {
-            name: T.arg(name, T.buffer(shape, dtypes.get(name, conv.dtype)))
-            for name, shape in shapes.items()
-            if shape is not None
-        }
+        args = begin(conv, SPEC_ATTRIBUTE)
         with T.sblock("root"):
             zero_halo(conv.y, conv.out, conv.dtype, args["y"])
             extents = (batch, count_p, depth, height, strips)
@@ -196,6 +180,28 @@ def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
                     position[1] < count_p - 1, last_rows % conv.group.g_m, conv.group.g_m, strip
                 )
     return builder.get()
+
+
+def begin(conv: KGSConv3d, attribute: str) -> dict:
+    """Name, definition and parameters of the PrimFunc of a convolution with a KGS weight."""
+    T.func_name(attribute)
+    T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE, attribute: conv.to_json()})
+    count_p, _ = conv.rows
+    dtypes = {"offsets": "int32", "pointers": "int32"}
+    shapes = {
+        "x": conv.x.shape(conv.data),
+        "blocks": (conv.weight_sets * conv.weights,),
+        "offsets": (conv.kept,),
+        "pointers": (count_p * conv.chunks * conv.kernel[0] + 1,),
+        "bias": (conv.stored_filters,),
+        "residual": conv.residual and conv.residual.shape(conv.out),
+        "y": conv.y.shape(conv.out),
+    }
+    return {
+        name: T.arg(name, T.buffer(shape, dtypes.get(name, conv.dtype)))
+        for name, shape in shapes.items()
+        if shape is not None
+    }
 
 
 def _either(is_whole, rest: int, whole: int, body) -> None:

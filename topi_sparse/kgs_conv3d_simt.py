@@ -25,7 +25,7 @@ from tvm.tirx.script.builder import ir as T
 
 from topi_sparse.activation import activated
 from topi_sparse.halo import zero_halo
-from topi_sparse.kgs_conv3d import OPAQUE, KGSConv3d
+from topi_sparse.kgs_conv3d import KGSConv3d, begin
 from topi_sparse.layout import ceil_div
 from topi_sparse.windows import whole
 from topi_sparse.work_item import VECTOR
@@ -90,24 +90,8 @@ def kgs_conv3d_simt(conv: KGSConv3dSIMT) -> tvm.tirx.PrimFunc:
     """
     batch, _, depth, _, _ = conv.out
     count_p, _ = conv.rows
-    dtypes = {"offsets": "int32", "pointers": "int32"}
-    shapes = {
-        "x": conv.x.shape(conv.data),
-        "blocks": (conv.weights,),
-        "offsets": (conv.kept,),
-        "pointers": (count_p * conv.kernel[0] + 1,),
-        "bias": (conv.stored_filters,),
-        "residual": conv.residual and conv.residual.shape(conv.out),
-        "y": conv.y.shape(conv.out),
-    }
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name(SIMT_ATTRIBUTE)
-        T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE, SIMT_ATTRIBUTE: conv.to_json()})
-        args = {
-            name: T.arg(name, T.buffer(shape, dtypes.get(name, conv.dtype)))
-            for name, shape in shapes.items()
-            if shape is not None
-        }
+        args = begin(conv, SIMT_ATTRIBUTE)
         with T.sblock("root"):
             zero_halo(conv.y, conv.out, conv.dtype, args["y"])
             parts = conv.group.g_m // conv.rows_per_item

@@ -208,21 +208,33 @@ def _direct(
         dtype=unit.dtype,
     )
     products = replace(products, x=products.needed_halo())
+    moved = (weight.blocks.size, math.prod(conv.data), 2 * math.prod(conv.out))
+    cost = _cost(products, *moved, unit=unit)
+    return kernel_of(products, kgs_conv3d, weight, conv.bias, cost=cost)
+
+
+def kernel_of(
+    products: KGSConv3d,
+    make: Callable[[KGSConv3d], tvm.tirx.PrimFunc],
+    weight: KGSWeight,
+    bias: np.ndarray | None,
+    *,
+    cost: float,
+) -> Kernel:
+    """The Kernel that is one call of ``make(products)``, on the input as it is."""
 
     def emit(builder: relax.BlockBuilder, x: relax.Expr, residual: relax.Expr | None) -> relax.Var:
-        func = kgs_conv3d(products)
-        return emit_products(builder, func, products, weight, weight.blocks, conv.bias, x, residual)
+        func = make(products)
+        return _emit_products(builder, func, products, weight, weight.blocks, bias, x, residual)
 
     return Kernel(
-        name="kgs_conv3d",
+        name=make.__name__,
         products=products,
         pack=lambda: weight.blocks,
         x=products.x,
-        y=y,
-        issued_macs=_issued(products),
-        cost=_cost(
-            products, weight.blocks.size, math.prod(conv.data), 2 * math.prod(conv.out), unit=unit
-        ),
+        y=products.y,
+        issued_macs=issued_macs(products),
+        cost=cost,
         emit=emit,
     )
 
@@ -285,7 +297,7 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
     def emit(builder: relax.BlockBuilder, x: relax.Expr, residual: relax.Expr | None) -> relax.Var:
         v = emit_call(builder, "winograd_input", winograd_input(definition), [x])
         func = kgs_conv3d(products)
-        u = emit_products(builder, func, products, point, pack(), None, v, None)
+        u = _emit_products(builder, func, products, point, pack(), None, v, None)
         args = [u, _padded_bias(conv.bias, m, ceil_div(m, y.c_block) * y.c_block)]
         if residual is not None:
             args.append(residual)
@@ -299,7 +311,7 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
         pack=pack,
         x=definition.x,
         y=y,
-        issued_macs=_issued(products),
+        issued_macs=issued_macs(products),
         cost=WINOGRAD_MARGIN
         * _cost(
             products,
@@ -363,7 +375,8 @@ CANDIDATES: Candidates = (
 )
 
 
-def _issued(products: KGSConv3d) -> int:
+def issued_macs(products: KGSConv3d) -> int:
+    """Multiply-adds on stored weights."""
     batch, _, *positions = products.out
     return products.weights * batch * math.prod(positions)
 
@@ -380,7 +393,7 @@ def _cost(products: KGSConv3d, *moved: int, unit: VectorUnit) -> float:
     slots = issue_slots(vectors, tile.lanes, width, unit, tile.channels)
     busy = vectors * width * ceil_div(tile.lanes, unit.pipe_lanes) / slots
     traffic = np.dtype(products.dtype).itemsize * sum(moved)
-    return _issued(products) / busy + MULTIPLY_ADDS_A_BYTE * traffic
+    return issued_macs(products) / busy + MULTIPLY_ADDS_A_BYTE * traffic
 
 
 def _padded_bias(
@@ -392,7 +405,7 @@ def _padded_bias(
     return relax.const(padded)
 
 
-def emit_products(
+def _emit_products(
     builder: relax.BlockBuilder,
     func: tvm.tirx.PrimFunc,
     products: KGSConv3d,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from tvm import relax
-
-from rt3d_tvm.passes.kernels import Convolution, Kernel, emit_products
+from rt3d_tvm.passes.kernels import Convolution, Kernel, issued_macs, kernel_of
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d_simt import KGSConv3dSIMT, kgs_conv3d_simt
 from topi_sparse.kgs_weight import KGSWeight
@@ -50,22 +48,8 @@ def simt(conv: Convolution, item: WorkItem, group: KernelGroup | None) -> Kernel
         dtype=item.dtype,
     )
     products = replace(products, x=products.needed_halo())
-    issued = weight.blocks.size * conv.out[0] * math.prod(conv.out[2:])
-
-    def emit(builder: relax.BlockBuilder, x: relax.Expr, residual: relax.Expr | None) -> relax.Var:
-        func = kgs_conv3d_simt(products)
-        return emit_products(builder, func, products, weight, weight.blocks, conv.bias, x, residual)
-
-    return Kernel(
-        name="kgs_conv3d_simt",
-        products=products,
-        pack=lambda: weight.blocks,
-        x=products.x,
-        y=layout,
-        issued_macs=issued,
-        cost=issued,
-        emit=emit,
-    )
+    cost = issued_macs(products)
+    return kernel_of(products, kgs_conv3d_simt, weight, conv.bias, cost=cost)
 
 
 SIMT_CANDIDATES = ((why_not_simt, simt),)
