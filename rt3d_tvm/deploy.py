@@ -31,7 +31,10 @@ MAGIC = b"rt3d-tvm weights\0\0\0\0\0\0\0\0"
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """A loaded model: ``run`` takes and returns numpy arrays; the manifest says of what shape."""
+    """A loaded model: ``run`` takes and returns numpy arrays; the manifest says of what shape.
+
+    threads: how many really run it.
+    """
 
     manifest: dict
     vm: relax.VirtualMachine
@@ -65,8 +68,7 @@ def load(folder: Path, *, threads: int | None = None) -> Artifact:
     for name in (MODEL, WEIGHTS):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: no {name} in it; a folder made by `rt3d compile` has one")
-    threads = threads or available_cores()
-    set_threads(threads)
+    threads = set_threads(threads or available_cores())
     try:
         library = tvm.runtime.load_module(str((folder / MODEL).resolve()))
         vm = relax.VirtualMachine(library, tvm.cpu())
@@ -128,10 +130,12 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def set_threads(threads: int) -> None:
+def set_threads(threads: int) -> int:
     """Let the TVM runtime use that many threads; left alone it takes half the cores on x86-64.
 
-    InputError for more threads than cores: TVM's threads wait for each other by spinning.
+    Returns how many it uses: fewer where something has run before, because TVM makes its threads
+    then and cannot add any. InputError for more threads than cores: they wait for each other by
+    spinning.
     """
     cores = available_cores()
     if not 1 <= threads <= cores:
@@ -139,6 +143,7 @@ def set_threads(threads: int) -> None:
     # TVM makes its threads when it needs the first, as many as this says; later it can use fewer.
     os.environ["TVM_NUM_THREADS"] = str(cores)
     tvm.get_global_func("runtime.config_threadpool")(_BIG_CORES, threads)
+    return int(tvm.get_global_func("runtime.NumThreads")())
 
 
 def file_sha256(path: Path) -> str:

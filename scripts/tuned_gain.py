@@ -1,6 +1,7 @@
 """What tuning gains: models compiled with the defaults and tuned, timed in turns here.
 
     python scripts/tuned_gain.py X.onnx ... [--database DIR] [--out build/tuned_gain] [--runs 15]
+        [--threads N]
 
 Tuned kernels are those that come with the package, or those of DIR, the work directory of an
 `rt3d tune` of the one model. The results of both are compared; OUT/gain.json has every sample.
@@ -16,7 +17,7 @@ import numpy as np
 
 from rt3d_tvm.bench import bench
 from rt3d_tvm.build import compile_onnx
-from rt3d_tvm.deploy import available_cores, load
+from rt3d_tvm.deploy import available_cores, load, set_threads
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.report import print_table, write_json
 from rt3d_tvm.verify import relative_distance
@@ -32,9 +33,11 @@ def main() -> int:
     parser.add_argument("--database", type=Path, metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path("build/tuned_gain"))
     parser.add_argument("--runs", type=int, default=15, help="timed runs of each artifact")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="default: all cores")
     parser.add_argument("--compile-only", action="store_true", help="leave the timing for later")
     args = parser.parse_args()
     try:
+        set_threads(args.threads)  # before anything runs: TVM cannot have more afterwards
         results = [_measured(path, args) for path in args.onnx]
     except InputError as error:
         print(f"tuned_gain: {error}", file=sys.stderr)
@@ -47,7 +50,7 @@ def main() -> int:
             for row in results
         ],
         columns=("model", "tuned layers", "default ms", "tuned ms", "times as fast"),
-        title=f"{available_cores()} threads, medians of {args.runs} runs in turns",
+        title=f"{results[0]['threads']} threads, medians of {args.runs} runs in turns",
     )
     write_json(args.out / "gain.json", results)
     return 0 if all(row["max_rel_error"] <= MAX_REL_ERROR for row in results) else 1
@@ -61,7 +64,7 @@ def _measured(path: Path, args: argparse.Namespace) -> dict | None:
         compile_onnx(path, folders["tuned"], database=args.database)
     if args.compile_only:
         return None
-    artifacts = {name: load(folder) for name, folder in folders.items()}
+    artifacts = {name: load(folder, threads=args.threads) for name, folder in folders.items()}
     manifest = artifacts["tuned"].manifest
     x = np.random.default_rng(0).standard_normal(manifest["inputs"][0]["shape"], dtype="float32")
     error = relative_distance(*(artifact.run(x) for artifact in artifacts.values()))
@@ -69,6 +72,7 @@ def _measured(path: Path, args: argparse.Namespace) -> dict | None:
     timings = bench(engines, x, runs=args.runs)
     return {
         "model": path.stem,
+        "threads": artifacts["tuned"].threads,
         "tuned_layers": sum(layer["tuned"] is not None for layer in manifest["layers"]),
         "ms": [timing.median_ms for timing in timings],
         "samples_ms": [timing.samples_ms for timing in timings],
