@@ -105,9 +105,17 @@ class Device:
         """Degrees Celsius by thermal zone; empty where the device shows none."""
         return self._call("read its temperatures", remote_session.temperatures)
 
-    def use_threads(self, threads: int) -> None:
-        """Run kernels on that many threads, the fastest cores first."""
-        self._call("set its threads", remote_session.use_threads, threads)
+    def use_threads(self, threads: int | None = None) -> None:
+        """Run kernels on that many threads, the fastest cores first; by default on the big ones.
+
+        DeviceFailure where its server has fewer than that many.
+        """
+        wanted = threads or self.processor().big_cores
+        running = self._call("set its threads", remote_session.use_threads, wanted)
+        if threads is not None and running < threads:
+            raise DeviceFailure(
+                f"{self.name}: {threads} threads: its server has {running}", "error"
+            )
 
     def processor(self) -> Processor:
         """Its processor."""
@@ -221,7 +229,7 @@ class RemoteDevice(Device):
         """Upload the artifact in ``folder`` and load it there.
 
         The weights go from the mapped file straight into the tensors that the model reads.
-        threads: by default as many as the device has big cores.
+        threads: by default as many as the device has big cores, or its server if these are fewer.
         """
         folder = Path(folder)
         manifest = read_manifest(folder / MANIFEST)
@@ -243,17 +251,19 @@ class RemoteDevice(Device):
             raise InputError(
                 f"{threads} threads: the device {self.key} has {processor.cores} cores"
             )
-        threads = threads or processor.big_cores
+        wanted = threads or processor.big_cores
         started = time.perf_counter()
-        self._call(
+        running = self._call(
             f"take {size / 1e6:.1f} MB of {folder}: the upload was interrupted",
             remote_session.upload,
             folder,
             manifest,
-            threads,
+            wanted,
             deadline_s=self._deadline_s + size / _UPLOAD_BYTES_PER_S,
         )
-        return RemoteArtifact(self, manifest, threads, size, time.perf_counter() - started)
+        if threads is not None and running < threads:
+            raise InputError(f"{threads} threads: the server of device {self.key} has {running}")
+        return RemoteArtifact(self, manifest, running, size, time.perf_counter() - started)
 
     def _connect(self, tracker: tuple[str, int], wait_s: float) -> str:
         until = time.monotonic() + wait_s

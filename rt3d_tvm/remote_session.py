@@ -101,13 +101,16 @@ def describe() -> tuple[Processor, int | None, dict[str, float], float]:
     return found, _memory(found), temperatures(), answer_s
 
 
-def upload(folder: Path, manifest: dict, threads: int) -> None:
-    """Put an artifact on the device and load it; the weights are copied once, into place."""
+def upload(folder: Path, manifest: dict, threads: int) -> int:
+    """Put an artifact on the device and load it; the weights are copied once, into place.
+
+    Returns how many threads will run it.
+    """
     remote = _held.rpc
     remote.upload(str(folder / MODEL), MODEL)
     library = remote.load_module(MODEL)
     # Before anything runs: TVM makes its threads when it needs the first.
-    remote.get_function("runtime.config_threadpool")(_BIG_CORES, threads)
+    running = use_threads(threads)
     _held.vm = relax.VirtualMachine(library, remote.cpu())
     expected = _held.vm["artifact_id"]().numpy().tobytes()
     mapped = np.memmap(folder / WEIGHTS, dtype="uint8", mode="r")
@@ -122,6 +125,7 @@ def upload(folder: Path, manifest: dict, threads: int) -> None:
         _held.weights.append(
             tensor.copyfrom(mapped[entry["offset"] : end].view(dtype).reshape(shape))
         )
+    return running
 
 
 def run(x: np.ndarray) -> np.ndarray:
@@ -137,9 +141,13 @@ def timed_run() -> float:
     return timer(*_held.arguments).results[0]
 
 
-def use_threads(threads: int) -> None:
-    """Run kernels on that many threads, the fastest cores first."""
+def use_threads(threads: int) -> int:
+    """Run kernels on that many threads, the fastest cores first; as many as the server has.
+
+    Returns how many these are.
+    """
     _held.rpc.get_function("runtime.config_threadpool")(_BIG_CORES, threads)
+    return int(_held.rpc.get_function("runtime.NumThreads")())
 
 
 def put(name: str, value: np.ndarray) -> None:

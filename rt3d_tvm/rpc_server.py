@@ -6,6 +6,7 @@ password. Both therefore listen on 127.0.0.1 unless the caller names another add
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import multiprocessing
@@ -14,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rt3d_tvm.errors import InputError
@@ -34,19 +35,16 @@ def track(
 
     The port is the first free one from ``port`` on.
     """
-    from tvm.rpc.tracker import Tracker
+    with _without_torch():
+        from tvm.rpc import base, tracker
 
     _check_host(host)
-    # TVM tries the same ports, in a process of its own, where a refusal is only a traceback.
-    with _listening(host, port) as probe:
-        free = probe.getsockname()[1]
+    tracker.logger.setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    tracker = Tracker(host, free, port + PORTS, silent=True)
-    try:
-        announce(host, tracker.port)
-        tracker.proc.join()
-    finally:
-        tracker.terminate()
+    with _listening(host, port) as sock:
+        announce(host, sock.getsockname()[1])
+        # In this very process: TVM's own class starts another, where a refusal is only a traceback.
+        tracker._tracker_server(sock, base.random_key("tracker"))
 
 
 def serve(
@@ -62,7 +60,8 @@ def serve(
     Each session runs in a process of its own. What that process dies of ends the session, not the
     server. The port is the first free one from ``port`` on. Needs the TVM runtime only.
     """
-    from tvm.rpc import server
+    with _without_torch():
+        from tvm.rpc import server
 
     _check_host(host)
     server.logger.setLevel(logging.WARNING)
@@ -70,6 +69,8 @@ def serve(
     # that it is called from.
     address = host if ipaddress.ip_address(host).is_loopback else None
     home = Path.cwd()
+    # As many threads as a session asks for; left alone TVM has half the cores on x86-64.
+    os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     with _listening(host, port) as sock:
         announce(host, sock.getsockname()[1])
         try:
@@ -85,6 +86,19 @@ def serve(
         finally:
             for session in multiprocessing.active_children():
                 session.kill()
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """TVM imports torch where it is installed: most of the time that a server takes to start."""
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["torch"]
 
 
 def _check_host(host: str) -> None:

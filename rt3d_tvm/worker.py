@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -12,6 +14,27 @@ from tvm.support.popen_pool import PopenWorker
 # Seconds until the process is killed that should have ended a call by itself: it cannot while
 # native code holds its interpreter.
 _GRACE_S = 2.0
+# TVM imports torch where it is installed, which is most of the time that a process takes to start.
+# Nothing that runs in one of these uses it.
+_START = "import sys; sys.modules['torch'] = None; from tvm.exec.popen_worker import main; main()"
+
+
+class _Process(PopenWorker):
+    """TVM's worker, started without torch."""
+
+    def _start(self) -> None:
+        if self._proc is not None:
+            return
+        (here_in, there_out), (there_in, here_out) = os.pipe(), os.pipe()
+        self._proc = subprocess.Popen(
+            [sys.executable, "-c", _START, str(there_in), str(there_out)],
+            pass_fds=(there_in, there_out),
+            stdout=self._stdout,
+            stderr=self._stderr,
+        )
+        os.close(there_in)
+        os.close(there_out)
+        self._reader, self._writer = os.fdopen(here_in, "rb"), os.fdopen(here_out, "wb")
 
 
 class Worker:
@@ -19,7 +42,7 @@ class Worker:
 
     def __init__(self) -> None:
         # What TVM prints when a kernel crashes is no news to who reads this side's output.
-        self._process = PopenWorker(stderr=subprocess.DEVNULL)
+        self._process = _Process(stderr=subprocess.DEVNULL)
         self._deadline_s = 0.0
 
     @property

@@ -73,6 +73,7 @@ def test_a_remote_run_gives_what_a_local_one_does(tracker, server, compiled_c3d)
     with RemoteDevice(tracker, KEY) as device:
         found = device.describe()
         artifact = device.load(compiled_c3d.folder)
+        assert artifact.threads == min(found.processor.big_cores, len(os.sched_getaffinity(0)))
         outputs = [artifact.run(clip) for clip in clips]
         with pytest.raises(InputError, match=r"takes float32 of shape \(1, 3, 16, 32, 32\)"):
             artifact.run(clips[0][:, :, :8])

@@ -203,7 +203,7 @@ def device_opener(
             session_s=SESSION_DEADLINES * deadline_s,
         )
         try:
-            device.use_threads(threads or device.processor().big_cores)
+            device.use_threads(threads)
         except DeviceFailure as error:
             device.close()
             raise DeviceFailure(str(error), error.kind, device.address) from error
