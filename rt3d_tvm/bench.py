@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from rt3d_tvm.deploy import Artifact
+from rt3d_tvm.opencl import peak as opencl_peak
 from rt3d_tvm.opencl.artifact import OpenCLArtifact, load_here
 from rt3d_tvm.peak import multiply_add_peak
 
@@ -21,12 +22,30 @@ WARM_UP = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Milliseconds of one engine: every run, and their median; ``ratio`` is to the first engine."""
+    """Milliseconds of one engine: every run, and what so many per cent of them stay below.
+
+    ``ratio`` is of the medians, to the first engine.
+    """
 
     engine: str
     median_ms: float
+    p90_ms: float
+    p99_ms: float
     ratio: float
     samples_ms: tuple[float, ...]
+
+    @classmethod
+    def of(cls, engine: str, samples_ms: Sequence[float], *, first_ms: float | None) -> Timing:
+        """The timing of those runs; ``first_ms``: the first engine's median, None where it is."""
+        median, p90, p99 = (float(ms) for ms in np.percentile(samples_ms, (50, 90, 99)))
+        return cls(
+            engine=engine,
+            median_ms=median,
+            p90_ms=p90,
+            p99_ms=p99,
+            ratio=median / (first_ms or median),
+            samples_ms=tuple(samples_ms),
+        )
 
 
 def bench(
@@ -46,22 +65,38 @@ def bench(
             start = time.perf_counter()
             run(x)
             samples[name].append(1e3 * (time.perf_counter() - start))
-    medians = {name: statistics.median(values) for name, values in samples.items()}
-    first = next(iter(medians.values()))
-    return [
-        Timing(
-            engine=name,
-            median_ms=medians[name],
-            ratio=medians[name] / first,
-            samples_ms=tuple(samples[name]),
-        )
-        for name in engines
-    ]
+    timings: list[Timing] = []
+    for name, taken in samples.items():
+        first_ms = timings[0].median_ms if timings else None
+        timings.append(Timing.of(name, taken, first_ms=first_ms))
+    return timings
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceClock:
+    """An artifact on an OpenCL device as an engine, which notes what the device's clock says.
+
+    kernels_ms: of each run the sum over its kernels, without upload, download and what is between.
+    """
+
+    artifact: OpenCLArtifact
+    kernels_ms: list[float] = field(default_factory=list)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Run the artifact."""
+        result, calls = self.artifact.timed(x)
+        self.kernels_ms.append(sum(calls))
+        return result
+
+    def timing(self, first: Timing) -> Timing:
+        """The kernels of the runs that ``first``, of this engine, timed from outside."""
+        samples = self.kernels_ms[-len(first.samples_ms) :]
+        return Timing.of("its kernels alone", samples, first_ms=first.median_ms)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallTiming:
-    """Median milliseconds of one call inside a model, and its share of them all.
+    """Milliseconds of one call inside a model: their median, and its share of all calls'.
 
     For a layer also its density, the multiply-adds of its kept weights at 2 FLOP each (``gflops``,
     useful ones only), and their share of the multiply-add peak of the threads that ran it.
@@ -74,6 +109,7 @@ class CallTiming:
     density: float | None = None
     gflops: float | None = None
     peak_share: float | None = None
+    samples_ms: tuple[float, ...] = ()
 
 
 def bench_layers(
@@ -92,12 +128,12 @@ def bench_layers(
     """
     artifact = load_here(folder, threads=threads, device=device)
     if isinstance(artifact, OpenCLArtifact):
-        run, peak = (lambda x: artifact.timed(x)[1]), None
+        peak = opencl_peak.multiply_add_peak(artifact.executor.device, artifact.accumulate)
+        run = artifact.call_ms
     else:
         run, peak = call_timer(artifact), multiply_add_peak(artifact.threads)
     samples = [run(x) for _ in range(runs + 1)][1:]  # the first run makes threads and buffers
-    medians = [statistics.median(values) for values in zip(*samples, strict=True)]
-    return call_timings(artifact.manifest, medians, peak)
+    return call_timings(artifact.manifest, list(zip(*samples, strict=True)), peak)
 
 
 def call_timer(artifact: Artifact) -> Callable[[np.ndarray], list[float]]:
@@ -126,22 +162,19 @@ def call_timer(artifact: Artifact) -> Callable[[np.ndarray], list[float]]:
     return run
 
 
-def call_timings(manifest: dict, medians: Sequence[float], peak: float | None) -> list[CallTiming]:
-    """The calls that a manifest lists with their times (ms), rated by the ``peak`` (GFLOP/s).
-
-    None is a peak that is not known: of an OpenCL device.
-    """
+def call_timings(
+    manifest: dict, samples: Sequence[Sequence[float]], peak: float
+) -> list[CallTiming]:
+    """The calls that a manifest lists with their times (ms), rated by the ``peak`` (GFLOP/s)."""
     layers = {layer["name"]: layer for layer in manifest["layers"]}
+    medians = [statistics.median(taken) for taken in samples]
     timings = []
-    for call, ms in zip(manifest["calls"], medians, strict=True):
-        timing = CallTiming(**call, ms=ms, share=ms / sum(medians))
+    for call, ms, taken in zip(manifest["calls"], medians, samples, strict=True):
+        timing = CallTiming(**call, ms=ms, share=ms / sum(medians), samples_ms=tuple(taken))
         if layer := layers.get(call["layer"]):
             gflops = 2 * layer["kept_macs"] / ms / 1e6
             timing = replace(
-                timing,
-                density=layer["density"],
-                gflops=gflops,
-                peak_share=None if peak is None else gflops / peak,
+                timing, density=layer["density"], gflops=gflops, peak_share=gflops / peak
             )
         timings.append(timing)
     return timings

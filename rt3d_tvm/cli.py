@@ -414,48 +414,48 @@ def _bench(args: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from rt3d_tvm.bench import bench
+    from rt3d_tvm.bench import DeviceClock, bench
     from rt3d_tvm.deploy import MANIFEST, available_cores, read_manifest
     from rt3d_tvm.opencl.artifact import is_for_opencl, load_here
 
     manifest = read_manifest(args.folder / MANIFEST)
     shape = manifest["inputs"][0]["shape"]
     clip = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    on_device, others = is_for_opencl(manifest), args.onnx is not None or args.torch is not None
+    if args.layers and others:
+        raise InputError("--layers times this artifact only; leave --onnx and --torch out")
+    if on_device and args.threads is not None and not others:
+        raise InputError(f"{args.folder} runs on an OpenCL device: threads have no effect")
     threads = args.threads or available_cores()
-    on = {"threads": None if is_for_opencl(manifest) else threads, "device": args.opencl}
+    on = {"threads": None if on_device else threads, "device": args.opencl}
     if args.layers:
         return _bench_layers(args, clip, on)
     artifact = load_here(args.folder, **on)
-    engines = {"rt3d": artifact.run}
+    engines = {"rt3d": DeviceClock(artifact) if on_device else artifact.run}
     if args.onnx is not None:
         engines["ONNX Runtime"] = _onnx_engine(args.onnx, shape, threads)
     if args.torch is not None:
         engines["PyTorch"] = _torch_engine(args.torch, shape, threads)
     timings = bench(engines, clip, runs=args.runs)
+    if on_device:
+        timings.insert(1, engines["rt3d"].timing(timings[0]))
+    device = artifact.device_name if on_device else None
+    places = [f"OpenCL on {device}"] if on_device else []
+    places += [f"{threads} threads"] if others or not on_device else []
     print_table(
-        [(timing.engine, timing.median_ms, timing.ratio) for timing in timings],
-        columns=("engine", "median ms", "times rt3d's"),
-        title=f"{args.folder}: {_place(artifact, threads)}, {args.runs} runs in turns",
+        [(t.engine, t.median_ms, t.p90_ms, t.p99_ms, t.ratio) for t in timings],
+        columns=("engine", "p50 ms", "p90 ms", "p99 ms", "times rt3d's"),
+        title=f"{args.folder}: {', '.join(places)}, {args.runs} runs in turns",
     )
-    _write_json(args, {"threads": threads, "runs": args.runs, "timings": timings})
+    _write_json(args, {"device": device, "threads": threads, "runs": args.runs, "timings": timings})
     return 0
-
-
-def _place(artifact: Artifact | OpenCLArtifact, threads: int) -> str:
-    """Where engines ran: an artifact for OpenCL on its device, all others on so many threads."""
-    from rt3d_tvm.opencl.artifact import OpenCLArtifact
-
-    on_device = isinstance(artifact, OpenCLArtifact)
-    device = f"OpenCL on {artifact.executor.device.name.strip()}, " if on_device else ""
-    return f"{device}{threads} threads"
 
 
 def _bench_layers(args: argparse.Namespace, clip: np.ndarray, on: dict) -> int:
     from rt3d_tvm.bench import bench_layers
 
-    if args.onnx is not None or args.torch is not None:
-        raise InputError("--layers times this artifact only; leave --onnx and --torch out")
     timings = bench_layers(args.folder, clip, runs=args.runs, **on)
+    threads = on["threads"]
     print_table(
         [
             (
@@ -469,10 +469,10 @@ def _bench_layers(args: argparse.Namespace, clip: np.ndarray, on: dict) -> int:
             for timing in timings
         ],
         columns=("layer", "ms", "share", "density", "useful GFLOP/s", "of the FMA peak"),
-        title=f"{args.folder}: {on['threads'] or 'OpenCL'}"
-        f"{' threads' if on['threads'] else ''}, median of {args.runs} runs",
+        title=f"{args.folder}: {f'{threads} threads' if threads else 'OpenCL'}, "
+        f"median of {args.runs} runs",
     )
-    _write_json(args, {"threads": on["threads"], "runs": args.runs, "calls": timings})
+    _write_json(args, {"threads": threads, "runs": args.runs, "calls": timings})
     return 0
 
 

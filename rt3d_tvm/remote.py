@@ -19,6 +19,7 @@ from rt3d_tvm import remote_session
 from rt3d_tvm.deploy import MANIFEST, MODEL, WEIGHTS, check_input, read_manifest
 from rt3d_tvm.device import Processor, fitting_targets
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.opencl.artifact import is_for_opencl
 from rt3d_tvm.tracker import ANSWER_S, address_text, request_device, wait_for_device
 from rt3d_tvm.worker import Worker
 
@@ -238,6 +239,12 @@ class RemoteDevice(Device):
                 raise InputError(
                     f"{folder}: no {name} in it; a folder made by `rt3d compile` has one"
                 )
+        if is_for_opencl(manifest):
+            raise InputError(
+                f"{folder}: compiled for {manifest['target']['name']}, a GPU; the session with the "
+                f"device {self.key} runs on its cores only: compile for one of "
+                f"{', '.join(fitting_targets(self.processor()))}"
+            )
         size = sum((folder / name).stat().st_size for name in (MODEL, WEIGHTS))
         processor = self.processor()
         machine = elf_machine(folder / MODEL)

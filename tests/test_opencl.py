@@ -17,6 +17,7 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.opencl import drivers, planner
 from rt3d_tvm.opencl.artifact import load_opencl
 from rt3d_tvm.opencl.executor import Executor
+from rt3d_tvm.opencl.peak import multiply_add_peak
 from rt3d_tvm.opencl.plan import PLAN, SOURCE, Launch, Plan
 from rt3d_tvm.targets import make_target
 from rt3d_tvm.verify import reference_session, relative_distance, verify
@@ -188,6 +189,48 @@ def test_the_commands_take_an_artifact_for_opencl(adreno, compiled_c3d, tmp_path
     assert "OpenCL" in capsys.readouterr().out
 
 
+def test_a_benchmark_has_the_device_s_clock_beside_the_host_s(adreno, tmp_path, capsys):
+    name, out = device(half=True).name.strip(), tmp_path / "bench.json"
+    argv = ["bench", str(adreno), "--runs", "3", "--json", str(out)]
+    assert cli.main(argv) == 0
+    assert f"OpenCL on {name}, 3 runs" in capsys.readouterr().out
+    result = json.loads(out.read_text())
+    whole, kernels = result["timings"]
+    assert (whole["engine"], kernels["engine"]) == ("rt3d", "its kernels alone")
+    assert result["device"] == name
+    for timing in (whole, kernels):
+        assert len(timing["samples_ms"]) == 3
+        assert min(timing["samples_ms"]) <= timing["median_ms"] <= timing["p90_ms"]
+        assert timing["p90_ms"] <= timing["p99_ms"] <= max(timing["samples_ms"])
+    # A run is its kernels and what is around them.
+    assert all(
+        inside < outside
+        for inside, outside in zip(kernels["samples_ms"], whole["samples_ms"], strict=True)
+    )
+    assert kernels["ratio"] == kernels["median_ms"] / whole["median_ms"] < 1
+    assert cli.main([*argv, "--layers"]) == 0
+    calls, manifest = json.loads(out.read_text())["calls"], adreno / "manifest.json"
+    layers = {layer["name"]: layer for layer in json.loads(manifest.read_text())["layers"]}
+    assert {call["layer"] for call in calls if call["layer"]} == set(layers)
+    for call in calls:
+        assert len(call["samples_ms"]) == 3
+        if call["layer"]:
+            assert call["gflops"] == 2 * layers[call["layer"]]["kept_macs"] / call["ms"] / 1e6
+            assert call["peak_share"] > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_peak_of_a_device_is_that_of_multiply_adds(dtype):
+    """More than a multiply-add of 4 lanes at 100 MHz, less than any device there is."""
+    assert 0.8 < multiply_add_peak(device(half=dtype == "float16"), dtype, repeats=1) < 1e6
+
+
+def test_a_device_without_float16_has_no_peak_of_it():
+    plain = SimpleNamespace(name="Plain GPU", extensions="cl_khr_icd")
+    with pytest.raises(InputError, match="Plain GPU has no cl_khr_fp16"):
+        multiply_add_peak(plain, "float16")
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -196,6 +239,8 @@ def test_the_commands_take_an_artifact_for_opencl(adreno, compiled_c3d, tmp_path
             "no OpenCL device called 'no such'",
         ),
         (["run", "ADRENO", "v.mp4", "--threads", "1"], "threads have no effect"),
+        (["bench", "ADRENO", "--threads", "1"], "threads have no effect"),
+        (["bench", "ADRENO", "--layers", "--threads", "1"], "threads have no effect"),
         (["bench", "HOST", "--opencl", "Intel"], "is for host, not for an OpenCL device"),
         (
             ["compile", "ONNX", "-o", "OUT", "--accumulate", "fp16"],

@@ -29,6 +29,17 @@ class OpenCLArtifact:
     manifest: dict
     executor: Executor
 
+    @property
+    def device_name(self) -> str:
+        """Of the device, as its driver has it."""
+        return self.executor.device.name.strip()
+
+    @property
+    def accumulate(self) -> str:
+        """The type that kernels add up in."""
+        stored = self.manifest["precision"]["dtype"]
+        return stored if stored == "float32" else self.manifest["accumulate"]
+
     def run(self, x: np.ndarray) -> np.ndarray:
         """The model's output for one float32 input; InputError for another shape or type."""
         return self.timed(x)[0]
@@ -42,6 +53,10 @@ class OpenCLArtifact:
         for launch, ms in zip(self.executor.plan.launches, launches, strict=True):
             calls[launch.call] += ms
         return result, calls
+
+    def call_ms(self, x: np.ndarray) -> list[float]:
+        """The milliseconds of each call alone."""
+        return self.timed(x)[1]
 
 
 def is_for_opencl(manifest: dict) -> bool:
