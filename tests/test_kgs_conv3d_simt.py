@@ -26,7 +26,9 @@ def cases(draw) -> ConvCase:
     many = [230, 921] if kernel == (1, 1, 1) else []
     n = draw(st.sampled_from([1, 2, 3, 4, 5, 16, 45, *many]))
     m = draw(st.sampled_from([45, 40, 70, 16, 5, 1, *many]))
-    group = KernelGroup(g_m=draw(st.sampled_from([32, 16, 8, 4])), g_n=min(4, n))
+    channels = draw(st.sampled_from([1, 4]))
+    g_n = min(4, n) if channels == 1 else 4
+    group = KernelGroup(g_m=draw(st.sampled_from([32, 16, 8, 4])), g_n=g_n)
     rows = draw(st.sampled_from([rows for rows in (4, 8, 16) if rows <= group.g_m]))
     dilation = tuple(draw(st.integers(1, 2)) for _ in kernel)
     padding = tuple(draw(st.integers(0, min(k, 3) + 2)) for k in kernel * 2)
@@ -53,9 +55,12 @@ def cases(draw) -> ConvCase:
         padding=padding,
         dilation=dilation,
         tile=Tile(
-            lanes=draw(st.sampled_from([lanes for lanes in (4, 8, 16) if lanes <= rows])),
+            lanes=draw(st.sampled_from([lanes for lanes in (4, 8, 16) if lanes <= rows]))
+            if channels == 1
+            else 16,
             width=draw(st.integers(1, 6)),
             chunk=ceil_div(n, group.g_n),
+            channels=channels,
         ),
         x=PackedLayout(c_block=4, halo_w=draw(st.integers(0, 2))),
         y=PackedLayout(c_block=4, halo_h=draw(st.integers(0, 2)), halo_w=draw(st.integers(0, 2))),
@@ -101,7 +106,7 @@ def test_a_definition_survives_json_and_its_offsets_are_invertible(case: ConvCas
     np.testing.assert_array_equal(conv.columns(offsets, weight.pointers), weight.columns)
 
 
-def one_case(**fields) -> ConvCase:
+def one_case(tile: Tile | None = None, **fields) -> ConvCase:
     group = KernelGroup(g_m=8, g_n=4)
     return ConvCase.make(
         masked((32, 32, 3, 3, 3), scheme="kgs", density=0.5, group=group, seed=0),
@@ -111,7 +116,7 @@ def one_case(**fields) -> ConvCase:
         stride=(1, 1, 1),
         padding=(1,) * 6,
         dilation=(1, 1, 1),
-        tile=Tile(lanes=8, width=4, chunk=8),
+        tile=tile or Tile(lanes=8, width=4, chunk=8),
         x=LAYOUT,
         y=PackedLayout(c_block=4, halo_h=1, halo_w=1),
         definition=KGSConv3dSIMT,
@@ -131,6 +136,18 @@ def test_the_source_moves_vectors_and_nothing_through_local_memory(target: str, 
     # 4 positions of 4 channels, 4 channels of 8 weights; nothing is loaded a number at a time.
     assert loop.count("x_ptr +") == 4
     assert len(re.findall(r"vload8\(0, blocks_ptr", loop)) == 4
+    assert not re.search(r"(x|blocks)_ptr\[", loop)
+
+
+def test_channels_that_share_the_lanes_are_loaded_once_for_all_filters():
+    """One vector for each position, two of weights, and their products: nothing taken apart."""
+    tile = Tile(lanes=16, width=4, chunk=8, channels=4)
+    plan = plan_of(kgs_conv3d_simt(one_case(tile).conv))
+    kernel = plan.source.split("_kernel_1(")[-1]
+    loop = re.split(r"for \(int \w+ = 0; \w+ < \(", kernel, maxsplit=1)[1].split("\n    }\n")[0]
+    assert loop.count("x_ptr +") == 4
+    assert len(re.findall(r"vload16\(0, blocks_ptr", loop)) == 2
+    assert loop.count(" * v_") == 8
     assert not re.search(r"(x|blocks)_ptr\[", loop)
 
 

@@ -9,6 +9,9 @@ neighbouring activations and the same weights: nothing has to go through local m
 Positions are counted along the rows of the input where the kernel moves by one: a work-group then
 reads one run of memory however short the rows are, and the few positions between two rows, which
 lie in the halo, are computed and not stored.
+
+On a CPU, whose work-items are vectors, channels may share the lanes with filters, as in kgs_conv3d:
+each filter's lanes are added up after the last column.
 """
 
 from __future__ import annotations
@@ -107,7 +110,7 @@ def kgs_conv3d_simt(conv: KGSConv3dSIMT) -> tvm.tirx.PrimFunc:
                 acc = [
                     [
                         T.sblock_alloc_buffer((lanes,), conv.accumulate, scope="local")
-                        for _ in range(conv.rows_per_item // lanes)
+                        for _ in range(conv.tile.vectors(conv.rows_per_item))
                     ]
                     for _ in range(conv.tile.width)
                 ]
@@ -126,7 +129,8 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
     """Start from the bias, add every kept column of the row block, finish, store."""
     n, p, part, d, item = position
     lanes, width, (g_m, g_n) = conv.tile.lanes, conv.tile.width, (conv.group.g_m, conv.group.g_n)
-    vectors = range(conv.rows_per_item // lanes)
+    channels, vectors = conv.tile.channels, range(conv.tile.vectors(conv.rows_per_item))
+    filters = lanes // channels  # of a vector
     first_row = p * g_m + part * conv.rows_per_item
 
     def lane(start, count: int):
@@ -135,10 +139,14 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
     def cast(value, dtype: str, count: int):
         return value if dtype == conv.dtype else tvm.tirx.Cast(f"{dtype}x{count}", value)
 
+    def bias(row, count: int):
+        return cast(args["bias"][lane(row, count)], conv.accumulate, count)
+
+    zero = T.Broadcast(tvm.tirx.const(0, conv.accumulate), lanes)
     for i in range(width):
         for b in vectors:
-            start = args["bias"][lane(first_row + b * lanes, lanes)]
-            T.buffer_store(acc[i][b], cast(start, conv.accumulate, lanes), [lane(0, lanes)])
+            start = bias(first_row + b * lanes, lanes) if channels == 1 else zero
+            T.buffer_store(acc[i][b], start, [lane(0, lanes)])
 
     strides = [stride // VECTOR for stride in conv.x.strides(conv.data)[:5]]
     flat = [item + i * conv.items for i in range(width)]
@@ -157,23 +165,27 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
     begin, end = (T.bind(pointers[p * conv.kernel[0] + kd]) for kd in kd_range)
     with T.serial(begin, end) as j:
         offset = T.bind(args["offsets"][j])
-        values = [
-            T.bind(
-                cast(
-                    args["x"][0, 0, 0, 0, 0, lane((offset + at) * VECTOR, VECTOR)],
-                    conv.accumulate,
-                    VECTOR,
-                )
-            )
-            for at in here
-        ]
-        for channel in range(g_n):
+
+        def activations(at):
+            loaded = args["x"][0, 0, 0, 0, 0, lane((offset + at) * VECTOR, VECTOR)]
+            return T.bind(cast(loaded, conv.accumulate, VECTOR))
+
+        # Channels that share the lanes are needed once, one position after the other: loaded all at
+        # first they would take the registers of the sums.
+        loaded = [activations(at) for at in here] if channels == 1 else []
+        for first in range(0, g_n, channels):
+            weights = []
             for b in vectors:
-                at = (j * g_n + channel) * g_m + part * conv.rows_per_item + b * lanes
-                weights = T.bind(cast(args["blocks"][lane(at, lanes)], conv.accumulate, lanes))
-                for i in range(width):
-                    value = tvm.tirx.Shuffle([values[i]], [channel])
-                    total = acc[i][b][lane(0, lanes)] + T.Broadcast(value, lanes) * weights
+                at = (j * g_n + first) * g_m + part * conv.rows_per_item * channels + b * lanes
+                vector = cast(args["blocks"][lane(at, lanes)], conv.accumulate, lanes)
+                weights.append(T.bind(vector))
+            for i, at in enumerate(here):
+                if channels == 1:
+                    value = T.Broadcast(tvm.tirx.Shuffle([loaded[i]], [first]), lanes)
+                else:
+                    value = _for_each_filter(conv, activations(at))
+                for b in vectors:
+                    total = acc[i][b][lane(0, lanes)] + value * weights[b]
                     T.buffer_store(acc[i][b], total, [lane(0, lanes)])
 
     blocks = conv.y.shape(conv.out)[1]
@@ -186,12 +198,29 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
             conditions.append(column < conv.out[4])
         with _where(conditions):
             for b in vectors:
-                for quarter in range(lanes // VECTOR):
-                    value = acc[i][b][lane(quarter * VECTOR, VECTOR)]
-                    block = first_row // VECTOR + b * (lanes // VECTOR) + quarter
+                for quarter in range(filters // VECTOR):
+                    value = acc[i][b][T.Ramp(quarter * VECTOR * channels, channels, VECTOR)]
+                    for channel in range(1, channels):
+                        start = quarter * VECTOR * channels + channel
+                        value = value + acc[i][b][T.Ramp(start, channels, VECTOR)]
+                    if channels > 1:
+                        value = value + bias(first_row + b * filters + quarter * VECTOR, VECTOR)
+                    block = first_row // VECTOR + b * (filters // VECTOR) + quarter
                     beyond = conv.stored_filters > blocks * VECTOR
                     with _where([block < blocks] if beyond else []):
                         _store(conv, args, value, [n, block, d], row, column)
+
+
+def _for_each_filter(conv: KGSConv3dSIMT, value):
+    """A vector of activations, written down once for each filter of a vector of sums.
+
+    In registers: TVM's own shuffle of a vector is no OpenCL C.
+    """
+    lanes = conv.tile.lanes
+    repeated = T.sblock_alloc_buffer((lanes,), conv.accumulate, scope="local")
+    for start in range(0, lanes, VECTOR):
+        T.buffer_store(repeated, value, [T.Ramp(start, 1, VECTOR)])
+    return T.bind(repeated[T.Ramp(0, 1, lanes)])
 
 
 def _store(conv: KGSConv3dSIMT, args, value, at: list, row, column) -> None:

@@ -20,11 +20,13 @@ VECTOR = 4
 class WorkItem:
     """A work-item, as a kernel that stores ``dtype`` and sums in ``accumulate`` sees it.
 
-    accumulators: sums that it keeps in registers. rows: filters that share its activations.
+    accumulators: results whose sums it keeps in registers. rows: filters that share its
+    activations. channels: that share a vector with filters, see Tile.
     """
 
     accumulators: int
     rows: int
+    channels: int = 1
     dtype: str = "float32"
     accumulate: str = "float32"
 
@@ -33,9 +35,10 @@ class WorkItem:
 # of devices) and hides the latency of its loads behind other waves. 32 sums (8 registers), 4
 # activations and a channel of 8 weights (6), and some 4 of addresses leave room for 3 pairs.
 ADRENO = {"accumulators": 32, "rows": 8}
-# A CPU that runs OpenCL computes a work-item at a time, in vectors: 16 filters are one of AVX-512,
-# and 6 positions of them hide the latency of its multiply-adds.
-CPU = {"accumulators": 96, "rows": 16}
+# A CPU that runs OpenCL computes a work-item at a time, in vectors. 4 filters x 4 channels are one
+# of AVX-512: a row block of 8 fills it too, and one load brings the activations for all filters.
+# 96 results are 24 of its 32 registers.
+CPU = {"accumulators": 96, "rows": 16, "channels": 4}
 
 
 def work_item(target: Target, dtype: str = "float32", accumulate: str = "float32") -> WorkItem:
@@ -61,10 +64,18 @@ def item_tile(
     """
     rows = min(group.g_m, item.rows if positions > 1 else GROUP_HEIGHTS[0])
     width = min(item.accumulators // rows, positions)
-    chunk = ceil_div(channels, group.g_n)
-    return Tile(
-        lanes=rows, width=ceil_div(positions, ceil_div(positions, width)), chunk=chunk
-    ), rows
+    tile = Tile(
+        lanes=rows if item.channels == 1 else VECTOR * item.channels,
+        width=ceil_div(positions, ceil_div(positions, width)),
+        chunk=ceil_div(channels, group.g_n),
+        channels=item.channels,
+    )
+    return tile, rows
+
+
+def item_channels(channels: int, item: WorkItem) -> int:
+    """Channels a kernel group: a layer's few, unless they share vectors, which are whole."""
+    return GROUP_CHANNELS if item.channels > 1 else min(GROUP_CHANNELS, channels)
 
 
 def item_group(weight: np.ndarray, *, positions: int, item: WorkItem) -> KernelGroup:
@@ -73,7 +84,7 @@ def item_group(weight: np.ndarray, *, positions: int, item: WorkItem) -> KernelG
     weight: (M, N, KD, KH, KW). For each kept column a work-item does rows x width multiply-adds a
     channel and loads width activations and as many vectors of weights as it has rows for.
     """
-    g_n = min(GROUP_CHANNELS, weight.shape[1])
+    g_n = item_channels(weight.shape[1], item)
 
     def work(g_m: int) -> float:
         group = KernelGroup(g_m=g_m, g_n=g_n)

@@ -10,8 +10,7 @@ from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d_simt import KGSConv3dSIMT, kgs_conv3d_simt
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout
-from topi_sparse.register_tile import GROUP_CHANNELS
-from topi_sparse.work_item import VECTOR, WorkItem, item_group, item_tile
+from topi_sparse.work_item import VECTOR, WorkItem, item_channels, item_group, item_tile
 
 
 def why_not_simt(conv: Convolution) -> str | None:
@@ -24,14 +23,17 @@ def why_not_simt(conv: Convolution) -> str | None:
 def simt(conv: Convolution, item: WorkItem, group: KernelGroup | None) -> Kernel:
     """kgs_conv3d_simt on the input as it is."""
     channels, positions = conv.weight.shape[1], math.prod(conv.out[3:])
-    g_n = min(GROUP_CHANNELS, channels)
     if group is None:
         group = item_group(conv.weight, positions=positions, item=item)
     else:  # a vector of activations is multiplied whole
-        group = KernelGroup(g_m=group.g_m, g_n=g_n)
+        group = KernelGroup(g_m=group.g_m, g_n=item_channels(channels, item))
     tile, rows = item_tile(channels=channels, positions=positions, group=group, item=item)
     weight = KGSWeight.from_dense(
-        conv.weight, group=group, chunk=tile.chunk, row_multiple=group.g_m
+        conv.weight,
+        group=group,
+        chunk=tile.chunk,
+        row_multiple=group.g_m,
+        channels=tile.channels,
     )
     layout = PackedLayout(c_block=VECTOR)
     products = KGSConv3dSIMT(
