@@ -83,3 +83,14 @@ def test_hardly_more_is_issued_than_kept(name):
         issued += count * kernel(conv).issued_macs
         kept += count * np.count_nonzero(conv.weight) * np.prod(conv.out[2:])
     assert 1 <= issued / kept <= 1.03
+
+
+def test_the_lines_of_a_tile_are_asked_for_before_its_sums():
+    """One hint for each 64 bytes that the tile writes, and all of them ahead of the inner loop."""
+    products = kernel(convolution(ConvShape.parse("64x64x3x1x1@4x8x8"), rate=2.6)).products
+    lines = assembly(kgs_conv3d(products), TARGET)
+    hints = [i for i, line in enumerate(lines) if re.search(r"\tprfm\tpstl1keep", line)]
+    sums = [i for i, line in enumerate(lines) if re.search(r"\tfmla\t", line)]
+    stored = GROUP.g_m // products.y.c_block * products.tile.width * products.y.c_block * 4
+    assert len(hints) == stored // 64
+    assert max(hints) < min(sums)

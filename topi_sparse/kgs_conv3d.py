@@ -35,6 +35,8 @@ from topi_sparse.windows import PackedConv3d, whole
 OPAQUE = 8
 # Output columns whose inputs are held in registers at a time, where lanes of them are multiplied.
 INPUTS_AT_ONCE = 8
+# Bytes; of x86-64 and of the Cortex cores.
+CACHE_LINE = 64
 # The attribute of the PrimFunc under which its own definition stands, as JSON.
 SPEC_ATTRIBUTE = "kgs_conv3d"
 
@@ -283,6 +285,17 @@ def _register_tile(conv: KGSConv3d, args, acc, results, at, *, rows: int, column
             with T.Else():
                 later()
 
+    def fetch(layout, tensor, *, write: bool) -> None:
+        """Ask for the tile's lines of a tensor of the output's shape, long before their use."""
+        line = max(CACHE_LINE // (layout.c_block * np.dtype(conv.dtype).itemsize), 1)
+        for b in range(0, rows, layout.c_block):
+            for i in range(0, columns, line):
+                channel = p * g_m + b
+                index = [n, channel // layout.c_block, d, h + layout.halo_h]
+                index += [left + i + layout.halo_w, channel % layout.c_block]
+                T.evaluate(_prefetch(tensor[tuple(index)], write=write))
+
+    fetch(conv.y, y, write=True)
     if channels > 1:
         _sum_columns(conv, args, acc, at, rows=rows, columns=columns, from_zero=True)
         _add_channels(conv, acc, results[0], rows=rows, columns=columns)
@@ -317,6 +330,13 @@ def _register_tile(conv: KGSConv3d, args, acc, results, at, *, rows: int, column
     for i in range(columns):
         for b in vectors:
             T.buffer_store(y, result(i, b), stored(conv.y, i, b))
+
+
+def _prefetch(element, *, write: bool):
+    """A hint to bring the cache line of an element into L1."""
+    return tvm.tirx.call_intrin(
+        "void", "tirx.prefetch", tvm.tirx.address_of(element), int(write), 3, 1
+    )
 
 
 def _sum_columns(

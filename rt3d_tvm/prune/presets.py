@@ -46,8 +46,9 @@ MOTION = Preset(
         "c3d": DensePlan(epochs=32, batch=16, lr=2e-2, optimizer="sgd", weight_decay=5e-4),
         "r2plus1d": DensePlan(epochs=30, batch=16, lr=2e-2, optimizer="sgd", weight_decay=5e-4),
     },
-    # 2,025 steps; the 900 of the regularization sum up, as docs/pruning.md reckons, to 90 lambda, so
-    # that the choices of lambda take 0.3, 1 and 3 of a typical unit that the loss does not defend.
+    # 2,025 steps; the 900 of the regularization sum up, as docs/pruning.md reckons, to 90 lambda,
+    # so that the choices of lambda take 0.3, 1 and 3 of a typical unit that the loss does not
+    # defend.
     # With 720 steps pruned models were still learning at the end.
     pruning=PruningPlan(
         iterations=4,

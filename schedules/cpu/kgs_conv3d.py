@@ -13,9 +13,10 @@ import math
 from tvm import s_tir
 from tvm.target import Target
 
-# Half of the L2 of a Cortex-A77 (512 KiB) or of the smallest x86 core in use: the outputs of a
-# cache block are read and written once a chunk and should stay there.
-OUTPUT_BYTES = 256 * 1024
+# Half of the L2 of a Cortex-A77 (512 KiB) or of the smallest x86 core in use: for what is read, or
+# read and written, several times by one unit of work, and should stay there.
+CACHE_BYTES = 256 * 1024
+ITEM_BYTES = {"float32": 4, "float16": 2}
 # Units of work a thread: fewer, and the slowest one waits for; more, and the weights are read from
 # memory once for each.
 UNITS_PER_THREAD = 4
@@ -47,7 +48,9 @@ def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, 
 
     Each unit of the outer loops reads its weights and its input once. Where there are more bytes of
     weights than of input, units share out the row blocks, so that every weight is read by one unit;
-    else they share out the positions, so that every input is.
+    else they share out the positions, so that every input is: in blocks of planes and rows that
+    read the fewest inputs twice, and whose outputs (which every chunk reads and writes) and inputs
+    (which every row block reads, unless it is the innermost loop) stay in the cache.
     """
     conv = _definition(sch)
     batch, count_p, depth, height = (int(sch.get(loop).extent) for loop in sch.get_loops(block)[:4])
@@ -57,12 +60,34 @@ def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, 
     if weights > math.prod(conv["data"]) // conv["weight_sets"] and count_p * batch >= threads:
         outer = min((n for n in _divisors(count_p) if n * batch >= wanted), default=count_p)
         return outer, depth, _rows_out(conv, width, height, count_p // outer)
-    for planes in _divisors(depth):
-        rows = _rows_out(conv, width, height, count_p)
-        if batch * planes * rows >= wanted:
-            return 1, planes, rows
-    rows = min((n for n in _divisors(height) if n * batch * depth >= wanted), default=height)
-    return (count_p if batch * depth * rows < threads else 1), depth, rows
+    enough = [
+        (planes, rows)
+        for planes in _divisors(depth)
+        for rows in _divisors(height)
+        if batch * planes * rows >= wanted
+    ]
+    if not enough:
+        return (count_p if batch * depth * height < threads else 1), depth, height
+    chunks = int(sch.get(sch.get_loops(block)[5]).extent)
+    out_bytes = _row_bytes(conv, width, count_p) if chunks > 1 else 0
+    in_bytes = 0
+    if conv["tile"]["channels"] == 1:
+        in_bytes = conv["tile"]["chunk"] * conv["group"]["g_n"] * conv["data"][4]
+        in_bytes *= ITEM_BYTES[conv["dtype"]]
+
+    def cost(units: tuple[int, int]) -> tuple[int, int, int]:
+        """What one unit has too much for the cache, and what all of them read."""
+        planes, rows = depth // units[0], height // units[1]
+        read = math.prod(
+            (extent - 1) * stride + size
+            for extent, stride, size in zip(
+                (planes, rows), conv["stride"], conv["kernel"], strict=False
+            )
+        )
+        held = planes * rows * out_bytes + read * in_bytes
+        return max(held - CACHE_BYTES, 0), math.prod(units) * read, math.prod(units)
+
+    return 1, *min(enough, key=cost)
 
 
 def _definition(sch: s_tir.Schedule) -> dict:
@@ -71,11 +96,15 @@ def _definition(sch: s_tir.Schedule) -> dict:
 
 def _rows_out(conv: dict, width: int, height: int, row_blocks: int) -> int:
     """Into how many blocks of rows to split, so that one block's outputs fit the cache."""
-    itemsize = {"float32": 4, "float16": 2}[conv["dtype"]]
-    row_bytes = row_blocks * conv["group"]["g_m"] * width * itemsize
+    row_bytes = _row_bytes(conv, width, row_blocks)
     return min(
-        (n for n in _divisors(height) if height // n * row_bytes <= OUTPUT_BYTES), default=height
+        (n for n in _divisors(height) if height // n * row_bytes <= CACHE_BYTES), default=height
     )
+
+
+def _row_bytes(conv: dict, width: int, row_blocks: int) -> int:
+    """What one row of the output takes for so many row blocks."""
+    return row_blocks * conv["group"]["g_m"] * width * ITEM_BYTES[conv["dtype"]]
 
 
 def _divisors(extent: int) -> list[int]:
