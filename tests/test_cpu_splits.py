@@ -21,12 +21,12 @@ def units(text: str) -> tuple[int, int, int]:
 
 def test_a_window_along_time_keeps_the_planes_together():
     """It reads three planes for each: rows of all planes read every input once."""
-    p, d, h = units("32x16x3x1x1@16x28x28")
+    p, d, h = units("64x16x3x1x1@16x56x56")
     assert (p, d) == (1, 1) and h > 1
 
 
 def test_a_window_in_the_plane_keeps_the_rows_together():
-    p, d, h = units("32x8x1x3x3@16x28x28")
+    p, d, h = units("64x16x1x3x3@32x28x28")
     assert (p, h) == (1, 1) and d > 1
 
 
