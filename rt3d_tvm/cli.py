@@ -921,7 +921,7 @@ def _parser() -> argparse.ArgumentParser:
         "--group",
         type=_group_or_auto,
         metavar="MxN",
-        help="kernel group, such as 16x4; auto (default): what fits the zeros",
+        help="kernel group, such as 8x4; auto (default): what fits the zeros",
     )
     build.add_argument(
         "--direct",
@@ -1149,7 +1149,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--weights", type=Path, metavar="W.safetensors")
     source.add_argument("--seed", type=int, help="of benchmark weights, without --weights: 0")
     parser.add_argument(
-        "--group", type=_group, default="16x4", metavar="MxN", help="kernel group; default: 16x4"
+        "--group", type=_group, default="8x4", metavar="MxN", help="kernel group; default: 8x4"
     )
     parser.add_argument("--width", type=float, help="factor on the number of channels")
     for name in ("classes", "frames", "size"):

@@ -287,8 +287,10 @@ def columns_by_row_block(weight: np.ndarray, group: KernelGroup, blocks: int) ->
 def pruning_group(unit: VectorUnit) -> KernelGroup:
     """The smallest kernel group that keeps the unit busy: what to prune in for this target.
 
-    Two vectors of filters for each column, so that each scalar is loaded for two multiply-adds; one
-    with AVX-512, whose registers have room for the four vectors that its filters share with the
-    channels. Smaller groups leave pruning more freedom (paper, section 3).
+    Two vectors for each column, so that what is loaded of an input serves two multiply-adds: of
+    filters or, where the registers of AVX-512 have room for the sums, of filters x channels.
+    Smaller groups leave pruning more freedom (paper, section 3).
     """
-    return KernelGroup(g_m=unit.pipe_lanes * (1 if unit.broadcasts else 2), g_n=GROUP_CHANNELS)
+    if unit.broadcasts:
+        return KernelGroup(g_m=2 * unit.lanes // GROUP_CHANNELS, g_n=GROUP_CHANNELS)
+    return KernelGroup(g_m=2 * unit.pipe_lanes, g_n=GROUP_CHANNELS)
