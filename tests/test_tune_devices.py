@@ -153,6 +153,39 @@ def test_a_device_that_fails_with_what_works_is_set_aside_and_the_other_goes_on(
     assert {outcome.seconds for outcome in outcomes.values()} == {(1.0,)}
 
 
+def test_kernels_that_crash_at_the_same_time_are_no_fault_of_the_device():
+    """Three seats whose kernels all meet one device, as a tracker hands it round."""
+    all_three = threading.Barrier(3, timeout=60)
+
+    def behaviour(name, _):
+        if not name.startswith("bad"):
+            return 1.0
+        all_three.wait()
+        return failing()
+
+    with pool(lambda: Fake("a", behaviour), count=3) as devices:
+        measured(devices, ["good"])
+        outcomes = measured(devices, ["bad1", "bad2", "bad3"])
+        assert devices.aside == {}
+        assert measured(devices, ["k1"])["k1"].seconds == (1.0,)
+    assert [outcome.kind for outcome in outcomes.values()] == ["died"] * 3
+
+
+def test_a_device_that_fails_with_what_works_is_named_wherever_the_kernel_failed_before():
+    """On a it works but for the kernel; on b, where it is tried next, nothing does."""
+    addresses = iter("a" + "b" * 10)
+
+    def opener():
+        address = next(addresses)
+        return Fake(address, lambda name, _: 1.0 if (address, name) == ("a", "good") else failing())
+
+    with pool(opener) as devices:
+        measured(devices, ["good"])
+        with pytest.raises(InputError, match="no device is left: it fell over"):
+            measured(devices, ["bad"])
+        assert list(devices.aside) == ["b"]
+
+
 def test_several_devices_work_at_the_same_time():
     both = threading.Barrier(2, timeout=10)
     names = iter("ab")

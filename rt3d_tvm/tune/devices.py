@@ -202,9 +202,11 @@ class Devices:
     def _outcome(self, seat: _Seat, job: Job, timing: Timing) -> Outcome | None:
         """The outcome of a job; None where it is the seat that is to be given up."""
         failure: DeviceFailure | None = None
-        for attempt in range(MOST_FAILURES):
-            last = attempt == MOST_FAILURES - 1
-            tried = self._judge if last and self._judge is not None else job
+        attempt = 0
+        while True:
+            attempt += 1
+            judged = attempt >= MOST_FAILURES and self._judge is not None
+            tried = self._judge if judged else job
             try:
                 if not self._open(seat):
                     return None
@@ -215,7 +217,9 @@ class Devices:
                 failure = failure or error
                 address = seat.device.address
                 self._close(seat)
-                if self._set_aside(seat, address, error):
+                # Kernels that crash, of other seats as well, are no fault of the device's.
+                to_blame = judged or self._judge is None
+                if self._set_aside(seat, address, error, to_blame=to_blame):
                     return None
                 continue
             self._failures[seat.device.address] = 0
@@ -223,7 +227,6 @@ class Devices:
                 self._judge = self._judge or job
                 return outcome
             return Outcome(kind=failure.kind, message=str(failure), device=seat.device.address)
-        return None
 
     def _timed(self, seat: _Seat, job: Job, timing: Timing) -> Outcome:
         self._hold(seat, job)
@@ -251,7 +254,7 @@ class Devices:
                 self._last_words = str(error)
                 seat.state = f"waiting: {error}"
                 address = getattr(error, "address", None)
-                if address is not None and self._set_aside(seat, address, error):
+                if address is not None and self._set_aside(seat, address, error, to_blame=True):
                     return False
                 if time.monotonic() >= until:
                     self._say(f"given up: {error}")
@@ -299,13 +302,14 @@ class Devices:
             seat.state = f"{seat.device.address}: cooling, {celsius:.1f} °C"
             self._stop.wait(RETRY_S)
 
-    def _set_aside(self, seat: _Seat, address: str, error: InputError) -> bool:
-        """Whether the device has now failed too often; it is named then."""
+    def _set_aside(self, seat: _Seat, address: str, error: InputError, *, to_blame: bool) -> bool:
+        """Whether the device has now failed too often, this time by itself; it is named then."""
         self._last_words = str(error)
         self._failures[address] += 1
         with self._lock:
             # One that is aside already has cost a seat; whoever meets it again looks for another.
-            if self._failures[address] < MOST_FAILURES or address in self.aside:
+            few = self._failures[address] < MOST_FAILURES
+            if few or not to_blame or address in self.aside:
                 return False
             self.aside[address] = str(error)
         seat.state = f"{address}: set aside"
