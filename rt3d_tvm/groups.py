@@ -11,7 +11,7 @@ import contextlib
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -92,6 +92,8 @@ def choose_group(
     """
     say = progress or (lambda stage: None)
     _check(layers, groups, densities, target, share, timer is not None or tracker is not None)
+    if tracker is None and key is not None:
+        raise InputError("a key is of a device: its tracker is needed as well")
     with contextlib.ExitStack() as stack:
         if tracker is None:
             time_layer = partial(_time_layer, target=target, timer=timer or _time_here)
@@ -246,15 +248,15 @@ def _device_timer(
 ) -> Iterator[Callable[..., dict[KernelGroup, list[float]]]]:
     """What times a layer on a device, the convolution alone, as a search for tuned kernels does."""
     from rt3d_tvm.tune.builder import Builder
-    from rt3d_tvm.tune.devices import Devices, Job, Timing
+    from rt3d_tvm.tune.devices import Devices, Timing
     from rt3d_tvm.tune.tuner import DEADLINE_S, device_opener, kernel_job
 
     made_for = make_target(target)
-    opener, _ = device_opener(tracker, key, target, None, DEADLINE_S)
+    opener, _, renew_s = device_opener(tracker, key, target, None, DEADLINE_S)
     with (
         tempfile.TemporaryDirectory(prefix="rt3d-groups-") as folder,
         Builder(made_for, Path(folder)) as builder,
-        Devices(opener, 1, say=say) as devices,
+        Devices(opener, 1, say=say, renew_s=renew_s) as devices,
     ):
 
         def time_layer(
@@ -275,13 +277,7 @@ def _device_timer(
                 if isinstance(library, str):
                     raise InputError(f"{layer} in groups of {group}: {library}")
                 jobs.append(kernel_job(task.layer, str(group), task.layer.default, library))
-            arguments = {name: value for job in jobs for name, value in job.arguments.items()}
-            seconds = devices.alone(
-                lambda device: device.time_kernels(
-                    [(job.path, job.names) for job in jobs], **asdict(Timing(turns=runs, repeats=1))
-                ),
-                Job(None, jobs[0].path, arguments),
-            )
+            seconds = devices.in_turns(jobs, Timing(turns=runs, repeats=1))
             return {
                 group: [1e3 * value for value in taken]
                 for group, taken in zip(groups, seconds, strict=True)

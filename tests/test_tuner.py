@@ -18,11 +18,15 @@ from rt3d_tvm import cli
 from rt3d_tvm.build import compile_onnx
 from rt3d_tvm.deploy import load
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.remote import ThisMachine
+from rt3d_tvm.frontend import import_onnx
+from rt3d_tvm.pipeline import lower
+from rt3d_tvm.remote import DeviceFailure, ThisMachine
+from rt3d_tvm.targets import make_target
 from rt3d_tvm.tune import tuner as tuner_module
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.devices import TRIAL, Devices, Job
-from rt3d_tvm.tune.tuner import tune_onnx
+from rt3d_tvm.tune.tasks import extract_tasks
+from rt3d_tvm.tune.tuner import Tuner, tune_onnx
 from rt3d_tvm.tune.watch import Watch
 from rt3d_tvm.verify import relative_distance
 from tests.two_layers import SHAPE, write_two_layers
@@ -137,6 +141,47 @@ def test_kernels_that_crash_hang_or_do_nothing_end_no_search(
     assert "outputs are not finite" in wrong
     assert any("a fast choice is wrong" in line for line in said)
     assert all(task.tuned_ms <= task.default_ms for task in report.tasks)
+
+
+def test_the_best_are_measured_again_on_a_device_where_a_trial_just_ends_in_time(
+    onnx_path, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tuner_module, "why_wrong", lambda *_: None)  # it computes nothing
+    said, finals = [], []
+
+    class Slow:
+        address = "slow"
+
+        def time_kernels(self, kernels, *, turns, repeats, min_repeat_ms):
+            runs = len(kernels) * (1 + turns * (1 + repeats))
+            if runs > 1 + TRIAL.turns * (1 + TRIAL.repeats):
+                raise DeviceFailure("no answer within the deadline", "no answer")
+            finals.extend([repeats] if repeats != TRIAL.repeats else [])
+            return [[1e-3] * turns * repeats] * len(kernels)
+
+        def run_kernel(self, path, names):
+            return np.zeros(1)
+
+        put = allocate = drop = close = interrupt = lambda self, *_: None
+
+    class NoCompiler:
+        def build(self, kernels):
+            for number, _ in enumerate(kernels):
+                path = tmp_path / f"{time.monotonic_ns()}-{number}.so"
+                path.write_bytes(b"")
+                yield path
+
+    target, watch = make_target("host"), Watch(say=said.append)
+    session = {"model": "two.onnx", "versions": {}}
+    tasks = extract_tasks(lower(import_onnx(onnx_path), target))
+    with (
+        Tuner(target, tasks, work=tmp_path / "work", session=session, watch=watch) as tuner,
+        Devices(Slow, 1, say=said.append) as devices,
+    ):
+        report = tuner.run(NoCompiler(), devices, trials=2)
+    assert not any("trying again" in line for line in said)
+    assert len(finals) == 2 * 2 * tuner_module.FINAL.turns  # of each task the default and the other
+    assert (report.trials, report.failures) == (4, {})
 
 
 def test_a_search_with_other_settings_is_refused(onnx_path, searched, tmp_path):

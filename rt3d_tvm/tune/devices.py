@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,12 @@ class Job:
     def names(self) -> tuple[str, ...]:
         """Of the arguments, in order."""
         return tuple(self.arguments)
+
+
+def together(jobs: Sequence[Job]) -> Job:
+    """A job that holds the arguments of them all."""
+    arguments = {name: value for job in jobs for name, value in job.arguments.items()}
+    return Job(None, jobs[0].path, arguments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +183,21 @@ class Devices:
                     self._close(seat)
                     raise
         raise InputError(f"no device is left: {self._last_words}")
+
+    def in_turns(self, jobs: Sequence[Job], timing: Timing) -> list[list[float]]:
+        """Seconds of each run of each job, the jobs in turns on one device; as `alone`.
+
+        A turn of a job is an operation of its own: its deadline is for no more runs than a trial's.
+        """
+
+        def turn(device: Device) -> list[list[float]]:
+            how = {"repeats": timing.repeats, "min_repeat_ms": timing.min_repeat_ms}
+            return [device.time_kernels([(j.path, j.names)], turns=1, **how)[0] for j in jobs]
+
+        turns = [self.alone(turn, together(jobs)) for _ in range(timing.turns)]
+        return [
+            [value for taken in of_job for value in taken] for of_job in zip(*turns, strict=True)
+        ]
 
     def _serve(self, seat: _Seat) -> None:
         try:

@@ -35,7 +35,7 @@ from rt3d_tvm.tracker import wait_for_device
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.check import drawn, why_wrong
 from rt3d_tvm.tune.cost_model import CostModel
-from rt3d_tvm.tune.devices import Devices, Job, Outcome, Pauses, Timing
+from rt3d_tvm.tune.devices import Devices, Job, Outcome, Pauses, Timing, together
 from rt3d_tvm.tune.log import TrialLog
 from rt3d_tvm.tune.records import (
     FORMAT,
@@ -125,7 +125,7 @@ def tune_onnx(
     made_for, chosen = make_target(target), make_precision(precision)
     check_precision(chosen, made_for, target)
     export_arguments(made_for)
-    opener, count = device_opener(tracker, key, target, threads, deadline_s)
+    opener, count, renew_s = device_opener(tracker, key, target, threads, deadline_s)
     watch.say("import and lower")
     mod = import_onnx(Path(onnx_path))
     try:
@@ -154,7 +154,6 @@ def tune_onnx(
         heights=None if group is None else (group.g_m,),
         watch=watch,
     )
-    renew_s = float("inf") if tracker is None else SESSION_DEADLINES * deadline_s / 2
     with (
         tuner,
         tempfile.TemporaryDirectory(prefix="rt3d-tune-") as folder,
@@ -177,8 +176,11 @@ def device_opener(
     target: str,
     threads: int | None,
     deadline_s: float,
-) -> tuple[Callable[[], Device], int]:
-    """What opens a device to measure on, here or at a tracker, and how many there are."""
+) -> tuple[Callable[[], Device], int, float]:
+    """What opens a device to measure on, here or at a tracker, and how many there are.
+
+    Third the age in seconds at which a session is to be opened anew, before its server ends it.
+    """
     if tracker is None:
         if key is not None:
             raise InputError("a key is of a device: its tracker is needed as well")
@@ -189,7 +191,7 @@ def device_opener(
         cores = threads or available_cores()
         if cores > available_cores():
             raise InputError(f"{threads} threads: this machine has {available_cores()} cores")
-        return partial(ThisMachine, threads=cores, deadline_s=deadline_s), 1
+        return partial(ThisMachine, threads=cores, deadline_s=deadline_s), 1, float("inf")
     if key is None:
         raise InputError("a tracker has devices of several kinds: a key is needed as well")
     offer = wait_for_device(tracker, key)
@@ -217,7 +219,7 @@ def device_opener(
             f"target {target}: is {machine}, the device {key} is {processor.machine}; targets that "
             f"fit: {fits}"
         )
-    return opened, offer.devices
+    return opened, offer.devices, SESSION_DEADLINES * deadline_s / 2
 
 
 def _first_processor(opened: Callable[[], Device], devices: int) -> Processor:
@@ -454,21 +456,15 @@ class Tuner:
 
         The first one is the default's, without which there is nothing to compare.
         """
-        together = Job(None, jobs[0].path, {k: v for job in jobs for k, v in job.arguments.items()})
 
-        def use(device: Device) -> tuple[dict, dict]:
-            times = device.time_kernels(
-                [(job.path, job.names) for job in jobs],
-                turns=FINAL.turns,
-                repeats=FINAL.repeats,
-                min_repeat_ms=FINAL.min_repeat_ms,
-            )
-            results = {job.id: device.run_kernel(job.path, job.names) for job in jobs}
-            return results, {job.id: taken for job, taken in zip(jobs, times, strict=True)}
+        def run(device: Device) -> dict[Choice, np.ndarray]:
+            return {job.id: device.run_kernel(job.path, job.names) for job in jobs}
 
         for attempt in (1, 2, 3):
             try:
-                return devices.alone(use, together)
+                times = devices.in_turns(jobs, FINAL)
+                results = devices.alone(run, together(jobs))
+                return results, {job.id: taken for job, taken in zip(jobs, times, strict=True)}
             except DeviceFailure as error:
                 self._watch.say(f"{error}; trying again")
                 if attempt == 3 and len(jobs) == 1:
