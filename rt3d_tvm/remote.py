@@ -260,7 +260,7 @@ class RemoteDevice(Device):
             )
         wanted = threads or processor.big_cores
         started = time.perf_counter()
-        running = self._call(
+        number, running = self._call(
             f"take {size / 1e6:.1f} MB of {folder}: the upload was interrupted",
             remote_session.upload,
             folder,
@@ -270,7 +270,8 @@ class RemoteDevice(Device):
         )
         if threads is not None and running < threads:
             raise InputError(f"{threads} threads: the server of device {self.key} has {running}")
-        return RemoteArtifact(self, manifest, running, size, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return RemoteArtifact(self, number, manifest, running, size, seconds)
 
     def _connect(self, tracker: tuple[str, int], wait_s: float) -> str:
         until = time.monotonic() + wait_s
@@ -294,9 +295,13 @@ class RemoteDevice(Device):
 
 @dataclass(frozen=True, eq=False)
 class RemoteArtifact:
-    """An artifact on a device, loaded; how many bytes and seconds its upload took."""
+    """An artifact on a device, loaded; how many bytes and seconds its upload took.
+
+    number: of the session's artifacts, which stay until it ends.
+    """
 
     device: RemoteDevice
+    number: int
     manifest: dict
     threads: int
     upload_bytes: int
@@ -305,7 +310,7 @@ class RemoteArtifact:
     def run(self, x: np.ndarray) -> np.ndarray:
         """The model's output for one input; InputError for another shape or type."""
         check_input(self.manifest, x)
-        return self.device._call("run the model", remote_session.run, x)
+        return self.device._call("run the model", remote_session.run, self.number, x)
 
     def time(self, x: np.ndarray, *, runs: int = 20) -> RemoteTiming:
         """Time ``runs`` runs on the input ``x``, by the device's own clock, after two to warm up.
@@ -315,7 +320,8 @@ class RemoteArtifact:
         before = self.device.temperatures()
         self.run(x)
         samples = [
-            1e3 * self.device._call("run the model", remote_session.timed_run) for _ in range(runs)
+            1e3 * self.device._call("run the model", remote_session.timed_run, self.number)
+            for _ in range(runs)
         ]
         p50, p90, p99 = np.percentile(samples, (50, 90, 99))
         return RemoteTiming(

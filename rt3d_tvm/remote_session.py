@@ -35,14 +35,21 @@ _SYSINFO = "<q3Q6QHxx4x2QI"
 
 
 @dataclass
+class _Model:
+    """An artifact on the device; ``arguments`` are those of its last run."""
+
+    vm: relax.VirtualMachine
+    weights: list[tvm.runtime.Tensor] = field(default_factory=list)
+    arguments: tuple | None = None
+
+
+@dataclass
 class _Session:
     """What this process holds on the device."""
 
     rpc: rpc.RPCSession
     processor: Processor | None = None
-    weights: list[tvm.runtime.Tensor] = field(default_factory=list)
-    vm: relax.VirtualMachine | None = None
-    arguments: tuple | None = None
+    models: list[_Model] = field(default_factory=list)
     tensors: dict[str, tvm.runtime.Tensor] = field(default_factory=dict)
     libraries: int = 0
 
@@ -101,18 +108,17 @@ def describe() -> tuple[Processor, int | None, dict[str, float], float]:
     return found, _memory(found), temperatures(), answer_s
 
 
-def upload(folder: Path, manifest: dict, threads: int) -> int:
+def upload(folder: Path, manifest: dict, threads: int) -> tuple[int, int]:
     """Put an artifact on the device and load it; the weights are copied once, into place.
 
-    Returns how many threads will run it.
+    Returns the number that `run` knows it by, and how many threads will run it.
     """
     remote = _held.rpc
-    remote.upload(str(folder / MODEL), MODEL)
-    library = remote.load_module(MODEL)
+    library = _loaded(folder / MODEL)
     # Before anything runs: TVM makes its threads when it needs the first.
     running = use_threads(threads)
-    _held.vm = relax.VirtualMachine(library, remote.cpu())
-    expected = _held.vm["artifact_id"]().numpy().tobytes()
+    model = _Model(relax.VirtualMachine(library, remote.cpu()))
+    expected = model.vm["artifact_id"]().numpy().tobytes()
     mapped = np.memmap(folder / WEIGHTS, dtype="uint8", mode="r")
     if mapped[:ALIGNMENT].tobytes() != MAGIC + mapped.size.to_bytes(8, "little") + expected:
         raise InputError(f"{folder}: {MODEL} and {WEIGHTS} are of two different artifacts")
@@ -122,23 +128,26 @@ def upload(folder: Path, manifest: dict, threads: int) -> int:
         shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
         end = entry["offset"] + int(np.prod(shape)) * dtype.itemsize
         tensor = tvm.runtime.empty(shape, entry["dtype"], remote.cpu())
-        _held.weights.append(
+        model.weights.append(
             tensor.copyfrom(mapped[entry["offset"] : end].view(dtype).reshape(shape))
         )
-    return running
+    _held.models.append(model)
+    return len(_held.models) - 1, running
 
 
-def run(x: np.ndarray) -> np.ndarray:
-    """The model's output; the input stays on the device for `timed_run`."""
+def run(number: int, x: np.ndarray) -> np.ndarray:
+    """A model's output; the input stays on the device for `timed_run`."""
+    model = _held.models[number]
     tensor = tvm.runtime.empty(x.shape, str(x.dtype), _held.rpc.cpu()).copyfrom(x)
-    _held.arguments = (tensor, *_held.weights)
-    return _held.vm["main"](*_held.arguments).numpy()
+    model.arguments = (tensor, *model.weights)
+    return model.vm["main"](*model.arguments).numpy()
 
 
-def timed_run() -> float:
-    """Seconds of one run on the input of the last `run`, by the device's clock."""
-    timer = _held.vm.module.time_evaluator("main", _held.rpc.cpu(), number=1, repeat=1)
-    return timer(*_held.arguments).results[0]
+def timed_run(number: int) -> float:
+    """Seconds of one run on the input of the model's last `run`, by the device's clock."""
+    model = _held.models[number]
+    timer = model.vm.module.time_evaluator("main", _held.rpc.cpu(), number=1, repeat=1)
+    return timer(*model.arguments).results[0]
 
 
 def use_threads(threads: int) -> int:
@@ -202,7 +211,9 @@ def run_kernel(path: Path, names: tuple[str, ...]) -> np.ndarray:
 def _loaded(path: Path) -> tvm.runtime.Module:
     """A library, brought to the device and loaded there; its file is removed at once."""
     _held.libraries += 1
-    name = f"kernel{_held.libraries}.so"  # a name of its own: loaders know libraries by their names
+    name = (
+        f"library{_held.libraries}.so"  # a name of its own: loaders know libraries by their names
+    )
     _held.rpc.upload(str(path), name)
     library = _held.rpc.load_module(name)
     _held.rpc.remove(name)

@@ -20,11 +20,13 @@ import pytest
 from tvm.rpc import base
 
 from rt3d_tvm import cli
+from rt3d_tvm.build import compile_onnx
 from rt3d_tvm.data.generate import make_clip
 from rt3d_tvm.deploy import load
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.remote import RemoteDevice, elf_machine
 from rt3d_tvm.tracker import list_devices, request_device, wait_for_device
+from tests.two_layers import SHAPE, write_two_layers
 
 ROOT = Path(__file__).parents[1]
 KEY = "this-machine"
@@ -87,6 +89,22 @@ def test_a_remote_run_gives_what_a_local_one_does(tracker, server, compiled_c3d)
     assert found.memory == pytest.approx(memory, rel=0.01)
     size = sum((compiled_c3d.folder / name).stat().st_size for name in ("model.so", "weights.bin"))
     assert artifact.upload_bytes == size
+
+
+def test_a_session_holds_two_artifacts(tracker, server, compiled_c3d, tmp_path):
+    """Each with its own code and weights, also after the other one was loaded."""
+    compile_onnx(write_two_layers(tmp_path / "two.onnx"), tmp_path / "two")
+    c3d, two, rng = compiled_c3d.folder, tmp_path / "two", np.random.default_rng(0)
+    shapes = {c3d: compiled_c3d.manifest["inputs"][0]["shape"], two: SHAPE}
+    x = {folder: rng.standard_normal(shape, dtype="float32") for folder, shape in shapes.items()}
+    with RemoteDevice(tracker, KEY) as device:
+        artifacts = {folder: device.load(folder) for folder in x}
+        outputs = {folder: artifact.run(x[folder]) for folder, artifact in artifacts.items()}
+        timed = [artifact.time(x[folder], runs=1) for folder, artifact in artifacts.items()]
+    assert min(timing.p50_ms for timing in timed) > 0
+    for folder, output in outputs.items():
+        local = load(folder, threads=artifacts[folder].threads)
+        np.testing.assert_array_equal(output, local.run(x[folder]))
 
 
 def test_the_commands(tracker, server, compiled_c3d, tmp_path, capsys):
