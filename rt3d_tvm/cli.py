@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rt3d_tvm.prune.pruner import Algorithm, Pruner
     from rt3d_tvm.prune.train import Outcome, VideoData
     from rt3d_tvm.prune.work import WorkFolder
-    from rt3d_tvm.remote import RemoteArtifact
+    from rt3d_tvm.remote import RemoteArtifact, RemoteDevice
     from topi_sparse.kernel_group import KernelGroup
 
 EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
@@ -600,7 +600,11 @@ def _tune(args: argparse.Namespace) -> int:
     )
     for address, reason in report.aside.items():
         print(f"set aside: {address}: {reason}")
-    print(f"rt3d compile {args.onnx} --database {args.work_dir} uses it")
+    same = {"--target": args.target, "--precision": args.precision, "--group": args.group}
+    usual = {"--target": "host", "--precision": "fp32", "--group": None}
+    options = [f"{name} {value} " for name, value in same.items() if value != usual[name]]
+    options += ["--direct "] if args.direct else []
+    print(f"rt3d compile {args.onnx} -o DIR {''.join(options)}--database {args.work_dir} uses it")
     _write_json(args, report)
     return 0
 
@@ -688,10 +692,14 @@ def _remote_list(args: argparse.Namespace) -> int:
     return 0
 
 
-def _remote_ping(args: argparse.Namespace) -> int:
+def _device(args: argparse.Namespace) -> RemoteDevice:
     from rt3d_tvm.remote import RemoteDevice
 
-    with RemoteDevice(args.tracker, args.key, wait_s=args.wait, deadline_s=args.deadline) as device:
+    return RemoteDevice(args.tracker, args.key, wait_s=args.wait, deadline_s=args.deadline)
+
+
+def _remote_ping(args: argparse.Namespace) -> int:
+    with _device(args) as device:
         found = device.describe()
     processor = found.processor
     clusters = ", ".join(
@@ -720,14 +728,10 @@ def _remote_bench(args: argparse.Namespace) -> int:
 
     from rt3d_tvm.deploy import MANIFEST, read_manifest
     from rt3d_tvm.device import hottest
-    from rt3d_tvm.remote import RemoteDevice
 
     taken = read_manifest(args.folder / MANIFEST)["inputs"][0]
     clip = np.random.default_rng(0).standard_normal(taken["shape"]).astype(taken["dtype"])
-    with (
-        progress("bench") as stage,
-        RemoteDevice(args.tracker, args.key, wait_s=args.wait, deadline_s=args.deadline) as device,
-    ):
+    with progress("bench") as stage, _device(args) as device:
         stage(f"upload to {device.key} at {device.address}")
         artifact = device.load(args.folder, threads=args.threads)
         stage(f"{args.runs} runs")
@@ -753,9 +757,7 @@ def _degrees(value: float | None) -> str:
 
 
 def _remote_run(args: argparse.Namespace) -> int:
-    from rt3d_tvm.remote import RemoteDevice
-
-    with RemoteDevice(args.tracker, args.key, wait_s=args.wait, deadline_s=args.deadline) as device:
+    with _device(args) as device:
         return _classify(args, lambda: device.load(args.folder, threads=args.threads))
 
 
@@ -880,9 +882,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", _train, "train a dense model on videos")
     train.add_argument("--model", required=True, help="one of `rt3d models`")
-    train.add_argument("--width", type=float, help="factor on the number of channels")
-    train.add_argument("--frames", type=_at_least_one, metavar="N")
-    train.add_argument("--size", type=_at_least_one, metavar="N")
+    _add_sizes(train)
     train.add_argument("--weights", type=Path, metavar="W.safetensors", help="to start from")
     train.add_argument("--data", type=Path, metavar="DIR", required=True, help="the videos")
     train.add_argument("--epochs", type=_at_least_one, metavar="N")
@@ -916,18 +916,8 @@ def _parser() -> argparse.ArgumentParser:
     build = command("compile", _compile, "compile an ONNX file into a folder with model.so")
     build.add_argument("onnx", type=Path, metavar="X.onnx")
     build.add_argument("-o", "--output", dest="folder", type=Path, required=True, metavar="DIR")
-    build.add_argument("--target", default="host", help="host (default), arm64, ...")
-    build.add_argument(
-        "--group",
-        type=_group_or_auto,
-        metavar="MxN",
-        help="kernel group, such as 8x4; auto (default): what fits the zeros",
-    )
-    build.add_argument(
-        "--direct",
-        action="store_true",
-        help="no Winograd transforms: slower dense 3x3 windows, fewer rounding errors",
-    )
+    _add_target(build)
+    _add_kernels(build)
     build.add_argument(
         "--precision", help="fp32, or fp16 where the target has it; default: fp16 for adreno"
     )
@@ -963,9 +953,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--layers", action="store_true", help="time each layer of this artifact instead"
     )
-    bench.add_argument("--threads", type=_at_least_one, metavar="N")
+    _add_threads(bench)
     _add_opencl(bench)
-    bench.add_argument("--runs", type=_at_least_one, default=20, metavar="N")
+    _add_runs(bench, default=20)
     bench.add_argument(
         "--remote",
         dest="tracker",
@@ -989,15 +979,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     groups.add_argument("--groups", type=_group, nargs="+", metavar="MxN", help="default: g_n of 4")
     groups.add_argument("--densities", type=float, nargs="+", metavar="D", help="kept share")
-    groups.add_argument("--target", default="host", help="host (default), arm64, ...")
-    groups.add_argument(
-        "--tracker",
-        type=_address,
-        metavar="HOST:PORT",
-        help="time on a device of this tracker, the one of --key",
-    )
-    groups.add_argument("--key", help="the device's, as `rt3d remote list` says")
-    groups.add_argument("--runs", type=_at_least_one, default=10, metavar="N")
+    _add_target(groups, measured=True)
+    _add_runs(groups, default=10)
     groups.add_argument("--share", type=float, help="how much slower it may be; default: 0.1")
 
     tune = command("tune", _tune, "search for faster kernels of a model, on a device")
@@ -1009,23 +992,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="new, or of a search begun before",
     )
-    tune.add_argument("--target", default="host", help="host (default), arm64, ...")
-    tune.add_argument(
-        "--tracker",
-        type=_address,
-        metavar="HOST:PORT",
-        help="measure on the devices of this tracker that have --key",
-    )
-    tune.add_argument("--key", help="the devices', as `rt3d remote list` says")
+    _add_target(tune, measured=True)
     tune.add_argument(
         "--trials", type=_at_least_one, default=64, metavar="N", help="a layer; default: 64"
     )
-    tune.add_argument("--group", type=_group_or_auto, metavar="MxN", help="as of rt3d compile")
-    tune.add_argument("--direct", action="store_true", help="as of rt3d compile")
-    tune.add_argument("--precision", default="fp32", help="as of rt3d compile")
-    tune.add_argument(
-        "--threads", type=_at_least_one, metavar="N", help="default: all here, the big cores there"
-    )
+    _add_kernels(tune)
+    tune.add_argument("--precision", default="fp32", help="fp32 (default), or fp16, as of compile")
+    _add_threads(tune)
     tune.add_argument(
         "--deadline", type=_seconds, default=60, metavar="S", help="for one trial; default: 60"
     )
@@ -1062,8 +1035,8 @@ def _parser() -> argparse.ArgumentParser:
     timing = action("bench", _remote_bench, "upload a compiled model and time it")
     _add_folder(timing)
     _add_device(timing, True)
-    timing.add_argument("--threads", type=_at_least_one, metavar="N", help="default: the big cores")
-    timing.add_argument("--runs", type=_at_least_one, default=20, metavar="N")
+    _add_threads(timing)
+    _add_runs(timing, default=20)
     remote_run = action("run", _remote_run, "classify a video on the device")
     _add_video(remote_run)
     _add_device(remote_run, True)
@@ -1114,11 +1087,62 @@ def _add_video(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="prepare the frames as this one of `rt3d models` wants")
     parser.add_argument("--clips", type=_at_least_one, default=1, metavar="N", help="averaged")
     parser.add_argument("--stride", type=_at_least_one, default=1, metavar="N", help="of frames")
-    parser.add_argument("--threads", type=_at_least_one, metavar="N")
+    _add_threads(parser)
+
+
+def _add_target(parser: argparse.ArgumentParser, *, measured: bool = False) -> None:
+    """What to compile for; and, of what measures, the devices to measure on."""
+    parser.add_argument("--target", default="host", help="host (default), arm64, ...")
+    if measured:
+        parser.add_argument(
+            "--tracker",
+            type=_address,
+            metavar="HOST:PORT",
+            help="measure on what this tracker has under --key, not here",
+        )
+        _add_key(parser)
+
+
+def _add_key(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    parser.add_argument("--key", required=required, help="the device's, as `rt3d remote list` says")
+
+
+def _add_kernels(parser: argparse.ArgumentParser) -> None:
+    """Which kernels `lower` may choose."""
+    parser.add_argument(
+        "--group",
+        type=_group_or_auto,
+        metavar="MxN",
+        help="kernel group, such as 8x4; auto (default): what fits the zeros",
+    )
+    parser.add_argument(
+        "--direct",
+        action="store_true",
+        help="no Winograd transforms: slower dense 3x3 windows, fewer rounding errors",
+    )
+
+
+def _add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads",
+        type=_at_least_one,
+        metavar="N",
+        help="default: all cores of this machine, the big ones of a device",
+    )
+
+
+def _add_runs(parser: argparse.ArgumentParser, *, default: int) -> None:
+    parser.add_argument(
+        "--runs",
+        type=_at_least_one,
+        default=default,
+        metavar="N",
+        help=f"timed ones; default: {default}",
+    )
 
 
 def _add_device(parser: argparse.ArgumentParser, required: bool = False) -> None:
-    parser.add_argument("--key", required=required, help="the device's, as `rt3d remote list` says")
+    _add_key(parser, required=required)
     parser.add_argument(
         "--wait", type=_seconds, default=60, metavar="S", help="for a device to be free; default 60"
     )
@@ -1151,8 +1175,13 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--group", type=_group, default="8x4", metavar="MxN", help="kernel group; default: 8x4"
     )
+    parser.add_argument("--classes", type=_at_least_one, metavar="N")
+    _add_sizes(parser)
+
+
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=float, help="factor on the number of channels")
-    for name in ("classes", "frames", "size"):
+    for name in ("frames", "size"):
         parser.add_argument(f"--{name}", type=_at_least_one, metavar="N")
 
 
@@ -1180,25 +1209,21 @@ def _address(text: str) -> tuple[str, int]:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: seconds are accepted, more than 0")
-    return seconds
+    return _above_zero(text, sys.float_info.max, "seconds are accepted, more than 0")
 
 
 def _celsius(text: str) -> float:
+    return _above_zero(text, 150, "degrees Celsius are accepted, more than 0 and at most 150")
+
+
+def _above_zero(text: str, most: float, accepted: str) -> float:
     try:
-        degrees = float(text)
+        number = float(text)
     except ValueError:
-        degrees = 0.0
-    if not 0 < degrees <= 150:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: degrees Celsius are accepted, more than 0 and at most 150"
-        )
-    return degrees
+        number = 0.0
+    if not 0 < number <= most:
+        raise argparse.ArgumentTypeError(f"{text!r}: {accepted}")
+    return number
 
 
 def _at_least_one(text: str) -> int:

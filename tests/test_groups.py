@@ -22,6 +22,7 @@ from rt3d_tvm.groups import (
 )
 from rt3d_tvm.models.conv_shapes import conv_shapes
 from rt3d_tvm.tracker import wait_for_device
+from rt3d_tvm.tune import devices, tuner
 from tests.test_remote import running
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.register_tile import columns_by_row_block
@@ -195,6 +196,7 @@ def test_a_bad_shape_is_named(text, says):
         (["--share", "1"], "share 1"),
         (["--target", "cortex-a77"], "only host can be timed"),
         (["--target", "toaster"], "toaster"),
+        (["--key", "board"], "its tracker is needed as well"),
         (["--shape", "banana"], "banana"),
         (["--model", "vgg99"], "vgg99"),
         (["--model", "c3d", "--shape", "8x8x1x1x1@4x4x4"], "not allowed with"),
@@ -207,9 +209,16 @@ def test_bad_input_is_one_line_that_names_it(arguments, says, capsys):
     assert says in error
 
 
-def test_sizes_are_timed_on_a_device_as_well(tmp_path):
-    """Over RPC, the convolution alone."""
-    path = tmp_path / "groups.json"
+def test_sizes_are_timed_on_a_device_as_well(tmp_path, monkeypatch):
+    """Over RPC, the convolution alone, in sessions that end before their server ends them."""
+    path, renewals = tmp_path / "groups.json", []
+
+    class Watched(devices.Devices):
+        def __init__(self, opener, count, **how):
+            renewals.append(how["renew_s"])
+            super().__init__(opener, count, **how)
+
+    monkeypatch.setattr(devices, "Devices", Watched)
     with (
         running("tracker", "--port", "19790") as tracker,
         running(
@@ -221,6 +230,7 @@ def test_sizes_are_timed_on_a_device_as_well(tmp_path):
         wait_for_device(tracker, "board", wait_s=60)
         arguments = ["--shape", str(SMALL), "--groups", "4x4", "8x4", "--densities", "0.5"]
         assert main(["groups", *arguments, "--runs", "3", *where, "--json", str(path)]) == 0
+    assert [value < tuner.SESSION_DEADLINES * tuner.DEADLINE_S for value in renewals] == [True]
     choice = json.loads(path.read_text())
     assert [len(entry["samples_ms"]) for entry in choice["timings"]] == [3, 3]
     assert min(value for entry in choice["timings"] for value in entry["samples_ms"]) > 0
