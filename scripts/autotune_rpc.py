@@ -29,14 +29,12 @@ def main() -> int:
     """Exit status 2 for input that will not do, and when no device is left."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("onnx", type=Path)
-    parser.add_argument("--tracker", required=True, metavar="HOST:PORT")
+    parser.add_argument("--tracker", type=_address, required=True, metavar="HOST:PORT")
     parser.add_argument("--key", required=True)
     parser.add_argument("--target", default="arm64")
     parser.add_argument("--work", type=Path, required=True, help="the search, and both artifacts")
     parser.add_argument("--trials", type=int, default=64, help="a layer")
     args = parser.parse_args()
-    host, _, port = args.tracker.rpartition(":")
-    tracker = (host, int(port))
     try:
         args.work.mkdir(parents=True, exist_ok=True)
         # 1. Search. Every trial is on disk before it is shown; the best are verified at the end.
@@ -45,7 +43,7 @@ def main() -> int:
                 args.onnx,
                 args.work / "search",
                 target=args.target,
-                tracker=tracker,
+                tracker=args.tracker,
                 key=args.key,
                 trials=args.trials,
                 watch=watch,
@@ -58,7 +56,7 @@ def main() -> int:
         # 3. Time both on the device.
         x = np.random.default_rng(0).standard_normal(manifest["inputs"][0]["shape"], "float32")
         rows = []
-        with RemoteDevice(tracker, args.key) as device:
+        with RemoteDevice(args.tracker, args.key) as device:
             for name in ("default", "tuned"):
                 timing = device.load(args.work / name).time(x)
                 rows.append((name, timing.p50_ms, timing.p90_ms))
@@ -68,6 +66,11 @@ def main() -> int:
     print_table(rows, columns=("artifact", "p50 ms", "p90 ms"), title=f"{args.onnx} on {args.key}")
     print(f"{report.trials} trials, {sum(report.failures.values())} failed")
     return 0
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host, int(port)
 
 
 if __name__ == "__main__":
