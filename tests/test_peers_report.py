@@ -109,3 +109,10 @@ def test_the_report_is_drawn_from_the_file_alone(record, tmp_path, capsys):
     assert "rt3d filter: no such rate" in said
     assert "missed" in said and "held" in said
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_where_the_machine_prefers_the_papers_group_it_is_judged_as_its_own(record):
+    record["engines"] = [e for e in record["engines"] if e["kind"] != "kgs 16x4"]
+    del record["layers"]["kgs 16x4"]
+    (entry,) = [e for e in requirements("c3d", record) if "OpenVINO dense" in e.what]
+    assert (entry.what, entry.must, entry.aim) == ("kgs 8x4 / OpenVINO dense", 2.6, 3.1)
