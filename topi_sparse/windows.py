@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.layout import PackedLayout
+from topi_sparse.layout import PackedLayout, ceil_div
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +60,20 @@ class Windows:
 
         Empty where the whole window lies in the padding.
         """
-        begin = self.padding[0] - d * self.stride[0]
-        end = begin + self.data[2]
-        last = (self.out[2] - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0]
-        step = self.dilation[0]
-        count = self.kernel[0]
+        moved, step, count = d * self.stride[0], self.dilation[0], self.kernel[0]
+        behind = self.padding[0] + self.data[2]
+        last = (self.out[2] - 1) * self.stride[0] + (self.kernel[0] - 1) * step
 
-        def clamped(location):
-            return T.max(T.min((location + step - 1) // step, count), 0)
+        def clamped(plane: int):
+            """The first location at or behind a plane of the padded input."""
+            # Nothing is divided that falls as d grows: TVM makes 2 + d // -2 of (5 - d) // 2.
+            locations = ceil_div(plane, step)
+            passed = (moved + locations * step - plane) // step
+            return T.max(T.min(locations - passed, count), 0)
 
         return (
-            clamped(begin) if self.padding[0] else 0,
-            clamped(end) if last - self.padding[0] >= self.data[2] else count,
+            clamped(self.padding[0]) if self.padding[0] else 0,
+            clamped(behind) if last >= behind else count,
         )
 
 
