@@ -575,6 +575,7 @@ def _tune(args: argparse.Namespace) -> int:
             threads=args.threads,
             deadline_s=args.deadline,
             pauses=Pauses(rest_s=args.cooldown, max_celsius=args.max_temperature),
+            opencl=args.opencl,
             watch=watch,
         )
     print_table(
@@ -1010,6 +1011,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_celsius,
         metavar="C",
         help="begin no trial before the device is that cool, in degrees Celsius",
+    )
+
+    tune.add_argument(
+        "--opencl",
+        metavar="NAME",
+        help="with target opencl: measure on the device whose name has this in it",
     )
 
     run = command("run", _run, "classify a video")

@@ -81,8 +81,10 @@ class Device:
     """A device held by a process of its own until `close`.
 
     DeviceFailure for whatever goes wrong on it. Each operation ends by its deadline, in seconds; an
-    operation that fails ends the session.
+    operation that fails ends the session. side: the module whose functions run in the process.
     """
+
+    side = remote_session
 
     def __init__(self, name: str, *, deadline_s: float) -> None:
         self.name, self._deadline_s = name, deadline_s
@@ -104,7 +106,7 @@ class Device:
 
     def temperatures(self) -> dict[str, float]:
         """Degrees Celsius by thermal zone; empty where the device shows none."""
-        return self._call("read its temperatures", remote_session.temperatures)
+        return self._call("read its temperatures", self.side.temperatures)
 
     def use_threads(self, threads: int | None = None) -> None:
         """Run kernels on that many threads, the fastest cores first; by default on the big ones.
@@ -112,7 +114,7 @@ class Device:
         DeviceFailure where its server has fewer than that many.
         """
         wanted = threads or self.processor().big_cores
-        running = self._call("set its threads", remote_session.use_threads, wanted)
+        running = self._call("set its threads", self.side.use_threads, wanted)
         if threads is not None and running < threads:
             raise DeviceFailure(
                 f"{self.name}: {threads} threads: its server has {running}", "error"
@@ -120,13 +122,13 @@ class Device:
 
     def processor(self) -> Processor:
         """Its processor."""
-        return self._call("describe itself", remote_session.processor)
+        return self._call("describe itself", self.side.processor)
 
     def put(self, name: str, value: np.ndarray) -> None:
         """Keep an array on the device under a name."""
         self._call(
             f"take an argument of {value.nbytes / 1e6:.1f} MB",
-            remote_session.put,
+            self.side.put,
             name,
             value,
             deadline_s=self._deadline_s + value.nbytes / _UPLOAD_BYTES_PER_S,
@@ -134,21 +136,21 @@ class Device:
 
     def allocate(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
         """Room for an array on the device under a name."""
-        self._call("make room", remote_session.allocate, name, shape, dtype)
+        self._call("make room", self.side.allocate, name, shape, dtype)
 
     def drop(self, names: Collection[str]) -> None:
         """Free the arrays of those names."""
-        self._call("free arguments", remote_session.drop, names)
+        self._call("free arguments", self.side.drop, names)
 
     def time_kernels(
         self, kernels: Sequence[tuple[Path, tuple[str, ...]]], **how: int
     ) -> list[list[float]]:
         """Seconds of each run of each kernel, in turns; see `remote_session.time_kernels`."""
-        return self._call("run a kernel", partial(remote_session.time_kernels, **how), kernels)
+        return self._call("run a kernel", partial(self.side.time_kernels, **how), kernels)
 
     def run_kernel(self, path: Path, names: tuple[str, ...]) -> np.ndarray:
         """What a kernel writes into its last argument."""
-        return self._call("run a kernel", remote_session.run_kernel, path, names)
+        return self._call("run a kernel", self.side.run_kernel, path, names)
 
     def _call(self, what: str, function: Callable, *args: object, deadline_s: float | None = None):
         """Call a function of remote_session in the session's process."""

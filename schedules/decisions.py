@@ -1,7 +1,8 @@
 """The decisions that a schedule samples: read, listed and replaced.
 
 A schedule function samples each of its decisions with a default, so its trace knows where they are.
-They are written down as one tuple of numbers for each sampling, in the order of the function.
+They are written down as one tuple of numbers for each sampling, in the order of the function: the
+factors of a perfect tile, or the one candidate that was taken of several.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ def scheduled(
         raise ValueError(f"decisions {decisions}: the schedule samples {defaults(sch)}")
     trace = sch.trace
     for inst, decision in zip(_samplings(sch), decisions, strict=True):
-        trace = trace.with_decision(inst, list(decision), remove_postproc=False)
+        wanted = list(decision)
+        if _is_categorical(inst):
+            wanted = _candidates(inst).index(decision)
+        trace = trace.with_decision(inst, wanted, remove_postproc=False)
     replayed = s_tir.Schedule(func)
     trace.apply_to_schedule(replayed, remove_postproc=False)
     return replayed
@@ -45,14 +49,22 @@ def scheduled(
 
 def defaults(sch: s_tir.Schedule) -> Decisions:
     """The decisions that a schedule has taken."""
-    trace = sch.trace
-    return tuple(tuple(int(n) for n in trace.decisions[inst]) for inst in _samplings(sch))
+    taken = sch.trace.decisions
+    return tuple(
+        _candidates(inst)[int(taken[inst])]
+        if _is_categorical(inst)
+        else tuple(int(n) for n in taken[inst])
+        for inst in _samplings(sch)
+    )
 
 
 def listed(sch: s_tir.Schedule) -> tuple[tuple[tuple[int, ...], ...], ...]:
     """For each sampling of a schedule, everything that could be decided there."""
     return tuple(
-        tuple(_factorisations(math.prod(decision), len(decision))) for decision in defaults(sch)
+        _candidates(inst)
+        if _is_categorical(inst)
+        else tuple(_factorisations(math.prod(decision), len(decision)))
+        for inst, decision in zip(_samplings(sch), defaults(sch), strict=True)
     )
 
 
@@ -60,13 +72,25 @@ def fits(sch: s_tir.Schedule, decisions: Decisions) -> bool:
     """Whether the schedule could have taken these decisions."""
     taken = defaults(sch)
     return len(decisions) == len(taken) and all(
-        len(one) == len(other) and math.prod(one) == math.prod(other)
-        for one, other in zip(decisions, taken, strict=True)
+        one in _candidates(inst)
+        if _is_categorical(inst)
+        else len(one) == len(other) and math.prod(one) == math.prod(other)
+        for inst, one, other in zip(_samplings(sch), decisions, taken, strict=True)
     )
 
 
 def _samplings(sch: s_tir.Schedule) -> list[s_tir.schedule.Instruction]:
-    return [inst for inst in sch.trace.insts if inst.kind.name == "SamplePerfectTile"]
+    kinds = ("SamplePerfectTile", "SampleCategorical")
+    return [inst for inst in sch.trace.insts if inst.kind.name in kinds]
+
+
+def _is_categorical(inst: s_tir.schedule.Instruction) -> bool:
+    return inst.kind.name == "SampleCategorical"
+
+
+def _candidates(inst: s_tir.schedule.Instruction) -> tuple[tuple[int], ...]:
+    """What a categorical sampling takes one of."""
+    return tuple((int(candidate),) for candidate in inst.attrs[0])
 
 
 def _factorisations(extent: int, parts: int) -> list[tuple[int, ...]]:

@@ -8,15 +8,13 @@ import os
 import numpy as np
 import pytest
 import tvm
-from tvm import relax
 
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.opencl.drivers import choose_device, load_pyopencl
 from rt3d_tvm.opencl.executor import Executor
 from rt3d_tvm.opencl.plan import Plan
-from rt3d_tvm.opencl.planner import make_plan
+from rt3d_tvm.opencl.planner import kernel_plan
 from rt3d_tvm.targets import make_target
-from schedules.table import rules
 
 # Thousands of small kernels would fill pyopencl's cache on disk.
 os.environ["PYOPENCL_NO_CACHE"] = "1"
@@ -33,20 +31,7 @@ def device(*, half: bool, name: str | None = None):
 
 def plan_of(function: tvm.tirx.PrimFunc, target: str = "opencl") -> Plan:
     """The plan of a function that takes tensors and has its result as the last parameter."""
-    made_for = make_target(target)
-    *taken, result = [param.ty for param in function.params]
-    builder = relax.BlockBuilder()
-    params = [
-        relax.Var(f"p{i}", relax.TensorType(tuple(ty.shape), ty.dtype.dtype))
-        for i, ty in enumerate(taken)
-    ]
-    with builder.function("main", params):
-        var = builder.add_func(function.without_attr("global_symbol"), "kernel")
-        out = relax.TensorType(tuple(result.shape), result.dtype.dtype)
-        builder.emit_func_output(builder.emit(relax.call_tir(var, params, out)))
-    with made_for:
-        mod = tvm.s_tir.dlight.ApplyDefaultSchedule(*rules("adreno"))(builder.get())
-    return make_plan(mod, made_for, inputs=len(params))
+    return kernel_plan(function, make_target(target))
 
 
 def run_on_opencl(

@@ -85,6 +85,28 @@ def test_any_convolution_equals_float64(case: ConvCase):
     assert not result[~inside].any()
 
 
+def test_planes_of_a_dilated_window_end_where_the_input_does():
+    """(5 - d) // 2 locations of plane d, which a compiler has to divide as it stands."""
+    group = KernelGroup(g_m=32, g_n=1)
+    case = ConvCase.make(
+        masked((16, 1, 3, 3, 3), scheme="kgs", density=1.0, group=group, seed=0),
+        seed=0,
+        group=group,
+        data=(1, 1, 4, 3, 3),
+        stride=(1, 1, 1),
+        padding=(0, 0, 0, 2, 0, 0),
+        dilation=(2, 1, 1),
+        tile=Tile(lanes=4, width=1, chunk=1),
+        x=LAYOUT,
+        y=LAYOUT,
+        definition=KGSConv3dSIMT,
+        rows_per_item=4,
+    )
+    result = run_on_opencl(kgs_conv3d_simt(case.conv), case.arrays())
+    expected, bound = case.expected()
+    assert (abs(result - packed(expected, LAYOUT)) <= packed(bound, LAYOUT)).all()
+
+
 def test_sums_in_float16_stay_within_its_bound():
     case = one_case(dtype="float16", accumulate="float16")
     result = run_on_opencl(kgs_conv3d_simt(case.conv), case.arrays())

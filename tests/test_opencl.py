@@ -14,13 +14,16 @@ import pytest
 from rt3d_tvm import cli
 from rt3d_tvm.build import compile_onnx
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.export import export_onnx
 from rt3d_tvm.opencl import drivers, planner
 from rt3d_tvm.opencl.artifact import load_opencl
 from rt3d_tvm.opencl.executor import Executor
 from rt3d_tvm.opencl.peak import multiply_add_peak
 from rt3d_tvm.opencl.plan import PLAN, SOURCE, Launch, Plan
+from rt3d_tvm.prune.benchmark import benchmark_pair
 from rt3d_tvm.targets import make_target
 from rt3d_tvm.verify import reference_session, relative_distance, verify
+from tests.conftest import GROUP, REDUCED
 from tests.opencl import device
 
 # What an Adreno's driver grants every kernel, and TVM's target says.
@@ -273,6 +276,7 @@ def test_the_packages_drivers_are_made_known(tmp_path):
 def test_without_any_device_the_remedy_is_named():
     program = """
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.export import export_onnx
 from rt3d_tvm.opencl import drivers
 drivers.devices = lambda: []
 try:
@@ -304,3 +308,31 @@ def test_launch_counts_its_group():
         kernel="k", call=0, function="f", buffers=(), sizes=(), groups=(2, 1, 1), items=(8, 4, 2)
     )
     assert launch.group_items == 64
+
+
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory):
+    """Export a full-size model with benchmark weights, dense and at the paper's rate, once."""
+    made: dict[str, Path] = {}
+
+    def exported(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name)
+            pair = benchmark_pair(name, group=GROUP)
+            for kind in ("dense", "pruned"):
+                export_onnx(getattr(pair, kind), pair.input_shape, made[name] / f"{kind}.onnx")
+        return made[name]
+
+    return exported
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["dense", "pruned"])
+@pytest.mark.parametrize("name", list(REDUCED))
+def test_full_size_models_stay_near_onnx_runtime_in_float16(full_size, tmp_path, name, kind):
+    """The logits of 50 inputs, within 2 % of the largest one."""
+    device(half=True)
+    onnx_path = full_size(name) / f"{kind}.onnx"
+    compile_onnx(onnx_path, tmp_path / "a", target="adreno")
+    result = verify(tmp_path / "a", onnx_path, inputs=50)
+    assert 1e-4 < result.max_rel_error <= result.limit == 2e-2

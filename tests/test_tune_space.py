@@ -50,7 +50,7 @@ def layer_of(drawn: ConvCase) -> Layer:
         drawn.weight,
         group=conv.group,
         chunk=conv.tile.chunk,
-        row_multiple=conv.y.c_block,
+        row_multiple=conv.row_multiple,
         channels=conv.tile.channels,
     )
     bias = np.zeros(conv.stored_filters, conv.dtype)

@@ -10,8 +10,9 @@ Positions are counted along the rows of the input where the kernel moves by one:
 reads one run of memory however short the rows are, and the few positions between two rows, which
 lie in the halo, are computed and not stored.
 
-On a CPU, whose work-items are vectors, channels may share the lanes with filters, as in kgs_conv3d:
-each filter's lanes are added up after the last column.
+On a CPU, whose work-items are turns of a loop over vectors, channels may share the lanes with
+filters, as in kgs_conv3d: each filter's lanes are added up after the last column. Positions of one
+work-item are then neighbours, whose activations share cache lines.
 """
 
 from __future__ import annotations
@@ -73,9 +74,19 @@ class KGSConv3dSIMT(KGSConv3d):
         return (self.out[3] - 1) * self.row_length + self.out[4]
 
     @property
+    def adjacent(self) -> bool:
+        """Whether the positions of a work-item are neighbours; else work-items take turns."""
+        return self.tile.channels > 1
+
+    @property
     def items(self) -> int:
         """Work-items along the positions of a plane."""
-        return ceil_div(self.positions, self.tile.width)
+        return ceil_div(self.positions, self.width)
+
+    @property
+    def width(self) -> int:
+        """Positions a work-item: those of its tile, where a plane has as many."""
+        return min(self.tile.width, self.positions)
 
     def offsets(self, columns: np.ndarray) -> np.ndarray:
         """As in KGSConv3d, in vectors: an index that is VECTOR times something is aligned."""
@@ -112,7 +123,7 @@ def kgs_conv3d_simt(conv: KGSConv3dSIMT) -> tvm.tirx.PrimFunc:
                         T.sblock_alloc_buffer((lanes,), conv.accumulate, scope="local")
                         for _ in range(conv.tile.vectors(conv.rows_per_item))
                     ]
-                    for _ in range(conv.tile.width)
+                    for _ in range(conv.width)
                 ]
                 _register_tile(conv, args, acc, position)
     return builder.get()
@@ -128,7 +139,7 @@ def _plane(conv: KGSConv3dSIMT, y, position):
 def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
     """Start from the bias, add every kept column of the row block, finish, store."""
     n, p, part, d, item = position
-    lanes, width, (g_m, g_n) = conv.tile.lanes, conv.tile.width, (conv.group.g_m, conv.group.g_n)
+    lanes, width, (g_m, g_n) = conv.tile.lanes, conv.width, (conv.group.g_m, conv.group.g_n)
     channels, vectors = conv.tile.channels, range(conv.tile.vectors(conv.rows_per_item))
     filters = lanes // channels  # of a vector
     first_row = p * g_m + part * conv.rows_per_item
@@ -149,10 +160,15 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
             T.buffer_store(acc[i][b], start, [lane(0, lanes)])
 
     strides = [stride // VECTOR for stride in conv.x.strides(conv.data)[:5]]
-    flat = [item + i * conv.items for i in range(width)]
+    if conv.adjacent:  # the last work-item begins early enough to end with the plane
+        first_position = T.bind(T.min(item * width, conv.positions - width))
+        flat, outside = [first_position + i for i in range(width)], [False] * width
+    else:
+        flat = [item + i * conv.items for i in range(width)]
+        outside = [conv.items * (i + 1) > conv.positions for i in range(width)]
     here = []
-    for i, position in enumerate(flat):
-        if conv.items * (i + 1) > conv.positions:  # the last ones may lie behind the plane
+    for position, may_be_outside in zip(flat, outside, strict=True):
+        if may_be_outside:
             position = T.min(position, conv.positions - 1)
         row, column = position // conv.row_length, position % conv.row_length
         if conv.along_input:
@@ -192,7 +208,7 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
     for i, position in enumerate(flat):
         row, column = position // conv.row_length, position % conv.row_length
         conditions = []
-        if conv.items * (i + 1) > conv.positions:
+        if outside[i]:
             conditions.append(position < conv.positions)
         if conv.row_length > conv.out[4]:
             conditions.append(column < conv.out[4])

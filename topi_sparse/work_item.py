@@ -82,7 +82,8 @@ def item_group(weight: np.ndarray, *, positions: int, item: WorkItem) -> KernelG
     """The kernel group whose work-items would do the least for the zeros found in ``weight``.
 
     weight: (M, N, KD, KH, KW). For each kept column a work-item does rows x width multiply-adds a
-    channel and loads width activations and as many vectors of weights as it has rows for.
+    channel and loads width activations and as many vectors of weights as it has rows for, which
+    are as long as those of the sums.
     """
     g_n = item_channels(weight.shape[1], item)
 
@@ -93,7 +94,8 @@ def item_group(weight: np.ndarray, *, positions: int, item: WorkItem) -> KernelG
         )
         blocks, _ = row_blocks(weight.shape[0], g_m, g_m)
         columns = columns_by_row_block(weight, group, blocks).sum() * (g_m // rows)
-        loads = tile.width + g_n * rows / VECTOR
-        return columns * (g_n * rows * tile.width + VECTOR * loads) / tile.width
+        lanes = VECTOR * item.channels
+        loads = tile.width + g_n * rows / lanes
+        return columns * (g_n * rows * tile.width + lanes * loads) / tile.width
 
     return KernelGroup(g_m=min(sorted(GROUP_HEIGHTS, reverse=True), key=work), g_n=g_n)

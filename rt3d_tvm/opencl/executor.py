@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,23 +20,37 @@ class Executor:
 
     InputError for a device that has no float16 where the plan computes in it, that allows fewer
     work-items a group than a kernel has, or whose compiler refuses the source.
+    given: buffers of ``context`` for some of the plan's, by their index; what is compiled for them
+    is not kept on disk.
     """
 
-    def __init__(self, plan: Plan, weights: Sequence[np.ndarray], device: pyopencl.Device) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        weights: Sequence[np.ndarray],
+        device: pyopencl.Device,
+        *,
+        context: pyopencl.Context | None = None,
+        given: Mapping[int, pyopencl.Buffer] | None = None,
+    ) -> None:
         self._cl = cl = load_pyopencl()
         self.plan, self.device = plan, device
         _check(plan, device)
-        self._context = cl.Context([device])
+        self._context, given = context or cl.Context([device]), given or {}
         self.queue = cl.CommandQueue(
             self._context, properties=cl.command_queue_properties.PROFILING_ENABLE
         )
         try:
-            program = cl.Program(self._context, plan.source).build()
+            cache = {"cache_dir": False} if given else {}
+            program = cl.Program(self._context, plan.source).build(**cache)
         except cl.Error as error:
             lines = [line for line in str(error).splitlines() if "error" in line.lower()]
             raise InputError(f"{device.name}: cannot compile the kernels: {lines[:3]}") from error
         self.buffers = [
-            cl.Buffer(self._context, cl.mem_flags.READ_WRITE, max(size, 1)) for size in plan.buffers
+            given[i]
+            if i in given
+            else cl.Buffer(self._context, cl.mem_flags.READ_WRITE, max(size, 1))
+            for i, size in enumerate(plan.buffers)
         ]
         for index, value in enumerate(weights, plan.inputs):
             if value.nbytes:
@@ -61,15 +75,28 @@ class Executor:
         cl = self._cl
         for buffer, value in zip(self.buffers, inputs, strict=False):
             cl.enqueue_copy(self.queue, buffer, np.ascontiguousarray(value))
-        events = [
-            cl.enqueue_nd_range_kernel(self.queue, kernel, size, items)
-            for kernel, size, items in self._launches
-        ]
+        events = self._launched()
         results = [np.empty(shape, dtype) for shape, dtype in outputs]
         for index, result in zip(self.plan.outputs, results, strict=True):
             cl.enqueue_copy(self.queue, result, self.buffers[index])
         self.queue.finish()
-        return results, [1e-6 * (event.profile.end - event.profile.start) for event in events]
+        return results, [1e3 * seconds for seconds in map(_seconds, events)]
+
+    def launch_s(self) -> list[float]:
+        """The seconds of each launch of a run on what is in the buffers, by the device's clock."""
+        events = self._launched()
+        self.queue.finish()
+        return [_seconds(event) for event in events]
+
+    def _launched(self) -> list[pyopencl.Event]:
+        return [
+            self._cl.enqueue_nd_range_kernel(self.queue, kernel, size, items)
+            for kernel, size, items in self._launches
+        ]
+
+
+def _seconds(event: pyopencl.Event) -> float:
+    return 1e-9 * (event.profile.end - event.profile.start)
 
 
 def _check(plan: Plan, device: pyopencl.Device) -> None:

@@ -55,6 +55,24 @@ class Plan:
     launches: tuple[Launch, ...]
     half: bool
 
+    def to_text(self) -> str:
+        """All of it as one JSON, for a kernel that is measured alone."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> Plan:
+        """What ``to_text`` gave; ValueError, TypeError or KeyError for anything else."""
+        return cls.of(json.loads(text))
+
+    @classmethod
+    def of(cls, fields: dict) -> Plan:
+        """From its fields, whose tuples may be lists."""
+        launches = tuple(
+            Launch(**{key: _tuples(value) for key, value in launch.items()})
+            for launch in fields.pop("launches")
+        )
+        return cls(launches=launches, **{key: _tuples(value) for key, value in fields.items()})
+
     def write(self, folder: Path) -> None:
         """Write the two files into a folder."""
         fields = asdict(self)
@@ -69,15 +87,7 @@ class Plan:
                 raise InputError(f"{folder}: no {name} in it; it was not compiled for OpenCL")
         try:
             fields = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-            launches = tuple(
-                Launch(**{key: _tuples(value) for key, value in launch.items()})
-                for launch in fields.pop("launches")
-            )
-            return cls(
-                source=(folder / SOURCE).read_text(encoding="utf-8"),
-                launches=launches,
-                **{key: _tuples(value) for key, value in fields.items()},
-            )
+            return cls.of({**fields, "source": (folder / SOURCE).read_text(encoding="utf-8")})
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{folder / PLAN}: damaged: {error}") from error
 

@@ -15,13 +15,17 @@ import tvm
 import tvm_ffi
 from tvm import relax, tirx
 from tvm.relax.backend.gpu_generic import pipeline as gpu_pipeline
+from tvm.s_tir import dlight
 from tvm.target import Target
 from tvm.tirx.build import codegen_build, split_host_device_mods
 
+import schedules.table
 from rt3d_tvm.opencl.plan import Launch, Plan
 from rt3d_tvm.passes.dataflow import bindings, dtype_of, is_op, static_shape
 
 _AXES = "xyz"
+# The row of schedules.table that serves what is programmed in OpenCL.
+DEVICE = "adreno"
 # Before each kernel TVM declares all of them: most of the text that a compiler would have to read.
 _PROTOTYPES = re.compile(r"^__kernel void [^{}]*;\n", re.MULTILINE)
 
@@ -47,6 +51,23 @@ def make_plan(mod: tvm.IRModule, target: Target, *, inputs: int) -> Plan:
         launches=tuple(main.launches),
         half="half" in source,
     )
+
+
+def kernel_plan(function: tirx.PrimFunc, target: Target) -> Plan:
+    """The plan of one kernel, not scheduled yet, that has its result as the last parameter."""
+    *taken, result = [param.ty for param in function.params]
+    builder = relax.BlockBuilder()
+    params = [
+        relax.Var(f"p{i}", relax.TensorType(tuple(ty.shape), ty.dtype.dtype))
+        for i, ty in enumerate(taken)
+    ]
+    with builder.function("main", params):
+        out = relax.TensorType(tuple(result.shape), result.dtype.dtype)
+        var = builder.add_func(function.without_attr("global_symbol"), "kernel")
+        builder.emit_func_output(builder.emit(relax.call_tir(var, params, out)))
+    with target:
+        mod = dlight.ApplyDefaultSchedule(*schedules.table.rules(DEVICE))(builder.get())
+    return make_plan(mod, target, inputs=len(params))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""TunedKernels: kgs_conv3d with the tile and the decisions of a tuned record, where there is one.
+"""TunedKernels: a kernel with the tile and the decisions of a tuned record, where there is one.
 
 Before::
 
@@ -24,10 +24,10 @@ from tvm.target import Target
 from rt3d_tvm.passes.dataflow import constant, rewritten
 from rt3d_tvm.passes.kgs_conv3d import read_report, weights_digest, with_report
 from rt3d_tvm.passes.packed_call import called, emit_call
-from rt3d_tvm.tune.records import RecordSet, TunedRecord, device_class, find
+from rt3d_tvm.tune.records import RecordSet, TunedRecord, device_class, find, kernel_name
 from rt3d_tvm.tune.space import Layer, decided, decisions
+from rt3d_tvm.tune.tasks import tunable
 from topi_sparse.kernel_group import KernelGroup
-from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d
 
 
 @tvm.transform.module_pass(opt_level=0, name="TunedKernels")
@@ -96,11 +96,10 @@ class _Rewriter(relax.PyExprMutator):
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         """Another kernel where a record asks for it."""
-        func = called(self.mod, binding.value)
-        if func is None or SPEC_ATTRIBUTE not in func.attrs:
+        conv = tunable(called(self.mod, binding.value))
+        if conv is None:
             super().visit_var_binding_(binding)
             return
-        conv = KGSConv3d.from_json(func.attrs[SPEC_ATTRIBUTE])
         x, *args = binding.value.args[1].fields
         layer = Layer(conv, tuple(constant(arg) for arg in args[:4]))
         changes = self.changes.setdefault(weights_digest(conv, layer.constants[0]), [])
@@ -125,7 +124,7 @@ class _Rewriter(relax.PyExprMutator):
             *(self.visit_expr(arg) for arg in args[4:]),
         ]
         function = decided(changed, record.choice.decisions)
-        result = emit_call(self.builder_, "kgs_conv3d", function, tensors)
+        result = emit_call(self.builder_, kernel_name(conv), function, tensors)
         if not isinstance(binding.var, relax.DataflowVar):
             result = self.builder_.emit_output(result)
         self.set_var_remap(binding.var, result)

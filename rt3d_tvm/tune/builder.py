@@ -1,4 +1,7 @@
-"""Candidates -> libraries, each compiled in a process that may crash or hang without harm."""
+"""Candidates -> what a device measures, each compiled in a process that may crash or hang.
+
+That is a library, or, of a kernel for OpenCL, its plan as a file.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,11 @@ from tvm.target import Target
 from rt3d_tvm.deploy import available_cores
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.link import export_arguments
-from rt3d_tvm.tune.space import built
+from rt3d_tvm.opencl.planner import kernel_plan
+from rt3d_tvm.passes.packed_call import PACKED_KERNELS
+from rt3d_tvm.targets import is_opencl
+from rt3d_tvm.tune.records import kernel_name
+from rt3d_tvm.tune.space import built, decided
 from rt3d_tvm.worker import Worker, ignore_interrupts
 from schedules.decisions import Decisions
 from topi_sparse.kgs_conv3d import KGSConv3d
@@ -25,11 +32,13 @@ DEADLINE_S = 120.0
 class Builder:
     """Compiles kernels for a target into ``folder``, as many at a time as this machine has cores.
 
-    InputError where no linker for the target is installed.
+    InputError where no linker for the target is installed and one is needed.
     """
 
     def __init__(self, target: Target, folder: Path, *, deadline_s: float = DEADLINE_S) -> None:
-        export_arguments(target)
+        self._suffix = ".json" if is_opencl(target) else ".so"
+        if not is_opencl(target):
+            export_arguments(target)
         self._target, self._folder, self._deadline_s = str(target), Path(folder), deadline_s
         self._workers = [Worker() for _ in range(available_cores())]
         self._names = itertools.count()
@@ -42,13 +51,14 @@ class Builder:
             worker.kill()
 
     def build(self, kernels: Sequence[tuple[KGSConv3d, Decisions]]) -> Iterator[Path | str]:
-        """For each kernel in order its library, or why there is none."""
+        """For each kernel in order its file, or why there is none."""
         for first in range(0, len(kernels), len(self._workers)):
             started = []
             for worker, kernel in zip(self._workers, kernels[first:], strict=False):
-                path = self._folder / f"kernel{next(self._names)}.so"
-                arguments = (kernel[0].to_json(), kernel[1], self._target, str(path))
-                worker.start(_built_library, *arguments, deadline_s=self._deadline_s)
+                path = self._folder / f"kernel{next(self._names)}{self._suffix}"
+                conv, taken = kernel
+                arguments = (kernel_name(conv), conv.to_json(), taken, self._target, str(path))
+                worker.start(_written, *arguments, deadline_s=self._deadline_s)
                 started.append((worker, path))
             for worker, path in started:
                 yield self._result(worker, path)
@@ -62,14 +72,20 @@ class Builder:
             return "the compiler crashed"
 
 
-def _built_library(definition: str, taken: Decisions, target_json: str, path: str) -> str | None:
-    """In the worker: write the library; the reason where that fails."""
+def _written(
+    name: str, definition: str, taken: Decisions, target_json: str, path: str
+) -> str | None:
+    """In the worker: write the file; the reason where that fails."""
     ignore_interrupts()
     target = Target(json.loads(target_json))
+    conv = PACKED_KERNELS[name][0].from_json(definition)
     try:
+        if is_opencl(target):
+            plan = kernel_plan(decided(conv, taken), target)
+            Path(path).write_text(plan.to_text(), encoding="utf-8")
+            return None
         with target:
-            mod = built(KGSConv3d.from_json(definition), taken, target)
-            library = tvm.compile(mod, target=target)
+            library = tvm.compile(built(conv, taken, target), target=target)
         library.export_library(path, **export_arguments(target))
     except (RuntimeError, InputError, ValueError, OSError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rt3d_tvm.tune.space import Layer
+from rt3d_tvm.tune.space import Layer, is_simt
 
 # Positions that are computed again; each is a sum over a whole window.
 POSITIONS = 256
@@ -75,8 +75,11 @@ def _lost(layer: Layer) -> float:
         in_chunk = min(conv.tile.chunk * conv.group.g_n, channels)
         terms = int(np.prod(conv.kernel)) * in_chunk + channels // conv.group.g_n
     terms += 3  # bias, residual, the terms' own rounding
-    unit = float(np.finfo(conv.dtype).eps) / 2
-    return float(np.expm1(terms * np.log1p(unit)))
+    summed = conv.accumulate if is_simt(conv) else conv.dtype
+    unit = float(np.finfo(summed).eps) / 2
+    lost = float(np.expm1(terms * np.log1p(unit)))
+    # What is summed in another type is rounded once more, when it is stored.
+    return lost if summed == conv.dtype else lost + (1 + lost) * float(np.finfo(conv.dtype).eps) / 2
 
 
 def _largest(layer: Layer, values: Mapping[str, np.ndarray]) -> float:

@@ -11,11 +11,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from tvm.target import Target
 
+from rt3d_tvm.tune.space import is_simt
 from schedules.decisions import Decisions
 from topi_sparse.kgs_conv3d import KGSConv3d
+from topi_sparse.kgs_conv3d_simt import KGSConv3dSIMT
 from topi_sparse.layout import ceil_div
-from topi_sparse.register_tile import VectorUnit, issue_slots
+from topi_sparse.register_tile import issue_slots, vector_unit
 
 # Fewer trials than this say nothing yet.
 MIN_TRIALS = 16
@@ -59,13 +62,60 @@ class CostModel:
         return self._booster.predict(self._xgboost.DMatrix(np.stack(rows)))
 
 
-def features(
-    conv: KGSConv3d, default: KGSConv3d, taken: Decisions, unit: VectorUnit, threads: int
-) -> np.ndarray:
+def features(conv: KGSConv3d, default: KGSConv3d, taken: Decisions, target: Target) -> np.ndarray:
     """A choice in numbers; ``conv`` is the kernel with its tile, ``default`` with its own one.
 
     Sizes as logarithms: bytes, counts, factors.
     """
+    values = _item_values if is_simt(conv) else _core_values
+    return np.log2(np.array(values(conv, default, taken, target), "float64") + 1e-3).astype("f4")
+
+
+def _item_values(
+    conv: KGSConv3dSIMT, default: KGSConv3dSIMT, taken: Decisions, _target: Target
+) -> list[float]:
+    """Of a kernel of work-items: its tile and its work-group."""
+    batch, _, depth, _, _ = conv.out
+    rows, width, channels = conv.rows_per_item, conv.tile.width, conv.tile.channels
+    vectors = conv.tile.vectors(rows)
+    (across,), (together,), (in_turn,) = taken
+    groups = batch * conv.rows[0] * (conv.group.g_m // rows) * ceil_div(conv.items, across)
+    kd, kh, kw = conv.kernel
+    return [
+        conv.group.g_m / default.group.g_m,
+        conv.weights / default.weights,
+        rows,
+        width,
+        channels,
+        rows * width,
+        vectors * width,
+        conv.tile.lanes,
+        # Loads for each multiply-add of a vector: of activations, of weights.
+        1 / vectors,
+        1 / width,
+        conv.items,
+        conv.items * width / conv.positions,
+        conv.positions / math.prod(conv.out[3:]),
+        across,
+        together,
+        across * together,
+        in_turn,
+        in_turn * rows / conv.filters,
+        ceil_div(conv.items, across) * across / conv.items,
+        groups * (depth // together),
+        conv.weights / (conv.rows[0] * conv.group.g_m * conv.group.g_n),
+        depth,
+        kd,
+        kh,
+        kw,
+    ]
+
+
+def _core_values(
+    conv: KGSConv3d, default: KGSConv3d, taken: Decisions, target: Target
+) -> list[float]:
+    """Of a kernel of a core: its tile, its chunk, and the loops around them."""
+    unit, threads = vector_unit(target, conv.dtype), int(target.attrs.get("num-cores", 1))
     batch, _, depth, height, width = conv.out
     blocks, g_m, g_n = conv.rows[0], conv.group.g_m, conv.group.g_n
     itemsize = np.dtype(conv.dtype).itemsize
@@ -83,7 +133,7 @@ def features(
     line = ((columns - 1) * conv.stride[2] + kw) * conv.tile.chunk * g_n * itemsize
     rows = (h_in - 1) * conv.stride[1] + kh
     planes = min((d_in - 1) * conv.stride[0] + kd, conv.data[2])
-    values = [
+    return [
         conv.tile.chunk / default.tile.chunk,
         conv.chunks,
         g_m / default.group.g_m,
@@ -115,4 +165,3 @@ def features(
         kh,
         batch,
     ]
-    return np.log2(np.array(values, "float64") + 1e-3).astype("float32")

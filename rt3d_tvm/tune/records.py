@@ -17,9 +17,10 @@ from pathlib import Path
 from tvm.target import Target
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.tune.space import Choice
+from rt3d_tvm.tune.space import Choice, is_simt
 from rt3d_tvm.whole_file import whole_file
-from topi_sparse.kgs_conv3d import KGSConv3d
+from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d
+from topi_sparse.kgs_conv3d_simt import SIMT_ATTRIBUTE
 from topi_sparse.register_tile import vector_unit
 
 # The version of a record's fields, and of the folder that the package's own lie in.
@@ -95,7 +96,7 @@ def workload(conv: KGSConv3d) -> dict:
     ``group`` is the kernel group that it has by default, which follows from the zeros.
     """
     return {
-        "kernel": "kgs_conv3d",
+        "kernel": kernel_name(conv),
         "data": list(conv.data),
         "filters": conv.filters,
         "window": list(conv.kernel),
@@ -106,7 +107,13 @@ def workload(conv: KGSConv3d) -> dict:
         "weight_sets": conv.weight_sets,
         "residual": conv.residual is not None,
         "dtype": conv.dtype,
+        **({"accumulate": conv.accumulate} if is_simt(conv) else {}),
     }
+
+
+def kernel_name(conv: KGSConv3d) -> str:
+    """Of the kernel that a definition is of."""
+    return SIMT_ATTRIBUTE if is_simt(conv) else SPEC_ATTRIBUTE
 
 
 def share(conv: KGSConv3d) -> float:

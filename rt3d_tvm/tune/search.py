@@ -11,7 +11,7 @@ from tvm.target import Target
 from rt3d_tvm.tune.cost_model import CostModel, features
 from rt3d_tvm.tune.space import Choice, Variant, decisions, variants
 from rt3d_tvm.tune.tasks import Task
-from topi_sparse.register_tile import vector_unit
+from schedules.decisions import Decisions
 
 # Of the best so far, how many have their neighbours considered; how many others are drawn beside
 # them; and which part of a round is taken at random from all of these.
@@ -26,10 +26,8 @@ class TaskSearch:
     ) -> None:
         self.task, self._target = task, target
         layer = task.layer
-        self._unit = vector_unit(target, layer.conv.dtype)
-        self._threads = int(target.attrs.get("num-cores", 1))
         self._variants = variants(layer, target, heights=heights)
-        self._spaces: dict[int, tuple] = {}
+        self._spaces: dict[object, tuple] = {}
         self._rng = np.random.default_rng([seed, *task.name.encode()])
         self.default = self._at_defaults(layer.default)
         self.seconds: dict[Choice, float] = {}
@@ -93,11 +91,15 @@ class TaskSearch:
         return Choice(variant=variant, decisions=self._space(variant)[0])
 
     def _space(self, variant: Variant) -> tuple:
-        """Default decisions and all there are, which depend on the tile by its height only."""
-        if variant.g_m not in self._spaces:
+        """Default decisions and all there are.
+
+        They depend on the tile by its height only; where there are work-items, by all of it.
+        """
+        key = replace(variant, chunk=0) if variant.rows else variant.g_m
+        if key not in self._spaces:
             definition = self.task.layer.definition(variant)
-            self._spaces[variant.g_m] = decisions(definition, self._target)
-        return self._spaces[variant.g_m]
+            self._spaces[key] = decisions(definition, self._target)
+        return self._spaces[key]
 
     def _neighbours(self, choice: Choice) -> list[Choice]:
         """Every choice that differs in one knob: one decision, or one number of the tile."""
@@ -110,14 +112,24 @@ class TaskSearch:
         for variant in self._variants:
             differing = [
                 name
-                for name in ("g_m", "channels", "width", "chunk")
+                for name in ("g_m", "channels", "rows", "width", "chunk")
                 if getattr(variant, name) != getattr(choice.variant, name)
             ]
-            if differing and set(differing) <= {"g_m", "channels"}:
+            if differing in (["width"], ["chunk"]):
+                found.append(self._with(variant, choice.decisions))
+            # A work-item of more rows has room for fewer positions.
+            elif differing and (
+                set(differing) <= {"g_m", "channels"}
+                or (variant.rows and set(differing) <= {"g_m", "rows", "width"})
+            ):
                 found.append(self._at_defaults(variant))
-            elif differing in (["width"], ["chunk"]):
-                found.append(replace(choice, variant=variant))
         return [other for other in found if other != choice]
+
+    def _with(self, variant: Variant, taken: Decisions) -> Choice:
+        """Another tile in a schedule, or in its default one where it cannot be scheduled so."""
+        _, known = self._space(variant)
+        fits = all(each in options for each, options in zip(taken, known, strict=True))
+        return Choice(variant=variant, decisions=taken) if fits else self._at_defaults(variant)
 
     def _drawn(self) -> Choice:
         """Any choice; every second one has the default decisions of its tile."""
@@ -135,8 +147,7 @@ class TaskSearch:
             layer.definition(choice.variant),
             layer.conv,
             choice.decisions,
-            self._unit,
-            self._threads,
+            self._target,
         )
 
 

@@ -2,6 +2,7 @@
 
 The tile (filters a row block, output columns, chunk of channel groups) is a parameter of the
 kernel, and the weights are packed for it; the decisions are what the schedule samples around it.
+For a kgs_conv3d_simt the tile is that of a work-item, the decisions are the work-group.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import numpy as np
 import tvm
 from tvm.target import Target
 
+from schedules.adreno.kgs_conv3d_simt import default_group, group_options
 from schedules.decisions import DECISIONS_ATTRIBUTE, Decisions, defaults, listed, scheduled
 from schedules.table import kernel_rule
 from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d, kgs_conv3d
+from topi_sparse.kgs_conv3d_simt import KGSConv3dSIMT, kgs_conv3d_simt
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import ceil_div
 from topi_sparse.register_tile import GROUP_CHANNELS, GROUP_HEIGHTS, lane_mappings, vector_unit
+from topi_sparse.work_item import VECTOR, work_item
 
 # Fewer accumulators than this leave the multiply-add pipes idle, whatever is around them.
 MIN_ACCUMULATORS = 8
@@ -28,19 +32,23 @@ MIN_ACCUMULATORS = 8
 MAX_ISSUED = 1.25
 # Chunks, in parts of the default one.
 CHUNKS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3)
+# Filters a work-item, and its results in parts of what its registers are taken to hold.
+ITEM_ROWS, ITEM_RESULTS = (4, 8, 16), (0.25, 1.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """A register tile: filters a row block, output columns, channel groups a chunk.
 
-    channels: that share a vector with the filters, see Tile.
+    channels: that share a vector with the filters, see Tile. rows: filters a work-item, whose
+    ``width`` is in positions; 0 for a kernel that has none.
     """
 
     g_m: int
     width: int
     chunk: int
     channels: int = 1
+    rows: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +66,7 @@ class Choice:
             "width": variant.width,
             "chunk": variant.chunk,
             "channels": variant.channels,
+            **({"rows": variant.rows} if variant.rows else {}),
             "decisions": [list(decision) for decision in self.decisions],
         }
 
@@ -65,8 +74,9 @@ class Choice:
     def from_json(cls, fields: dict) -> Choice:
         """What ``to_json`` gave; KeyError, TypeError or ValueError for anything else."""
         tile = {name: int(fields[name]) for name in ("g_m", "width", "chunk")}
-        # Records are older than the channels that share a vector.
-        variant = Variant(**tile, channels=int(fields.get("channels", 1)))
+        # Records are older than the channels that share a vector, and than work-items.
+        newer = {"channels": int(fields.get("channels", 1)), "rows": int(fields.get("rows", 0))}
+        variant = Variant(**tile, **newer)
         decisions = tuple(tuple(int(n) for n in decision) for decision in fields["decisions"])
         return cls(variant=variant, decisions=decisions)
 
@@ -88,11 +98,12 @@ class Layer:
             width=self.width(conv.tile.width),
             chunk=conv.tile.chunk,
             channels=conv.tile.channels,
+            rows=conv.rows_per_item if is_simt(conv) else 0,
         )
 
     def width(self, columns: int) -> int:
-        """Columns of a tile, where the output is narrower."""
-        return min(columns, self.conv.out[4])
+        """Columns of a tile, where the output is narrower; a work-item's go on in the next row."""
+        return columns if is_simt(self.conv) else min(columns, self.conv.out[4])
 
     def definition(self, variant: Variant) -> KGSConv3d:
         """The kernel with another tile."""
@@ -101,25 +112,31 @@ class Layer:
         conv, kept, weights = self.conv, self.conv.kept, self.conv.weights
         if variant.g_m != conv.group.g_m:
             kept, weights = self._counts(variant.g_m)
+        lanes, rows = min(variant.g_m * variant.channels, conv.y.c_block), {}
+        if variant.rows:
+            lanes = variant.rows if variant.channels == 1 else VECTOR * variant.channels
+            rows = {"rows_per_item": variant.rows}
         tile = replace(
             conv.tile,
-            lanes=min(variant.g_m * variant.channels, conv.y.c_block),
+            lanes=lanes,
             width=variant.width,
             chunk=variant.chunk,
             channels=variant.channels,
         )
         group = replace(conv.group, g_m=variant.g_m)
-        return replace(conv, group=group, kept=kept, weights=weights, tile=tile)
+        return replace(conv, group=group, kept=kept, weights=weights, tile=tile, **rows)
 
     def packed(self, variant: Variant) -> tuple[np.ndarray, ...]:
         """The constants for that tile."""
         default = self.default
-        if replace(variant, width=default.width) == default:
+        if replace(variant, width=default.width, rows=default.rows) == default:
             return self.constants
         weights = self._packed(variant)
         blocks = np.concatenate([weight.blocks for weight in weights])
         offsets = self.conv.offsets(weights[0].columns)
-        return (blocks, offsets, weights[0].pointers, self.constants[3])
+        bias = np.zeros(self._in_blocks_of(variant.g_m).stored_filters, self.constants[3].dtype)
+        bias[: self.conv.filters] = self.constants[3][: self.conv.filters]
+        return (blocks, offsets, weights[0].pointers, bias)
 
     def weights(self) -> list[np.ndarray]:
         """The dense weights (M, N, KD, KH, KW), one for each set."""
@@ -131,7 +148,7 @@ class Layer:
                     shape=(conv.filters, conv.data[1], *conv.kernel),
                     group=conv.group,
                     chunk=conv.tile.chunk,
-                    row_multiple=conv.y.c_block,
+                    row_multiple=conv.row_multiple,
                     columns=conv.columns(offsets, pointers),
                     blocks=part,
                     pointers=pointers,
@@ -145,6 +162,10 @@ class Layer:
         """Drop the arrays that can be computed again."""
         for key in [key for key in self._kept if key[0] != "counts"]:
             del self._kept[key]
+
+    def _in_blocks_of(self, g_m: int) -> KGSConv3d:
+        """The kernel with row blocks of another height, and all else as it is."""
+        return replace(self.conv, group=replace(self.conv.group, g_m=g_m))
 
     def _counts(self, g_m: int) -> tuple[int, int]:
         """Kept columns and stored weights of a set in row blocks of that height."""
@@ -165,7 +186,7 @@ class Layer:
                     weight,
                     group=replace(self.conv.group, g_m=variant.g_m),
                     chunk=variant.chunk,
-                    row_multiple=self.conv.y.c_block,
+                    row_multiple=self._in_blocks_of(variant.g_m).row_multiple,
                     channels=variant.channels,
                     kept=mask,
                 )
@@ -186,6 +207,8 @@ def variants(
     conv, default = layer.conv, layer.default
     if math.prod(conv.out[2:]) == 1:
         return [default]
+    if is_simt(conv):
+        return _items(layer, target, heights or _heights(layer))
     unit = replace(vector_unit(target, conv.dtype), lanes=conv.y.c_block)
     block = max(conv.x.c_block // conv.group.g_n, 1)
     whole = ceil_div(ceil_div(conv.data[1], conv.group.g_n), block) * block
@@ -203,6 +226,25 @@ def variants(
                 if _worth(vectors * width, width, conv.out[4], unit.registers):
                     tile = Variant(g_m=g_m, width=width, chunk=default.chunk, channels=channels)
                     found += [replace(tile, chunk=chunk) for chunk in chunks]
+    return list(dict.fromkeys(found))
+
+
+def _items(layer: Layer, target: Target, heights: Sequence[int]) -> list[Variant]:
+    """The work-items worth measuring, the default first."""
+    conv, default = layer.conv, layer.default
+    item = work_item(target, conv.dtype, conv.accumulate)
+    positions = math.prod(conv.out[3:])
+    # Where few channels are no whole group, they cannot share the lanes.
+    shared = {1, item.channels} if conv.group.g_n == GROUP_CHANNELS else {1}
+    found = [default]
+    for g_m in heights:
+        for rows in (rows for rows in ITEM_ROWS if rows <= g_m):
+            least, most = (int(item.accumulators * part) // rows for part in ITEM_RESULTS)
+            for width in range(max(min(least, positions), 1), min(most, positions) + 1):
+                # Of widths that cut a plane into as many work-items, the least.
+                if width == ceil_div(positions, ceil_div(positions, width)):
+                    tile = Variant(g_m=g_m, width=width, chunk=default.chunk, rows=rows)
+                    found += [replace(tile, channels=channels) for channels in sorted(shared)]
     return list(dict.fromkeys(found))
 
 
@@ -235,8 +277,18 @@ def _worth(accumulators: int, width: int, out_width: int, registers: int) -> boo
     return width == ceil_div(out_width, strips) or out_width % width == 0
 
 
+def is_simt(conv: KGSConv3d) -> bool:
+    """Whether a kernel is one of work-items."""
+    return isinstance(conv, KGSConv3dSIMT)
+
+
 def decisions(conv: KGSConv3d, target: Target) -> tuple[Decisions, tuple]:
     """The default decisions of a kernel's schedule, and for each all there are."""
+    if is_simt(conv):  # as its schedule finds them, which takes a while to be written down
+        rows = conv.out[0] * conv.rows[0] * (conv.group.g_m // conv.rows_per_item)
+        loops = json.loads(conv.to_json()), conv.items, conv.out[2], rows
+        known = tuple(tuple((n,) for n in each) for each in group_options(*loops))
+        return tuple((n,) for n in default_group(*loops)), known
     sch = scheduled(_function(conv), kernel_rule("cpu", SPEC_ATTRIBUTE).schedule, target)
     return defaults(sch), listed(sch)
 
@@ -244,7 +296,8 @@ def decisions(conv: KGSConv3d, target: Target) -> tuple[Decisions, tuple]:
 def decided(conv: KGSConv3d, taken: Decisions) -> tvm.tirx.PrimFunc:
     """The kernel, not scheduled yet, with the decisions that its schedule is to take."""
     text = json.dumps([list(decision) for decision in taken])
-    return kgs_conv3d(conv).with_attr(DECISIONS_ATTRIBUTE, text)
+    function = kgs_conv3d_simt if is_simt(conv) else kgs_conv3d
+    return function(conv).with_attr(DECISIONS_ATTRIBUTE, text)
 
 
 def built(conv: KGSConv3d, taken: Decisions, target: Target) -> tvm.IRModule:

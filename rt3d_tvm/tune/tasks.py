@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import tvm
 
 from rt3d_tvm.passes.dataflow import bindings, constant
-from rt3d_tvm.passes.packed_call import called
+from rt3d_tvm.passes.packed_call import called, packed_kernel
 from rt3d_tvm.tune.records import SHARE_FACTOR, share, workload
 from rt3d_tvm.tune.space import Layer
-from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d
+from topi_sparse.kgs_conv3d import KGSConv3d
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,10 +33,8 @@ def extract_tasks(mod: tvm.IRModule) -> list[Task]:
     """
     found: list[tuple[Layer, int]] = []
     for binding in bindings(mod["main"]):
-        func = called(mod, binding.value)
-        if func is None or SPEC_ATTRIBUTE not in func.attrs:
+        if (conv := tunable(called(mod, binding.value))) is None:
             continue
-        conv = KGSConv3d.from_json(func.attrs[SPEC_ATTRIBUTE])
         for index, (layer, calls) in enumerate(found):
             if _one_record_serves(layer.conv, conv):
                 found[index] = (layer, calls + 1)
@@ -53,6 +51,12 @@ def extract_tasks(mod: tvm.IRModule) -> list[Task]:
             name = f"{name} ({names[name]})"
         tasks.append(Task(name=name, layer=layer, calls=calls))
     return tasks
+
+
+def tunable(func: tvm.tirx.PrimFunc | None) -> KGSConv3d | None:
+    """The definition of a kernel that there is something to choose for, or None."""
+    kernel = None if func is None else packed_kernel(func)
+    return kernel[1] if kernel and isinstance(kernel[1], KGSConv3d) else None
 
 
 def title(conv: KGSConv3d) -> str:

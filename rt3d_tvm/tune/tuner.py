@@ -27,10 +27,12 @@ from rt3d_tvm.device import Processor, fitting_targets
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.frontend import import_onnx
 from rt3d_tvm.link import export_arguments
+from rt3d_tvm.opencl.drivers import choose_device, describe
+from rt3d_tvm.opencl.machine import OpenCLMachine
 from rt3d_tvm.pipeline import lower
 from rt3d_tvm.precision import make_precision
 from rt3d_tvm.remote import Device, DeviceFailure, RemoteDevice, ThisMachine
-from rt3d_tvm.targets import check_precision, make_target
+from rt3d_tvm.targets import check_precision, is_opencl, make_target
 from rt3d_tvm.tracker import wait_for_device
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.check import drawn, why_wrong
@@ -112,20 +114,32 @@ def tune_onnx(
     threads: int | None = None,
     deadline_s: float = DEADLINE_S,
     pauses: Pauses | None = None,
+    opencl: str | None = None,
     watch: Watch | None = None,
 ) -> TuningReport:
     """Search for faster kernels of a model, ``trials`` a layer, and write the best into ``work``.
 
     A search that was stopped, whatever stopped it, goes on where it was. Kernels run on this
     machine, or on the devices of a tracker under ``key``, on ``threads`` cores, by default all of
-    this machine's and a device's big ones. group, winograd, precision: as of `compile_onnx`.
+    this machine's and a device's big ones; those for OpenCL on a device of this machine, the first
+    or the one whose name has ``opencl`` in it. group, winograd, precision: as of `compile_onnx`.
     InputError for bad input, a work directory of something else, and when no device is left.
     """
     watch = watch or Watch()
     made_for, chosen = make_target(target), make_precision(precision)
     check_precision(chosen, made_for, target)
-    export_arguments(made_for)
-    opener, count, renew_s = device_opener(tracker, key, target, threads, deadline_s)
+    settings = {}
+    if is_opencl(made_for):
+        half = chosen.dtype == "float16"
+        opener = opencl_opener(tracker, key, target, threads, opencl, half, deadline_s)
+        count, renew_s = 1, float("inf")
+        # What is found holds for that device.
+        settings["opencl"] = str(describe(choose_device(opencl, half=half)))
+    elif opencl is not None:
+        raise InputError(f"target {target} runs on cores, not on the OpenCL device {opencl!r}")
+    else:
+        export_arguments(made_for)
+        opener, count, renew_s = device_opener(tracker, key, target, threads, deadline_s)
     watch.say("import and lower")
     mod = import_onnx(Path(onnx_path))
     try:
@@ -145,6 +159,7 @@ def tune_onnx(
         "winograd": winograd,
         "precision": precision,
         "versions": versions(),
+        **settings,
     }
     tuner = Tuner(
         made_for,
@@ -168,6 +183,31 @@ def tune_onnx(
 def versions() -> dict[str, str]:
     """Of what a record depends on."""
     return {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")}
+
+
+def opencl_opener(
+    tracker: tuple[str, int] | None,
+    key: str | None,
+    target: str,
+    threads: int | None,
+    wanted: str | None,
+    half: bool,
+    deadline_s: float,
+) -> Callable[[], Device]:
+    """What opens an OpenCL device of this machine to measure on."""
+    if tracker is not None or key is not None:
+        raise InputError(
+            f"target {target}: sessions with a device drive its cores only; kernels for OpenCL are "
+            "measured on a device of this machine, without a tracker and a key"
+        )
+    if target != "opencl":
+        raise InputError(
+            f"target {target} is a GPU that is not in this machine: what is fast here may be slow "
+            "there; target opencl is tuned on an OpenCL device of this machine"
+        )
+    if threads is not None:
+        raise InputError(f"target {target} runs on an OpenCL device: threads have no effect")
+    return partial(OpenCLMachine, wanted, half=half, deadline_s=deadline_s)
 
 
 def device_opener(
@@ -246,7 +286,7 @@ def kernel_job(
         f"{weights}/blocks": blocks,
         f"{weights}/offsets": offsets,
         f"{weights}/pointers": pointers,
-        f"{name}/bias": bias,
+        f"{name}/{len(bias)}/bias": bias,
     }
     if conv.residual:
         arguments[f"{name}/residual"] = conv.residual.packed(values["residual"])

@@ -1,0 +1,209 @@
+"""A search over kernels for OpenCL, on a device of this machine, with the tuner there is."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rt3d_tvm import cli
+from rt3d_tvm.build import compile_onnx
+from rt3d_tvm.frontend import import_onnx
+from rt3d_tvm.opencl import planner
+from rt3d_tvm.opencl.artifact import load_opencl
+from rt3d_tvm.opencl.machine import OpenCLMachine
+from rt3d_tvm.opencl.plan import Plan
+from rt3d_tvm.pipeline import lower
+from rt3d_tvm.remote import DeviceFailure
+from rt3d_tvm.targets import make_target
+from rt3d_tvm.tune.check import drawn, why_wrong
+from rt3d_tvm.tune.cost_model import features
+from rt3d_tvm.tune.records import share, workload
+from rt3d_tvm.tune.space import Choice, Layer, Variant, decided, decisions, variants
+from rt3d_tvm.tune.tasks import extract_tasks
+from rt3d_tvm.tune.tuner import kernel_job
+from rt3d_tvm.verify import reference_session, relative_distance
+from schedules.adreno.kgs_conv3d_simt import MOST_ITEMS, default_group, group_options
+from schedules.decisions import defaults, listed, scheduled
+from schedules.table import kernel_rule
+from tests.opencl import device, run_on_opencl
+from tests.test_kgs_conv3d_simt import one_case
+from tests.test_tune_space import layer_of
+from tests.two_layers import SHAPE, write_two_layers
+from topi_sparse.kgs_conv3d_simt import KGSConv3dSIMT, kgs_conv3d_simt
+from topi_sparse.register_tile import Tile
+
+TARGET = make_target("opencl")
+
+
+@pytest.fixture(scope="module")
+def onnx_path(tmp_path_factory):
+    return write_two_layers(tmp_path_factory.mktemp("two_layers") / "two.onnx")
+
+
+def layer(dtype: str = "float32") -> tuple[Layer, object]:
+    """A layer as its default tile has it on a CPU's OpenCL, with its data."""
+    drawn_case = one_case(Tile(lanes=16, width=12, chunk=8, channels=4), dtype=dtype)
+    return layer_of(drawn_case), drawn_case
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_every_kind_of_choice_computes_the_layer(dtype):
+    known, case = layer(dtype)
+    expected, bound = case.expected()
+    found = variants(known, TARGET)
+    assert found[0] == known.default == Variant(g_m=8, width=12, chunk=8, channels=4, rows=8)
+    assert len(found) == len(set(found)) > 10
+    assert {v.g_m for v in found} >= {4, 8}
+    assert {v.channels for v in found} == {1, 4}
+    assert {v.rows for v in found} >= {4, 8}
+    rng = np.random.default_rng(0)
+    for index in rng.choice(len(found), 5, replace=False):
+        conv = known.definition(found[index])
+        taken = tuple(options[rng.integers(len(options))] for options in decisions(conv, TARGET)[1])
+        arrays = [conv.x.packed(case.x), *known.packed(found[index])]
+        result = run_on_opencl(decided(conv, taken), arrays)
+        y = conv.y.unpacked(result, conv.out)
+        assert (abs(y - expected) <= bound).all(), (found[index], taken)
+        assert np.isfinite(features(conv, known.conv, taken, TARGET)).all()
+
+
+def test_the_decisions_are_those_that_the_schedule_samples():
+    conv = layer()[0].conv
+    func = kgs_conv3d_simt(conv).with_attr("global_symbol", "main")
+    schedule = kernel_rule(planner.DEVICE, "kgs_conv3d_simt").schedule
+    sch = scheduled(func, schedule, TARGET)
+    assert (defaults(sch), listed(sch)) == decisions(conv, TARGET)
+    taken = tuple(options[0] for options in listed(sch))
+    assert taken != defaults(sch)
+    assert defaults(scheduled(func, schedule, TARGET, taken)) == taken
+    with pytest.raises(ValueError, match="the schedule samples"):
+        scheduled(func, schedule, TARGET, ((7,), *taken[1:]))
+
+
+@pytest.mark.parametrize(
+    ("items", "planes"), list(itertools.product([1, 7, 17, 128, 200, 999], [1, 2, 7, 16]))
+)
+def test_no_choice_makes_a_group_too_large(items, planes):
+    for channels in (1, 4):
+        known = layer()[0].conv if channels == 4 else one_case().conv
+        loops = json.loads(known.to_json()), items, planes, 12
+        default, options = default_group(*loops), group_options(*loops)
+        for taken, known in zip(default, options, strict=True):
+            assert taken in known
+        assert max(options[0]) * max(options[1]) <= MOST_ITEMS
+
+
+def test_a_choice_of_work_items_is_written_as_it_is_read():
+    variant = Variant(g_m=8, width=12, chunk=8, channels=4, rows=8)
+    choice = Choice(variant=variant, decisions=((17,), (2,), (1,)))
+    assert Choice.from_json(choice.to_json()) == choice
+    assert "rows" not in Choice(variant=replace(variant, rows=0), decisions=()).to_json()
+
+
+def test_a_model_s_tasks_are_its_kernels_for_opencl(onnx_path):
+    mod = lower(import_onnx(onnx_path), TARGET)
+    tasks = extract_tasks(mod)
+    assert [type(task.layer.conv) for task in tasks] == [KGSConv3dSIMT] * 2
+    assert {workload(task.layer.conv)["kernel"] for task in tasks} == {"kgs_conv3d_simt"}
+    # Another type of sums is another kernel.
+    conv = tasks[0].layer.conv
+    assert workload(conv) != workload(replace(conv, accumulate="float16"))
+    assert 0 < share(conv) <= 1
+    weights = tasks[0].layer.weights()[0]
+    for variant in variants(tasks[0].layer, TARGET)[1:9]:
+        again = replace(tasks[0].layer, conv=tasks[0].layer.definition(variant))
+        again = Layer(again.conv, tasks[0].layer.packed(variant))
+        np.testing.assert_array_equal(again.weights()[0], weights)
+        assert len(again.constants[3]) == again.conv.stored_filters
+
+
+def test_a_device_measures_kernels_and_tells_wrong_ones(tmp_path):
+    name = device(half=False).name.strip()
+    known, _ = layer()
+    plan = planner.kernel_plan(decided(known.conv, decisions(known.conv, TARGET)[0]), TARGET)
+    good, wrong, broken = (tmp_path / f"{each}.json" for each in ("good", "wrong", "broken"))
+    good.write_text(plan.to_text())
+    assert Plan.from_text(good.read_text()) == plan
+    # The last of the kernel's products is left out.
+    product = plan.source.rindex(" * v_")
+    other = plan.source[: product + 1] + "* 0 * " + plan.source[product + 3 :]
+    wrong.write_text(replace(plan, source=other).to_text())
+    broken.write_text(replace(plan, source="__kernel void k( {").to_text())
+    job = kernel_job(known, "layer", known.default, good)
+    with OpenCLMachine(name, deadline_s=120) as machine:
+        assert machine.address == name
+        for key, value in job.arguments.items():
+            if isinstance(value, tuple):
+                machine.allocate(key, *value)
+            else:
+                machine.put(key, value)
+        kernels = [(good, job.names), (wrong, job.names)]
+        seconds = machine.time_kernels(kernels, turns=2, repeats=3, min_repeat_ms=1)
+        assert [len(each) for each in seconds] == [6, 6]
+        assert min(map(min, seconds)) > 0
+        results = [machine.run_kernel(path, job.names) for path, _ in kernels]
+        values = drawn(known)
+        assert why_wrong(known, results[0], results[0], values) is None
+        assert "is rounding" in why_wrong(known, results[1], results[0], values)
+        assert isinstance(machine.temperatures(), dict)
+        with pytest.raises(DeviceFailure, match="cannot compile the kernels"):
+            machine.time_kernels([(broken, job.names)], turns=1, repeats=1, min_repeat_ms=1)
+
+
+def test_what_a_search_finds_is_what_a_build_uses(onnx_path, tmp_path, capsys):
+    device(half=False)
+    work, out = tmp_path / "work", tmp_path / "r.json"
+    argv = ["tune", onnx_path, "--work-dir", work, "--target", "opencl", "--json", out]
+    assert cli.main([*map(str, argv), "--trials", "3"]) == 0
+    assert f"-o DIR --target opencl --database {work} uses it" in capsys.readouterr().out
+    report = json.loads(out.read_text())
+    assert report["trials"] == 6
+    assert report["failures"] == {}
+    for task in report["tasks"]:
+        assert 0 < task["tuned_ms"] <= task["default_ms"]
+        assert task["wrong"] == []
+    # Records of choices that are not the defaults, whatever was fastest just now.
+    lines = [json.loads(line) for line in (work / "tuned.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["choice"] = {**line["choice"], "width": 4, "channels": 1, "rows": 4}
+        found = other_decisions(onnx_path, line)
+        line["choice"]["decisions"] = [list(each) for each in found]
+    (work / "tuned.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    manifest = compile_onnx(onnx_path, tmp_path / "a", target="opencl", database=work)
+    assert {layer["tuned"] for layer in manifest["layers"]} == {f"{work} (two.onnx)"}
+    x = np.random.default_rng(0).standard_normal(SHAPE, dtype="float32")
+    session = reference_session(onnx_path)
+    reference = session.run(None, {session.get_inputs()[0].name: x})[0]
+    assert relative_distance(load_opencl(tmp_path / "a").run(x), reference) <= 1e-5
+
+
+def other_decisions(onnx_path, line: dict) -> tuple:
+    """The last of all that there is to decide for the choice of a record."""
+    tasks = extract_tasks(lower(import_onnx(onnx_path), TARGET))
+    (found,) = (task.layer for task in tasks if workload(task.layer.conv) == line["workload"])
+    variant = Choice.from_json(line["choice"]).variant
+    return tuple(options[-1] for options in decisions(found.definition(variant), TARGET)[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--target", "adreno"], "a GPU that is not in this machine"),
+        (
+            ["--target", "opencl", "--tracker", "127.0.0.1:9", "--key", "phone"],
+            "sessions with a device drive its cores only",
+        ),
+        (["--target", "opencl", "--threads", "1"], "threads have no effect"),
+        (["--target", "opencl", "--opencl", "no such"], "no OpenCL device called 'no such'"),
+        (["--opencl", "Intel"], "target host runs on cores, not on the OpenCL device 'Intel'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(onnx_path, tmp_path, arguments, says, capsys):
+    argv = ["tune", str(onnx_path), "--work-dir", str(tmp_path / "work"), *arguments]
+    assert cli.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("rt3d: error: ") and error.count("\n") == 1
+    assert says in error
+    assert not (tmp_path / "work").exists()
