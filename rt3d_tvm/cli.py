@@ -447,7 +447,8 @@ def _bench(args: argparse.Namespace) -> int:
         columns=("engine", "p50 ms", "p90 ms", "p99 ms", "times rt3d's"),
         title=f"{args.folder}: {', '.join(places)}, {args.runs} runs in turns",
     )
-    _write_json(args, {"device": device, "threads": threads, "runs": args.runs, "timings": timings})
+    used = threads if others or not on_device else None
+    _write_json(args, {"device": device, "threads": used, "runs": args.runs, "timings": timings})
     return 0
 
 

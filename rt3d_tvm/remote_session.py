@@ -211,9 +211,8 @@ def run_kernel(path: Path, names: tuple[str, ...]) -> np.ndarray:
 def _loaded(path: Path) -> tvm.runtime.Module:
     """A library, brought to the device and loaded there; its file is removed at once."""
     _held.libraries += 1
-    name = (
-        f"library{_held.libraries}.so"  # a name of its own: loaders know libraries by their names
-    )
+    # A name of its own: loaders know libraries by their names.
+    name = f"library{_held.libraries}.so"
     _held.rpc.upload(str(path), name)
     library = _held.rpc.load_module(name)
     _held.rpc.remove(name)

@@ -70,6 +70,8 @@ def main() -> int:
 
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text}: HOST:PORT is accepted, port 1 to 65535")
     return host, int(port)
 
 

@@ -5,7 +5,8 @@
 Every model is run dense and pruned to the paper's rate, in turns; times are those of the device's
 clock. eta is the speed-up over the pruning rate, over the convolutions and over the whole model.
 The GEMM is the best of the tilings in TILINGS, with operands packed for each, as weights are; it
-stores what the kernels store and sums in float32, as they do.
+stores what the kernels store and sums in float32, as they do. Artifacts that are in ``--work`` are
+timed as they are: name another folder after a change to the kernels.
 """
 
 from __future__ import annotations

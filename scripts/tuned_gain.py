@@ -5,6 +5,7 @@
 
 Tuned kernels are those that come with the package, or those of DIR, the work directory of an
 `rt3d tune` of the one model. The results of both are compared; OUT/gain.json has every sample.
+Artifacts that are in OUT are timed as they are: name another folder after a change to the kernels.
 """
 
 from __future__ import annotations

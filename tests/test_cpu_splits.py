@@ -30,6 +30,12 @@ def test_a_window_in_the_plane_keeps_the_rows_together():
     assert (p, h) == (1, 1) and d > 1
 
 
+def test_what_a_stride_skips_is_not_read():
+    """Whatever the units, a shortcut reads each input once: the fewest units read weights least."""
+    strided = units("128x64x1x1x1@16x56x56/2x2x2")
+    assert math.prod(strided) == math.prod(units("128x64x1x1x1@8x28x28"))
+
+
 @pytest.mark.parametrize("text", ["128x64x3x3x3@16x56x56", "64x144x3x1x1@16x56x56"])
 def test_what_a_unit_reads_and_writes_again_stays_in_the_cache(text):
     """float32: the outputs, which every chunk adds to, and one chunk of the inputs."""

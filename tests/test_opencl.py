@@ -276,7 +276,6 @@ def test_the_packages_drivers_are_made_known(tmp_path):
 def test_without_any_device_the_remedy_is_named():
     program = """
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.export import export_onnx
 from rt3d_tvm.opencl import drivers
 drivers.devices = lambda: []
 try:

@@ -285,17 +285,17 @@ def _register_tile(conv: KGSConv3d, args, acc, results, at, *, rows: int, column
             with T.Else():
                 later()
 
-    def fetch(layout, tensor, *, write: bool) -> None:
-        """Ask for the tile's lines of a tensor of the output's shape, long before their use."""
-        line = max(CACHE_LINE // (layout.c_block * np.dtype(conv.dtype).itemsize), 1)
-        for b in range(0, rows, layout.c_block):
+    def fetch_output() -> None:
+        """Ask for the tile's lines of y: a store that finds none waits for the memory."""
+        line = max(CACHE_LINE // (conv.y.c_block * np.dtype(conv.dtype).itemsize), 1)
+        for b in range(0, rows, conv.y.c_block):
             for i in range(0, columns, line):
                 channel = p * g_m + b
-                index = [n, channel // layout.c_block, d, h + layout.halo_h]
-                index += [left + i + layout.halo_w, channel % layout.c_block]
-                T.evaluate(_prefetch(tensor[tuple(index)], write=write))
+                index = [n, channel // conv.y.c_block, d, h + conv.y.halo_h]
+                index += [left + i + conv.y.halo_w, channel % conv.y.c_block]
+                T.evaluate(_prefetch_to_write(y[tuple(index)]))
 
-    fetch(conv.y, y, write=True)
+    fetch_output()
     if channels > 1:
         _sum_columns(conv, args, acc, at, rows=rows, columns=columns, from_zero=True)
         _add_channels(conv, acc, results[0], rows=rows, columns=columns)
@@ -332,10 +332,11 @@ def _register_tile(conv: KGSConv3d, args, acc, results, at, *, rows: int, column
             T.buffer_store(y, result(i, b), stored(conv.y, i, b))
 
 
-def _prefetch(element, *, write: bool):
-    """A hint to bring the cache line of an element into L1."""
+def _prefetch_to_write(element):
+    """A hint to bring the cache line of an element into L1, and to own it."""
+    write, l1, data = 1, 3, 1
     return tvm.tirx.call_intrin(
-        "void", "tirx.prefetch", tvm.tirx.address_of(element), int(write), 3, 1
+        "void", "tirx.prefetch", tvm.tirx.address_of(element), write, l1, data
     )
 
 

@@ -48,8 +48,7 @@ MOTION = Preset(
     },
     # 2,025 steps; the 900 of the regularization sum up, as docs/pruning.md reckons, to 90 lambda,
     # so that the choices of lambda take 0.3, 1 and 3 of a typical unit that the loss does not
-    # defend.
-    # With 720 steps pruned models were still learning at the end.
+    # defend. With 720 steps pruned models were still learning at the end.
     pruning=PruningPlan(
         iterations=4,
         epochs_per_iteration=1,

@@ -185,7 +185,7 @@ class Devices:
         raise InputError(f"no device is left: {self._last_words}")
 
     def in_turns(self, jobs: Sequence[Job], timing: Timing) -> list[list[float]]:
-        """Seconds of each run of each job, the jobs in turns on one device; as `alone`.
+        """Seconds of each run of each job, the jobs in turns, each turn on one device; as `alone`.
 
         A turn of a job is an operation of its own: its deadline is for no more runs than a trial's.
         """

@@ -78,12 +78,14 @@ def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, 
     def cost(units: tuple[int, int]) -> tuple[int, int, int]:
         """What one unit has too much for the cache, and what all of them read."""
         planes, rows = depth // units[0], height // units[1]
-        read = math.prod(
-            (extent - 1) * stride + size
-            for extent, stride, size in zip(
-                (planes, rows), conv["stride"], conv["kernel"], strict=False
-            )
+        windows = zip(
+            (planes, rows), conv["stride"], conv["kernel"], conv["dilation"], strict=False
         )
+        read = 1
+        for extent, stride, size, dilation in windows:
+            span = (size - 1) * dilation + 1
+            # A stride beyond the window skips what lies between.
+            read *= (extent - 1) * min(stride, span) + span
         held = planes * rows * out_bytes + read * in_bytes
         return max(held - CACHE_BYTES, 0), math.prod(units) * read, math.prod(units)
 
