@@ -79,6 +79,6 @@ QUICK = replace(
     MOTION,
     name="quick",
     seeds={"c3d": (1,), "r2plus1d": ()},
-    pruning=replace(MOTION.pruning, steps_per_epoch=80),
+    pruning=replace(MOTION.pruning, steps_per_epoch=40),
 )
 PRESETS = {preset.name: preset for preset in (MOTION, QUICK, UCF101)}
