@@ -13,7 +13,7 @@ DEMO = Path(__file__).parents[1] / "scripts" / "demo.py"
 @pytest.mark.full
 @pytest.mark.parametrize("model", ["c3d", "r2plus1d", "s3d"])
 def test_a_full_size_model_goes_through_the_whole_flow(model, tmp_path):
-    """Right numbers, dense and sparse; memory for the weights and the activations, not for more."""
+    """Right numbers, dense and pruned; memory for the weights and the activations, not for more."""
     subprocess.run(
         [sys.executable, DEMO, "--model", model, "--out", tmp_path, "--runs", "1"], check=True
     )
@@ -23,7 +23,7 @@ def test_a_full_size_model_goes_through_the_whole_flow(model, tmp_path):
     assert summary["peak_rss_mb"] <= 1.3 * (
         summary["weights_mb"] + summary["planned_activations_mb"]
     )
-    for kind in ("dense", "sparse"):
+    for kind in ("dense", "direct", "sparse"):
         manifest = json.loads((tmp_path / kind / "manifest.json").read_text())
         assert not [layer for layer in manifest["layers"] if layer["kernel"] is None]
         assert manifest["layout_changes"] <= 3
