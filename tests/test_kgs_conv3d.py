@@ -35,45 +35,64 @@ def masked(shape, *, scheme: str, density: float, group: KernelGroup, seed: int)
     return rng.standard_normal(shape).astype("float32") * keep
 
 
-@st.composite
-def cases(draw) -> ConvCase:
+def draw_sizes(draw) -> tuple[tuple[int, int, int], int, int]:
+    """A window, filters and channels."""
     kernel = draw(
         st.sampled_from([(3, 3, 3), (1, 3, 3), (3, 1, 1), (1, 1, 1), (1, 7, 7), (2, 2, 3)])
     )
-    wide = kernel == (1, 1, 1)
-    many = [230, 921] if wide else []
+    many = [230, 921] if kernel == (1, 1, 1) else []
     n = draw(st.sampled_from([1, 2, 3, 4, 5, 16, 45, *many]))
     m = draw(st.sampled_from([45, 40, 70, 16, 5, 1, *many]))
-    lanes = draw(st.sampled_from([16, 8]))
-    c_block = lanes if n >= 4 else draw(st.sampled_from([n, 4]))
-    group = KernelGroup(g_m=draw(st.sampled_from([32, 16, 8, 4])), g_n=min(4, c_block))
+    return kernel, m, n
+
+
+def draw_convolution(draw, kernel, m: int, n: int, group: KernelGroup) -> dict:
+    """What `ConvCase.make` takes, but for the layouts and the tile."""
     dilation = tuple(draw(st.integers(1, 2)) for _ in kernel)
     padding = tuple(draw(st.integers(0, min(k, 3) + 2)) for k in kernel * 2)
     extents = [
         max(draw(st.integers(1, 9)), (k - 1) * step + 1 - before - after, 1)
         for k, step, before, after in zip(kernel, dilation, padding[:3], padding[3:], strict=True)
     ]
-    halo = {"halo_h": draw(st.integers(0, 2)), "halo_w": draw(st.integers(0, 2))}
-    weight = masked(
-        (m, n, *kernel),
-        scheme=draw(st.sampled_from(SCHEMES)),
-        density=draw(st.sampled_from([0.4, 1.0, 0.1, 0.0])),
-        group=group,
-        seed=draw(st.integers(0, 99)),
+    return {
+        "weight": masked(
+            (m, n, *kernel),
+            scheme=draw(st.sampled_from(SCHEMES)),
+            density=draw(st.sampled_from([0.4, 1.0, 0.1, 0.0])),
+            group=group,
+            seed=draw(st.integers(0, 99)),
+        ),
+        "seed": draw(st.integers(0, 99)),
+        "group": group,
+        "data": (draw(st.integers(1, 2)), n, *extents),
+        "stride": tuple(draw(st.integers(1, 3)) for _ in kernel),
+        "padding": padding,
+        "dilation": dilation,
+        "relu": draw(st.booleans()),
+        "ceiling": draw(st.sampled_from([None, 0.5])),
+        "dtype": draw(st.sampled_from(["float32", "float16"])),
+    }
+
+
+def draw_residual(draw, c_block: int) -> PackedLayout | None:
+    """The layout of a residual, or none."""
+    return draw(
+        st.none() | st.builds(PackedLayout, c_block=st.just(c_block), halo_w=st.integers(0, 1))
     )
+
+
+@st.composite
+def cases(draw) -> ConvCase:
+    kernel, m, n = draw_sizes(draw)
+    lanes = draw(st.sampled_from([16, 8]))
+    c_block = lanes if n >= 4 else draw(st.sampled_from([n, 4]))
+    group = KernelGroup(g_m=draw(st.sampled_from([32, 16, 8, 4])), g_n=min(4, c_block))
+    halo = {"halo_h": draw(st.integers(0, 2)), "halo_w": draw(st.integers(0, 2))}
     shared = [k for k in (2, 4) if group.g_n == 4 and lanes <= group.g_m * k <= lanes * k]
     channels = draw(st.sampled_from([1, *shared]))
     return ConvCase.make(
-        weight,
-        seed=draw(st.integers(0, 99)),
-        group=group,
-        residual=draw(
-            st.none() | st.builds(PackedLayout, c_block=st.just(lanes), halo_w=st.integers(0, 1))
-        ),
-        data=(draw(st.integers(1, 2)), n, *extents),
-        stride=tuple(draw(st.integers(1, 3)) for _ in kernel),
-        padding=padding,
-        dilation=dilation,
+        **draw_convolution(draw, kernel, m, n, group),
+        residual=draw_residual(draw, lanes),
         tile=Tile(
             lanes=lanes if channels > 1 else min(lanes, group.g_m),
             width=draw(st.integers(1, 7)),
@@ -83,9 +102,6 @@ def cases(draw) -> ConvCase:
         ),
         x=PackedLayout(c_block=c_block, halo_w=draw(st.integers(0, 2))),
         y=PackedLayout(c_block=lanes, **halo),
-        relu=draw(st.booleans()),
-        ceiling=draw(st.sampled_from([None, 0.5])),
-        dtype=draw(st.sampled_from(["float32", "float16"])),
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.opencl import plan_of, run_on_opencl
 from tests.oracle import ConvCase, packed, stored_weight
-from tests.test_kgs_conv3d import SCHEMES, masked
+from tests.test_kgs_conv3d import draw_convolution, draw_residual, draw_sizes, masked
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d_simt import KGSConv3dSIMT, kgs_conv3d_simt
 from topi_sparse.layout import PackedLayout, ceil_div
@@ -20,40 +20,14 @@ LAYOUT = PackedLayout(c_block=4)
 
 @st.composite
 def cases(draw) -> ConvCase:
-    kernel = draw(
-        st.sampled_from([(3, 3, 3), (1, 3, 3), (3, 1, 1), (1, 1, 1), (1, 7, 7), (2, 2, 3)])
-    )
-    many = [230, 921] if kernel == (1, 1, 1) else []
-    n = draw(st.sampled_from([1, 2, 3, 4, 5, 16, 45, *many]))
-    m = draw(st.sampled_from([45, 40, 70, 16, 5, 1, *many]))
+    kernel, m, n = draw_sizes(draw)
     channels = draw(st.sampled_from([1, 4]))
     g_n = min(4, n) if channels == 1 else 4
     group = KernelGroup(g_m=draw(st.sampled_from([32, 16, 8, 4])), g_n=g_n)
     rows = draw(st.sampled_from([rows for rows in (4, 8, 16) if rows <= group.g_m]))
-    dilation = tuple(draw(st.integers(1, 2)) for _ in kernel)
-    padding = tuple(draw(st.integers(0, min(k, 3) + 2)) for k in kernel * 2)
-    extents = [
-        max(draw(st.integers(1, 9)), (k - 1) * step + 1 - before - after, 1)
-        for k, step, before, after in zip(kernel, dilation, padding[:3], padding[3:], strict=True)
-    ]
-    weight = masked(
-        (m, n, *kernel),
-        scheme=draw(st.sampled_from(SCHEMES)),
-        density=draw(st.sampled_from([0.4, 1.0, 0.1, 0.0])),
-        group=group,
-        seed=draw(st.integers(0, 99)),
-    )
     return ConvCase.make(
-        weight,
-        seed=draw(st.integers(0, 99)),
-        group=group,
-        residual=draw(
-            st.none() | st.builds(PackedLayout, c_block=st.just(4), halo_w=st.integers(0, 1))
-        ),
-        data=(draw(st.integers(1, 2)), n, *extents),
-        stride=tuple(draw(st.integers(1, 3)) for _ in kernel),
-        padding=padding,
-        dilation=dilation,
+        **draw_convolution(draw, kernel, m, n, group),
+        residual=draw_residual(draw, 4),
         tile=Tile(
             lanes=draw(st.sampled_from([lanes for lanes in (4, 8, 16) if lanes <= rows]))
             if channels == 1
@@ -64,9 +38,6 @@ def cases(draw) -> ConvCase:
         ),
         x=PackedLayout(c_block=4, halo_w=draw(st.integers(0, 2))),
         y=PackedLayout(c_block=4, halo_h=draw(st.integers(0, 2)), halo_w=draw(st.integers(0, 2))),
-        relu=draw(st.booleans()),
-        ceiling=draw(st.sampled_from([None, 0.5])),
-        dtype=draw(st.sampled_from(["float32", "float16"])),
         definition=KGSConv3dSIMT,
         rows_per_item=rows,
     )

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from rt3d_tvm import cli
+
 SHAPE = (1, 8, 4, 12, 12)
 
 
@@ -37,3 +39,12 @@ def write_two_layers(path: Path, *, seed: int = 0) -> Path:
     opset = helper.make_opsetid("", 18)
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
     return path
+
+
+def check_refused(onnx_path: Path, work: Path, arguments: list[str], says: str, capsys) -> None:
+    """`rt3d tune` with bad input: one line that says it, status 2, and no work directory."""
+    assert cli.main(["tune", str(onnx_path), "--work-dir", str(work), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("rt3d: error: ") and error.count("\n") == 1
+    assert says in error
+    assert not work.exists()
