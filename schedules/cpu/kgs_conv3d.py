@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 from tvm import s_tir
 from tvm.target import Target
 
 # Half of the L2 of a Cortex-A77 (512 KiB) or of the smallest x86 core in use: for what is read, or
 # read and written, several times by one unit of work, and should stay there.
 CACHE_BYTES = 256 * 1024
-ITEM_BYTES = {"float32": 4, "float16": 2}
 # Units of work a thread: fewer, and the slowest one waits for; more, and the weights are read from
 # memory once for each.
 UNITS_PER_THREAD = 4
@@ -72,8 +72,8 @@ def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, 
     out_bytes = _row_bytes(conv, width, count_p) if chunks > 1 else 0
     in_bytes = 0
     if conv["tile"]["channels"] == 1:
-        in_bytes = conv["tile"]["chunk"] * conv["group"]["g_n"] * conv["data"][4]
-        in_bytes *= ITEM_BYTES[conv["dtype"]]
+        channels = conv["tile"]["chunk"] * conv["group"]["g_n"]
+        in_bytes = channels * conv["data"][4] * np.dtype(conv["dtype"]).itemsize
 
     def cost(units: tuple[int, int]) -> tuple[int, int, int]:
         """What one unit has too much for the cache, and what all of them read."""
@@ -106,7 +106,7 @@ def _rows_out(conv: dict, width: int, height: int, row_blocks: int) -> int:
 
 def _row_bytes(conv: dict, width: int, row_blocks: int) -> int:
     """What one row of the output takes for so many row blocks."""
-    return row_blocks * conv["group"]["g_m"] * width * ITEM_BYTES[conv["dtype"]]
+    return row_blocks * conv["group"]["g_m"] * width * np.dtype(conv["dtype"]).itemsize
 
 
 def _divisors(extent: int) -> list[int]:
