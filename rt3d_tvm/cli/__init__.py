@@ -1,0 +1,83 @@
+"""The command line ``rt3d``: read the arguments, call the flow, show what it says.
+
+Each command imports what it needs when it runs, so that help is instant and a machine that only
+compiles needs no torch. A module is a kind of command, each command's options beside what it does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from rt3d_tvm.cli import build, data, device, measure, models, run, training, tune
+from rt3d_tvm.cli.command import EXIT_BROKEN_PIPE, EXIT_INPUT, EXIT_INTERRUPTED
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.whole_file import check_writable
+
+# In the order of `rt3d --help`: that of the flow.
+_COMMANDS = (
+    *(models.add_models, training.add_train, training.add_prune),
+    *(build.add_export, build.add_compile, build.add_verify),
+    *(measure.add_bench, measure.add_groups, tune.add_tune, run.add_run),
+    *(device.add_remote, device.add_tracker, device.add_rpc_server),
+    *(measure.add_doctor, data.add_data),
+)
+# Packages that not every command needs.
+OPTIONAL = (
+    "torch",
+    "safetensors",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "av",
+    "matplotlib",
+    "xgboost",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 2 for bad input, 1 for a check that fails."""
+    try:
+        args = _parser().parse_args(argv)
+        for path in (args.json, getattr(args, "output", None)):
+            if path is not None:
+                check_writable(path)
+        return args.run(args)
+    except InputError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in OPTIONAL:
+            raise
+        return _fail(
+            f"this command needs the package {error.name}, which is not installed: "
+            f"pip install {error.name}"
+        )
+    except BrokenPipeError:  # whoever read the output, `head` say, has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        print("rt3d: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _fail(message: str) -> int:
+    """One line, whatever a file name or a library's message holds."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+    print(f"rt3d: error: {line}", file=sys.stderr)
+    return EXIT_INPUT
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="rt3d", description="From a PyTorch 3D CNN to a fast model.so.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in _COMMANDS:
+        add(commands)
+    return parser

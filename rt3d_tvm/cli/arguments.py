@@ -1,0 +1,140 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from topi_sparse.kernel_group import KernelGroup
+
+
+def add_folder(parser: argparse.ArgumentParser) -> None:
+    """A compiled model."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="made by rt3d compile")
+
+
+def add_opencl(parser: argparse.ArgumentParser) -> None:
+    """On which device an artifact for OpenCL runs."""
+    parser.add_argument(
+        "--opencl",
+        metavar="NAME",
+        help="run an artifact for OpenCL on the device whose name has this in it",
+    )
+
+
+def add_target(parser: argparse.ArgumentParser, *, measured: bool = False) -> None:
+    """What to compile for; and, of what measures, the devices to measure on."""
+    parser.add_argument("--target", default="host", help="host (default), arm64, ...")
+    if measured:
+        parser.add_argument(
+            "--tracker",
+            type=address,
+            metavar="HOST:PORT",
+            help="measure on what this tracker has under --key, not here",
+        )
+        _add_key(parser)
+
+
+def _add_key(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    parser.add_argument("--key", required=required, help="the device's, as `rt3d remote list` says")
+
+
+def add_kernels(parser: argparse.ArgumentParser) -> None:
+    """Which kernels `lower` may choose."""
+    parser.add_argument(
+        "--group",
+        type=_kernel_group_or_auto,
+        metavar="MxN",
+        help="kernel group, such as 8x4; auto (default): what fits the zeros",
+    )
+    parser.add_argument(
+        "--direct",
+        action="store_true",
+        help="no Winograd transforms: slower dense 3x3 windows, fewer rounding errors",
+    )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """How many threads compute."""
+    parser.add_argument(
+        "--threads",
+        type=at_least_one,
+        metavar="N",
+        help="default: all cores of this machine, the big ones of a device",
+    )
+
+
+def add_runs(parser: argparse.ArgumentParser, *, default: int) -> None:
+    """How often what is timed runs."""
+    parser.add_argument(
+        "--runs",
+        type=at_least_one,
+        default=default,
+        metavar="N",
+        help=f"timed ones; default: {default}",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """Which device of the tracker, and how long to wait for it."""
+    _add_key(parser, required=required)
+    parser.add_argument(
+        "--wait", type=seconds, default=60, metavar="S", help="for a device to be free; default 60"
+    )
+    parser.add_argument(
+        "--deadline",
+        type=seconds,
+        default=120,
+        metavar="S",
+        help="for each operation on the device; default 120",
+    )
+
+
+def address(text: str) -> tuple[str, int]:
+    """HOST:PORT; an IPv6 host may stand in brackets."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) < 1 << 16:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: HOST:PORT is accepted, such as 127.0.0.1:9190; the port is 1 to 65535"
+        )
+    return host.strip("[]"), int(port)
+
+
+def seconds(text: str) -> float:
+    """A time, more than 0."""
+    return above_zero(text, sys.float_info.max, "seconds are accepted, more than 0")
+
+
+def above_zero(text: str, most: float, accepted: str) -> float:
+    """A number more than 0 and at most ``most``; ``accepted`` is the message for any other."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= most:
+        raise argparse.ArgumentTypeError(f"{text!r}: {accepted}")
+    return number
+
+
+def at_least_one(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number of at least 1 is accepted")
+    return int(text)
+
+
+def kernel_group(text: str) -> KernelGroup:
+    """A kernel group, such as 8x4."""
+    from topi_sparse.kernel_group import KernelGroup
+
+    try:
+        return KernelGroup.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _kernel_group_or_auto(text: str) -> KernelGroup | None:
+    return None if text == "auto" else kernel_group(text)

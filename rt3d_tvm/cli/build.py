@@ -1,0 +1,143 @@
+"""rt3d export, compile and verify."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rt3d_tvm.cli.arguments import add_folder, add_kernels, add_opencl, add_target, at_least_one
+from rt3d_tvm.cli.command import EXIT_FAILED, add_command, write_result
+from rt3d_tvm.cli.models import add_model_arguments, input_shape, model_with_weights
+from rt3d_tvm.report import print_table, progress
+
+if TYPE_CHECKING:
+    from rt3d_tvm.cli.command import Commands
+
+
+def add_export(commands: Commands) -> None:
+    """`rt3d export`."""
+    export = add_command(commands, "export", _export, "write a model as ONNX and check the file")
+    add_model_arguments(export)
+    export.add_argument("-o", "--output", type=Path, required=True, metavar="X.onnx")
+
+
+def _export(args: argparse.Namespace) -> int:
+    from rt3d_tvm.export import export_onnx
+
+    model, info = model_with_weights(args)
+    with progress("export") as stage:
+        stage("trace, write and compare with ONNX Runtime")
+        report = export_onnx(model, input_shape(info), args.output)
+    print_table(sorted(report.operators.items()), columns=("operator", "nodes"))
+    print(
+        f"{args.output}: {report.bytes / 1e6:.1f} MB, opset {report.opset}, "
+        f"max_rel_error {report.max_rel_error:.2g} (limit {report.tolerance:.2g})"
+    )
+    write_result(args, report)
+    return 0
+
+
+def add_compile(commands: Commands) -> None:
+    """`rt3d compile`."""
+    build = add_command(
+        commands, "compile", _compile, "compile an ONNX file into a folder with model.so"
+    )
+    build.add_argument("onnx", type=Path, metavar="X.onnx")
+    build.add_argument("-o", "--output", dest="folder", type=Path, required=True, metavar="DIR")
+    add_target(build)
+    add_kernels(build)
+    build.add_argument(
+        "--precision", help="fp32, or fp16 where the target has it; default: fp16 for adreno"
+    )
+    build.add_argument(
+        "--accumulate", help="of fp16 kernels for adreno and opencl: fp32 (default) or fp16"
+    )
+    build.add_argument(
+        "--database",
+        type=Path,
+        metavar="DIR",
+        help="tuned kernels of a work directory of rt3d tune",
+    )
+    build.add_argument(
+        "--no-records", action="store_true", help="not the tuned kernels that come with the package"
+    )
+    build.add_argument(
+        "--dump", type=Path, metavar="DIR", help="write the module after each phase into DIR"
+    )
+
+
+def _compile(args: argparse.Namespace) -> int:
+    from rt3d_tvm.build import compile_onnx
+
+    with progress("compile") as stage:
+        manifest = compile_onnx(
+            args.onnx,
+            args.folder,
+            target=args.target,
+            group=args.group,
+            winograd=not args.direct,
+            precision=args.precision,
+            database=args.database,
+            shipped=not args.no_records,
+            accumulate=args.accumulate,
+            dump=args.dump,
+            progress=stage,
+        )
+    print_table(
+        [
+            (
+                layer["name"],
+                layer["weight"],
+                layer["density"],
+                layer["kept_macs"] / 1e6,
+                layer["group"],
+                layer["dtype"],
+                layer["reason"] or layer["float32_reason"] or layer["kernel"],
+                "-" if layer["kernel"] is None else layer["tuned"] or "default",
+            )
+            for layer in manifest["layers"]
+        ],
+        columns=(
+            *("layer", "weight", "density", "kept MMACs", "group", "type", "kernel, or why not"),
+            "decisions from",
+        ),
+    )
+    print(
+        f"{args.folder}: target {args.target}, {manifest['weight_bytes'] / 1e6:.1f} MB of weights"
+    )
+    write_result(args, manifest)
+    return 0
+
+
+def add_verify(commands: Commands) -> None:
+    """`rt3d verify`."""
+    verify = add_command(commands, "verify", _verify, "compare a compiled model with ONNX Runtime")
+    add_folder(verify)
+    verify.add_argument("--onnx", type=Path, required=True, metavar="X.onnx")
+    verify.add_argument("--inputs", type=at_least_one, default=2, metavar="N")
+    verify.add_argument(
+        "--limit", type=float, help="largest error that passes; default: 1e-4, fp16 2e-2"
+    )
+    add_opencl(verify)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+    from math import isfinite
+
+    from rt3d_tvm.verify import verify
+
+    result = verify(
+        args.folder, args.onnx, inputs=args.inputs, limit=args.limit, device=args.opencl
+    )
+    print(
+        f"{args.folder}: max_rel_error {result.max_rel_error:.2g} over {args.inputs} inputs, limit "
+        f"{result.limit:.0e}: {'passed' if result.passed else 'FAILED'}"
+    )
+    if result.sensitivity is not None:
+        print(f"another input moves the output by {result.sensitivity:.2g} of its largest value")
+    # JSON has no infinity: null is an output that is not finite.
+    error = result.max_rel_error if isfinite(result.max_rel_error) else None
+    write_result(args, {**asdict(result), "max_rel_error": error, "passed": result.passed})
+    return 0 if result.passed else EXIT_FAILED

@@ -1,0 +1,201 @@
+"""rt3d remote, tracker and rpc-server."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rt3d_tvm.cli.arguments import (
+    add_device,
+    add_folder,
+    add_runs,
+    add_threads,
+    address,
+    at_least_one,
+    seconds,
+)
+from rt3d_tvm.cli.command import add_command, write_result
+from rt3d_tvm.cli.run import add_video, classify
+from rt3d_tvm.report import print_table, progress
+
+if TYPE_CHECKING:
+    from rt3d_tvm.cli.command import Commands
+    from rt3d_tvm.remote import RemoteDevice
+
+
+def add_remote(commands: Commands) -> None:
+    """`rt3d remote list`, `ping`, `bench` and `run`."""
+    remote = commands.add_parser(
+        "remote", help="work with a device behind a tracker", description="Work with a device."
+    )
+    actions = remote.add_subparsers(required=True, metavar="ACTION")
+
+    def action(
+        name: str, run: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
+        parser = add_command(actions, name, run, text)
+        parser.add_argument("--tracker", type=address, required=True, metavar="HOST:PORT")
+        return parser
+
+    listing = action("list", _remote_list, "list the devices of a tracker")
+    listing.add_argument("--key", help="only these; it is an error if there are none")
+    listing.add_argument("--wait", type=seconds, default=5, metavar="S", help="for the first one")
+    add_device(action("ping", _remote_ping, "say what a device is and what runs on it"), True)
+    timing = action("bench", bench_on_device, "upload a compiled model and time it")
+    add_folder(timing)
+    add_device(timing, True)
+    add_threads(timing)
+    add_runs(timing, default=20)
+    remote_run = action("run", _remote_run, "classify a video on the device")
+    add_video(remote_run)
+    add_device(remote_run, True)
+
+
+def _remote_list(args: argparse.Namespace) -> int:
+    from rt3d_tvm.tracker import list_devices, wait_for_device
+
+    if args.key is None:
+        offers = list_devices(args.tracker)
+    else:
+        offers = [wait_for_device(args.tracker, args.key, wait_s=args.wait)]
+    print_table(
+        [
+            (offer.key, offer.devices, offer.free, offer.waiting, ", ".join(offer.addresses))
+            for offer in offers
+        ],
+        columns=("key", "devices", "free", "clients waiting", "addresses"),
+    )
+    write_result(args, {"devices": offers})
+    return 0
+
+
+def _device(args: argparse.Namespace) -> RemoteDevice:
+    from rt3d_tvm.remote import RemoteDevice
+
+    return RemoteDevice(args.tracker, args.key, wait_s=args.wait, deadline_s=args.deadline)
+
+
+def _remote_ping(args: argparse.Namespace) -> int:
+    with _device(args) as device:
+        found = device.describe()
+    processor = found.processor
+    clusters = ", ".join(
+        f"{cluster.cores} at {cluster.ghz:.2f} GHz ({cluster.governor or 'no governor'})"
+        for cluster in processor.clusters
+    )
+    print_table(
+        [
+            ("address", found.address),
+            ("answers in", f"{found.answer_ms:.1f} ms"),
+            ("architecture", processor.machine),
+            ("cores", f"{processor.cores}: {clusters or 'clocks unknown'}"),
+            ("big cores", str(processor.big_cores)),
+            ("memory", None if found.memory is None else f"{found.memory / 2**30:.1f} GiB"),
+            ("targets that fit", ", ".join(found.targets) or None),
+            *((f"zone {name}", _degrees(value)) for name, value in found.temperatures.items()),
+        ],
+        columns=(found.key, "found"),
+    )
+    write_result(args, found)
+    return 0
+
+
+def bench_on_device(args: argparse.Namespace) -> int:
+    """Upload a compiled model, time it and show the times; `rt3d bench --remote` too."""
+    import numpy as np
+
+    from rt3d_tvm.deploy import MANIFEST, read_manifest
+    from rt3d_tvm.device import hottest
+
+    taken = read_manifest(args.folder / MANIFEST)["inputs"][0]
+    clip = np.random.default_rng(0).standard_normal(taken["shape"]).astype(taken["dtype"])
+    with progress("bench") as stage, _device(args) as device:
+        stage(f"upload to {device.key} at {device.address}")
+        artifact = device.load(args.folder, threads=args.threads)
+        stage(f"{args.runs} runs")
+        timing = artifact.time(clip, runs=args.runs)
+    print_table(
+        [
+            ("p50", f"{timing.p50_ms:.2f} ms"),
+            ("p90", f"{timing.p90_ms:.2f} ms"),
+            ("p99", f"{timing.p99_ms:.2f} ms"),
+            ("upload", f"{timing.upload_bytes / 1e6:.1f} MB in {timing.upload_s:.1f} s"),
+            ("temperature before", _degrees(hottest(timing.before))),
+            ("temperature after", _degrees(hottest(timing.after))),
+        ],
+        columns=(timing.key, "measured"),
+        title=f"{args.folder}: {timing.threads} threads, {args.runs} runs",
+    )
+    write_result(args, timing)
+    return 0
+
+
+def _degrees(value: float | None) -> str:
+    return "not shown by the device" if value is None else f"{value:.1f} °C"
+
+
+def _remote_run(args: argparse.Namespace) -> int:
+    with _device(args) as device:
+        return classify(args, lambda: device.load(args.folder, threads=args.threads))
+
+
+def add_tracker(commands: Commands) -> None:
+    """`rt3d tracker`."""
+    tracker = add_command(commands, "tracker", _tracker, "run a tracker, where devices register")
+    _add_listening(tracker, port=9190)
+
+
+def _tracker(args: argparse.Namespace) -> int:
+    from rt3d_tvm.rpc_server import track
+
+    track(host=args.host, port=args.port, announce=_announce("tracker"))
+    return 0
+
+
+def add_rpc_server(commands: Commands) -> None:
+    """`rt3d rpc-server`."""
+    server = add_command(
+        commands, "rpc-server", _rpc_server, "offer this machine to a tracker as a device"
+    )
+    server.add_argument("--tracker", type=address, required=True, metavar="HOST:PORT")
+    server.add_argument("--key", required=True, help="the name that devices of this kind go by")
+    _add_listening(server, port=9090)
+
+
+def _rpc_server(args: argparse.Namespace) -> int:
+    from rt3d_tvm.rpc_server import serve
+
+    serve(
+        tracker=args.tracker,
+        key=args.key,
+        host=args.host,
+        port=args.port,
+        announce=_announce("rpc-server"),
+    )
+    return 0
+
+
+def _announce(what: str) -> Callable[[str, int], None]:
+    def announce(host: str, port: int) -> None:
+        print(f"{what}: {host}:{port}", flush=True)
+        if not host.startswith("127."):
+            print(
+                f"rt3d: warning: whoever reaches {host} can run any code on this machine",
+                file=sys.stderr,
+            )
+
+    return announce
+
+
+def _add_listening(parser: argparse.ArgumentParser, *, port: int) -> None:
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="listen there; default: 127.0.0.1, because whoever reaches the port can run any code",
+    )
+    parser.add_argument(
+        "--port", type=at_least_one, default=port, metavar="N", help=f"or the next; default {port}"
+    )

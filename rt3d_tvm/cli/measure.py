@@ -1,0 +1,251 @@
+"""rt3d bench, groups and doctor."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rt3d_tvm.cli.arguments import (
+    add_device,
+    add_folder,
+    add_opencl,
+    add_runs,
+    add_target,
+    add_threads,
+    address,
+    at_least_one,
+    kernel_group,
+)
+from rt3d_tvm.cli.command import EXIT_FAILED, add_command, write_result
+from rt3d_tvm.cli.device import bench_on_device
+from rt3d_tvm.cli.models import input_shape
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.report import print_table, progress
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rt3d_tvm.cli.command import Commands
+
+
+def add_bench(commands: Commands) -> None:
+    """`rt3d bench`."""
+    bench = add_command(commands, "bench", _bench, "time a compiled model, beside others if asked")
+    add_folder(bench)
+    bench.add_argument("--onnx", type=Path, metavar="X.onnx", help="and ONNX Runtime on this file")
+    bench.add_argument("--torch", metavar="MODEL:WEIGHTS", help="and PyTorch on this model")
+    bench.add_argument(
+        "--layers", action="store_true", help="time each layer of this artifact instead"
+    )
+    add_threads(bench)
+    add_opencl(bench)
+    add_runs(bench, default=20)
+    bench.add_argument(
+        "--remote",
+        dest="tracker",
+        type=address,
+        metavar="HOST:PORT",
+        help="on a device of this tracker instead, the one of --key; see `rt3d remote bench`",
+    )
+    add_device(bench)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    if args.tracker is not None:
+        if args.onnx or args.torch or args.layers:
+            raise InputError(
+                "--remote times this artifact only; leave --onnx, --torch, --layers out"
+            )
+        if args.key is None:
+            raise InputError("--remote needs --key: which device; `rt3d remote list` names them")
+        return bench_on_device(args)
+    if args.key is not None:
+        raise InputError("--key is of a device: --remote HOST:PORT names its tracker")
+
+    import numpy as np
+
+    from rt3d_tvm.bench import DeviceClock, bench
+    from rt3d_tvm.deploy import MANIFEST, available_cores, read_manifest
+    from rt3d_tvm.opencl.artifact import is_for_opencl, load_here
+
+    manifest = read_manifest(args.folder / MANIFEST)
+    shape = manifest["inputs"][0]["shape"]
+    clip = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    on_device, others = is_for_opencl(manifest), args.onnx is not None or args.torch is not None
+    if args.layers and others:
+        raise InputError("--layers times this artifact only; leave --onnx and --torch out")
+    if on_device and args.threads is not None and not others:
+        raise InputError(f"{args.folder} runs on an OpenCL device: threads have no effect")
+    threads = args.threads or available_cores()
+    on = {"threads": None if on_device else threads, "device": args.opencl}
+    if args.layers:
+        return _bench_layers(args, clip, on)
+    artifact = load_here(args.folder, **on)
+    engines = {"rt3d": DeviceClock(artifact) if on_device else artifact.run}
+    if args.onnx is not None:
+        engines["ONNX Runtime"] = _onnx_engine(args.onnx, shape, threads)
+    if args.torch is not None:
+        engines["PyTorch"] = _torch_engine(args.torch, shape, threads)
+    timings = bench(engines, clip, runs=args.runs)
+    if on_device:
+        timings.insert(1, engines["rt3d"].timing(timings[0]))
+    device = artifact.device_name if on_device else None
+    places = [f"OpenCL on {device}"] if on_device else []
+    places += [f"{threads} threads"] if others or not on_device else []
+    print_table(
+        [(t.engine, t.median_ms, t.p90_ms, t.p99_ms, t.ratio) for t in timings],
+        columns=("engine", "p50 ms", "p90 ms", "p99 ms", "times rt3d's"),
+        title=f"{args.folder}: {', '.join(places)}, {args.runs} runs in turns",
+    )
+    used = threads if others or not on_device else None
+    write_result(args, {"device": device, "threads": used, "runs": args.runs, "timings": timings})
+    return 0
+
+
+def _bench_layers(args: argparse.Namespace, clip: np.ndarray, on: dict) -> int:
+    from rt3d_tvm.bench import bench_layers
+
+    timings = bench_layers(args.folder, clip, runs=args.runs, **on)
+    threads = on["threads"]
+    print_table(
+        [
+            (
+                timing.layer or timing.function,
+                timing.ms,
+                f"{timing.share:.1%}",
+                "-" if timing.density is None else timing.density,
+                "-" if timing.gflops is None else timing.gflops,
+                "-" if timing.peak_share is None else f"{timing.peak_share:.0%}",
+            )
+            for timing in timings
+        ],
+        columns=("layer", "ms", "share", "density", "useful GFLOP/s", "of the FMA peak"),
+        title=f"{args.folder}: {f'{threads} threads' if threads else 'OpenCL'}, "
+        f"median of {args.runs} runs",
+    )
+    write_result(args, {"threads": threads, "runs": args.runs, "calls": timings})
+    return 0
+
+
+def _onnx_engine(path: Path, shape: list[int], threads: int) -> Callable[[np.ndarray], object]:
+    from rt3d_tvm.verify import reference_session
+
+    session = reference_session(path, threads=threads)
+    taken = session.get_inputs()[0]
+    if taken.shape != shape:
+        raise InputError(f"{path} takes {taken.shape}, the artifact {shape}: not of one model")
+    return lambda clip: session.run(None, {taken.name: clip})
+
+
+def _torch_engine(text: str, shape: list[int], threads: int) -> Callable[[np.ndarray], object]:
+    name, colon, weights = text.partition(":")
+    if not colon:
+        raise InputError(f"--torch {text}: MODEL:WEIGHTS is accepted, such as c3d:w.safetensors")
+    import torch
+
+    from rt3d_tvm.models.weights import load_model
+
+    model, info = load_model(weights)
+    if info.model != name:
+        raise InputError(f"--torch {text}: {weights} is of model {info.model}")
+    if list(input_shape(info)) != shape:
+        raise InputError(
+            f"--torch {text}: takes {list(input_shape(info))}, the artifact {shape}: not of one "
+            "model"
+        )
+    torch.set_num_threads(threads)
+
+    def run(clip: np.ndarray) -> object:
+        with torch.inference_mode():
+            return model(torch.from_numpy(clip))
+
+    return run
+
+
+def add_groups(commands: Commands) -> None:
+    """`rt3d groups`."""
+    groups = add_command(
+        commands, "groups", _groups, "time kernel group sizes on synthesised layers, choose one"
+    )
+    source = groups.add_mutually_exclusive_group()
+    source.add_argument("--model", help="whose layers; default: c3d")
+    source.add_argument(
+        "--shape",
+        nargs="+",
+        metavar="MxNxKDxKHxKW@DxHxW",
+        help="layers, such as 64x3x3x3x3@16x112x112",
+    )
+    groups.add_argument(
+        "--layers", type=at_least_one, default=4, metavar="N", help="of the model, the heaviest N"
+    )
+    groups.add_argument(
+        "--groups", type=kernel_group, nargs="+", metavar="MxN", help="default: g_n of 4"
+    )
+    groups.add_argument("--densities", type=float, nargs="+", metavar="D", help="kept share")
+    add_target(groups, measured=True)
+    add_runs(groups, default=10)
+    groups.add_argument("--share", type=float, help="how much slower it may be; default: 0.1")
+
+
+def _groups(args: argparse.Namespace) -> int:
+    from collections import Counter
+
+    from rt3d_tvm.conv_shape import ConvShape
+    from rt3d_tvm.groups import DENSITIES, GROUPS, SHARE, choose_group, heaviest
+
+    if args.shape is not None:
+        layers = Counter(ConvShape.parse(text) for text in args.shape)
+    else:
+        from rt3d_tvm.models.conv_shapes import conv_shapes
+
+        layers = heaviest(conv_shapes(args.model or "c3d"), args.layers)
+    with progress("groups") as stage:
+        choice = choose_group(
+            layers,
+            groups=args.groups or GROUPS,
+            densities=args.densities or DENSITIES,
+            target=args.target,
+            runs=args.runs,
+            share=SHARE if args.share is None else args.share,
+            tracker=args.tracker,
+            key=args.key,
+            progress=stage,
+        )
+    sizes = list(choice.slowdown)
+    rows: dict[tuple[str, int, float], list[float]] = {}
+    for timing in choice.timings:
+        rows.setdefault((timing.layer, timing.times, timing.density), []).append(timing.ms)
+    print_table(
+        [(*case, *times) for case, times in rows.items()],
+        columns=("layer", "times", "density", *(f"{size} ms" for size in sizes)),
+        title=f"target {args.target}, medians of {args.runs} runs in turns",
+    )
+    print_table(
+        [(size, worst) for size, worst in choice.slowdown.items()],
+        columns=("group", "time to the fastest's, at its worst density"),
+    )
+    print(
+        f"recommended: {choice.recommended}, the smallest within {choice.share:.0%} of the fastest "
+        "at every density, or else the one nearest to it"
+    )
+    write_result(args, choice)
+    return 0
+
+
+def add_doctor(commands: Commands) -> None:
+    """`rt3d doctor`."""
+    add_command(commands, "doctor", _doctor, "check this machine")
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from rt3d_tvm.doctor import diagnose, healthy
+
+    checks = diagnose()
+    print_table(
+        [(check.state, check.name, check.found, check.remedy) for check in checks],
+        columns=("state", "check", "found", "remedy"),
+    )
+    write_result(args, {"healthy": healthy(checks), "checks": checks})
+    return 0 if healthy(checks) else EXIT_FAILED

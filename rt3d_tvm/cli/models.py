@@ -1,0 +1,123 @@
+"""rt3d models; and which model, with which weights, the commands of a torch model work on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rt3d_tvm.cli.arguments import at_least_one, kernel_group
+from rt3d_tvm.cli.command import add_command, write_result
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.report import print_table
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rt3d_tvm.cli.command import Commands
+    from rt3d_tvm.models.weights import WeightsInfo
+
+
+def add_models(commands: Commands) -> None:
+    """`rt3d models`."""
+    add_command(commands, "models", _models, "list the models")
+
+
+def _models(args: argparse.Namespace) -> int:
+    from rt3d_tvm.models import MODELS
+
+    print_table(
+        [
+            (
+                spec.name,
+                spec.title,
+                spec.input_shape,
+                spec.num_classes,
+                spec.paper_params / 1e6,
+                spec.paper_macs / 1e9,
+                spec.paper_rate,
+            )
+            for spec in MODELS.values()
+        ],
+        columns=("name", "model", "input", "classes", "M parameters", "GMACs", "paper's rate"),
+    )
+    write_result(args, list(MODELS.values()))
+    return 0
+
+
+def model_with_weights(args: argparse.Namespace) -> tuple[nn.Module, WeightsInfo]:
+    """The model that the arguments name, with weights from a file or from a seed."""
+    from dataclasses import asdict
+
+    from rt3d_tvm.models import build_model, model_spec
+    from rt3d_tvm.models.seeded import seeded_
+    from rt3d_tvm.models.weights import WeightsInfo, load_weights_, read_info
+    from rt3d_tvm.prune.macs import layer_positions
+
+    chosen = {
+        "model": args.model,
+        "classes": args.classes,
+        "width": args.width,
+        "frames": args.frames,
+        "size": args.size,
+    }
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if args.weights is None and args.model is None:
+        raise InputError("--model or --weights is needed; `rt3d models` lists the models")
+    stated = {}
+    if args.model is not None:
+        stated["classes"] = model_spec(args.model).num_classes
+    if args.weights is None:
+        stated["seed"] = args.seed or 0
+    else:
+        try:
+            stated = asdict(read_info(args.weights))
+        except InputError:
+            # A file from elsewhere does not say whose it is; the arguments then have to.
+            if args.model is None:
+                raise
+        for name in ("model", "classes", "width"):
+            if name in chosen and chosen[name] != stated.get(name, chosen[name]):
+                raise InputError(
+                    f"--{name} {chosen[name]}: {args.weights} is of {name} {stated[name]}"
+                )
+    info = WeightsInfo(**{**stated, **chosen})
+    model = build_model(info.model, info.classes, info.width, frames=info.frames, size=info.size)
+    if args.weights is not None:
+        load_weights_(model, args.weights)
+    else:
+        layer_positions(model, input_shape(info))  # an input it does not take is an InputError
+        print(f"benchmark weights of seed {info.seed}: the model is not trained")
+        seeded_(model, seed=info.seed, group=args.group, input_shape=input_shape(info))
+    return model, info
+
+
+def input_shape(info: WeightsInfo) -> tuple[int, ...]:
+    """What the model of these weights takes."""
+    from rt3d_tvm.models import model_spec
+
+    return model_spec(info.model).shape_of(info.frames, info.size)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, and its weights, for `model_with_weights`."""
+    parser.add_argument("--model", help="one of `rt3d models`; default: what the weights say")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--weights", type=Path, metavar="W.safetensors")
+    source.add_argument("--seed", type=int, help="of benchmark weights, without --weights: 0")
+    parser.add_argument(
+        "--group",
+        type=kernel_group,
+        default="8x4",
+        metavar="MxN",
+        help="kernel group; default: 8x4",
+    )
+    parser.add_argument("--classes", type=at_least_one, metavar="N")
+    add_sizes(parser)
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """How wide the model is, and how large its clips."""
+    parser.add_argument("--width", type=float, help="factor on the number of channels")
+    for name in ("frames", "size"):
+        parser.add_argument(f"--{name}", type=at_least_one, metavar="N")

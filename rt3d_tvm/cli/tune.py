@@ -1,0 +1,116 @@
+"""rt3d tune."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rt3d_tvm.cli.arguments import (
+    above_zero,
+    add_kernels,
+    add_target,
+    add_threads,
+    at_least_one,
+    seconds,
+)
+from rt3d_tvm.cli.command import add_command, write_result
+from rt3d_tvm.report import print_table
+
+if TYPE_CHECKING:
+    from rt3d_tvm.cli.command import Commands
+
+
+def add_tune(commands: Commands) -> None:
+    """`rt3d tune`."""
+    tune = add_command(commands, "tune", _tune, "search for faster kernels of a model, on a device")
+    tune.add_argument("onnx", type=Path, metavar="X.onnx")
+    tune.add_argument(
+        "--work-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="new, or of a search begun before",
+    )
+    add_target(tune, measured=True)
+    tune.add_argument(
+        "--trials", type=at_least_one, default=64, metavar="N", help="a layer; default: 64"
+    )
+    add_kernels(tune)
+    tune.add_argument("--precision", default="fp32", help="fp32 (default), or fp16, as of compile")
+    add_threads(tune)
+    tune.add_argument(
+        "--deadline", type=seconds, default=60, metavar="S", help="for one trial; default: 60"
+    )
+    tune.add_argument(
+        "--cooldown", type=seconds, default=0, metavar="S", help="rest between two trials"
+    )
+    tune.add_argument(
+        "--max-temperature",
+        type=_celsius,
+        metavar="C",
+        help="begin no trial before the device is that cool, in degrees Celsius",
+    )
+    tune.add_argument(
+        "--opencl",
+        metavar="NAME",
+        help="with target opencl: measure on the device whose name has this in it",
+    )
+
+
+def _tune(args: argparse.Namespace) -> int:
+    from rt3d_tvm.tune.devices import Pauses
+    from rt3d_tvm.tune.tuner import tune_onnx
+    from rt3d_tvm.tune.watch import watched
+
+    with watched() as watch:
+        report = tune_onnx(
+            args.onnx,
+            args.work_dir,
+            target=args.target,
+            tracker=args.tracker,
+            key=args.key,
+            trials=args.trials,
+            group=args.group,
+            winograd=not args.direct,
+            precision=args.precision,
+            threads=args.threads,
+            deadline_s=args.deadline,
+            pauses=Pauses(rest_s=args.cooldown, max_celsius=args.max_temperature),
+            opencl=args.opencl,
+            watch=watch,
+        )
+    print_table(
+        [
+            (
+                task.task,
+                task.calls,
+                task.trials,
+                sum(task.failures.values()),
+                task.default_ms,
+                task.tuned_ms,
+                task.default_ms / task.tuned_ms,
+            )
+            for task in report.tasks
+        ],
+        columns=("task", "layers", "trials", "failed", "default ms", "tuned ms", "times as fast"),
+        title=f"{args.onnx}, target {args.target}: best verified, timed in turns with the default",
+    )
+    failed = ", ".join(f"{count} {kind}" for kind, count in sorted(report.failures.items()))
+    print(
+        f"all layers: {report.default_ms:.1f} ms at the defaults, {report.tuned_ms:.1f} tuned; "
+        f"{report.trials} trials, failed: {failed or 'none'}"
+    )
+    for address, reason in report.aside.items():
+        print(f"set aside: {address}: {reason}")
+    same = {"--target": args.target, "--precision": args.precision, "--group": args.group}
+    usual = {"--target": "host", "--precision": "fp32", "--group": None}
+    options = [f"{name} {value} " for name, value in same.items() if value != usual[name]]
+    options += ["--direct "] if args.direct else []
+    print(f"rt3d compile {args.onnx} -o DIR {''.join(options)}--database {args.work_dir} uses it")
+    write_result(args, report)
+    return 0
+
+
+def _celsius(text: str) -> float:
+    return above_zero(text, 150, "degrees Celsius are accepted, more than 0 and at most 150")
