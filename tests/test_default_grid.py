@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from rt3d_tvm.targets import make_target
+from rt3d_tvm.tune.space import Choice, decisions, variants
 
 TARGETS = ["x86-64-avx2", "x86-64-avx512", "cortex-a77"]
 
@@ -33,32 +34,27 @@ def one_conv(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_the_default_comes_first_and_every_other_choice_differs(script, one_conv, target):
-    grid = script("default_grid.py")
-    (layer,) = grid.read_layers(one_conv, make_target(target), 1)
-    choices = list(grid.grid(layer))
-    conv = layer.conv
-    assert (choices[0].g_m, choices[0].chunk) == (conv.group.g_m, conv.tile.chunk)
-    assert choices[0].width == min(conv.tile.width, conv.out[4])
-    assert len({choice.name for choice in choices}) == len(choices) >= 8
-    for choice in choices:
-        definition = layer.definition(choice)
-        extents = (definition.rows[0], *definition.out[2:4])
-        assert all(e % n == 0 for e, n in zip(extents, choice.blocking, strict=True))
-        assert definition.weights <= grid.MAX_ISSUED * conv.weights
-        # The weight is the layer's own, cut otherwise.
-        np.testing.assert_array_equal(layer.packed(choice).decompress(), layer.weight)
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_grid_is_a_part_of_what_the_tuner_searches(script, one_conv, name):
+    script, target = script("default_grid.py"), make_target(name)
+    (task,) = script.read_tasks(one_conv, target, 0.0)
+    layer = task.layer
+    tiles, blockings = 9, 5
+    default, *others = script.grid(layer, target, tiles=tiles, blockings=blockings)
+    taken, known = decisions(layer.conv, target)
+    assert default == Choice(variant=layer.default, decisions=taken)
+    assert len({script.name_of(choice) for choice in others}) == tiles + blockings
+    assert {choice.variant for choice in others[:tiles]} < set(variants(layer, target))
+    for choice in others[tiles:]:
+        assert choice.variant == layer.default
+        assert all(one in each for one, each in zip(choice.decisions, known, strict=True))
 
 
-def test_a_decision_takes_the_place_of_the_default(script, one_conv):
-    grid = script("default_grid.py")
-    (layer,) = grid.read_layers(one_conv, make_target("x86-64-avx2"), 1)
-    choices = list(grid.grid(layer))
-    default, other = choices[0], choices[-1]
-    assert default.blocking != other.blocking
-    scripts = [grid._decided(layer, choice).script() for choice in (default, other)]
-    assert scripts[0] != scripts[1].replace(other.name, default.name)
+def test_what_is_spread_is_even_and_never_more_than_there_is(script):
+    spread = script("default_grid.py").spread
+    assert spread(list(range(10)), 5) == [1, 3, 5, 7, 9]
+    assert spread([1, 2], 5) == [1, 2]
+    assert spread([], 3) == []
 
 
 @pytest.mark.full
@@ -71,10 +67,10 @@ def test_a_small_grid_is_compiled_timed_and_shown(script, one_conv, tmp_path, mo
 
     out = tmp_path / "grid"
     assert call("show", out) == 2
-    assert call("compile", one_conv, "--layers", 1, "-o", out) == 0
+    assert call("compile", one_conv, "--tiles", 3, "--blockings", 2, "-o", out) == 0
     assert call("time", out) == 0
     assert call("show", out) == 0
     (layer,) = json.loads((out / "grid.json").read_text())["layers"]
-    assert set(layer["times_ms"]) == {choice["name"] for choice in layer["choices"]}
-    assert layer["default"] == layer["choices"][0]["name"]
+    assert list(layer["times_ms"]) == layer["choices"]
+    assert layer["default"] == layer["choices"][0]
     assert layer["ratio"] >= 1

@@ -7,6 +7,7 @@ DIR is a layer's folder as default_grid.py writes it, each NAME one of its kerne
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -21,14 +22,12 @@ EMPTY = 0x5256
 os.environ["TVM_NUM_THREADS"] = "1"
 folder = Path(sys.argv[1])
 library = tvm.runtime.load_module(str(folder / "kernels.so"))
+calls = json.loads((folder / "calls.json").read_text(encoding="utf-8"))
 with np.load(folder / "arguments.npz") as file:
     tensors = {name: tvm.runtime.tensor(file[name]) for name in file.files}
 for name in sys.argv[2:]:
-    # As default_grid.py puts them together: weights by row blocks and chunk, the output last.
-    g_m, _, chunk, *_ = name.split("_")
-    weight = [tensors[f"{g_m}_{chunk}_{i}"] for i in range(4)]
-    residual = [tensors["residual"]] if "residual" in tensors else []
+    arguments = [tensors[key] for key in calls[name]]
     mark(EMPTY)
     mark(START)
-    library[name](tensors["x"], *weight, *residual, tensors["y"])
+    library[name](*arguments)
     mark(STOP)
