@@ -5,11 +5,14 @@ import math
 import pytest
 
 from rt3d_tvm.conv_shape import ConvShape
+from rt3d_tvm.passes.kernels import cheapest
 from rt3d_tvm.targets import make_target
 from schedules.cpu.kgs_conv3d import CACHE_BYTES, schedule_kgs_conv3d
 from schedules.decisions import defaults, scheduled
 from tests.test_neon_kernels import TARGET, convolution, kernel
+from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d import kgs_conv3d
+from topi_sparse.register_tile import vector_unit
 
 
 def units(text: str) -> tuple[int, int, int]:
@@ -54,3 +57,20 @@ def test_there_is_work_for_every_thread():
     cores = int(make_target("cortex-a77").attrs["num-cores"])
     for text in ("64x45x3x1x1@16x56x56", "128x64x3x3x3@16x56x56", "512x921x3x1x1@2x7x7"):
         assert math.prod(units(text)) >= cores
+
+
+def test_the_row_blocks_come_last_where_an_input_line_serves_few_multiply_adds():
+    """With AVX-512, whose channel block is a line, and a window of one location in a plane."""
+
+    def last(text: str, target: str) -> bool:
+        unit = vector_unit(make_target(target))
+        group = KernelGroup(g_m=2 * unit.lanes, g_n=4)
+        conv = convolution(ConvShape.parse(text), rate=2.6)
+        func = kgs_conv3d(cheapest(conv, unit, group, winograd=False).products)
+        sch = scheduled(func, schedule_kgs_conv3d, make_target(target))
+        innermost = sch.get(sch.get_loops(sch.get_sblock("tile"))[-1])
+        return innermost.extent == -(-ConvShape.parse(text).filters // group.g_m)
+
+    assert last("256x64x3x1x1@8x28x28", "x86-64-avx512")
+    assert not last("256x64x1x3x3@8x28x28", "x86-64-avx512")
+    assert not last("256x64x3x1x1@8x28x28", "x86-64-avx2")

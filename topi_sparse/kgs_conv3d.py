@@ -293,9 +293,12 @@ def _register_tile(conv: KGSConv3d, args, acc, results, at, *, rows: int, column
                 channel = p * g_m + b
                 index = [n, channel // conv.y.c_block, d, h + conv.y.halo_h]
                 index += [left + i + conv.y.halo_w, channel % conv.y.c_block]
-                T.evaluate(_prefetch_to_write(y[tuple(index)]))
+                T.evaluate(_prefetch(y[tuple(index)], write=True))
 
     fetch_output()
+    if channels == 1 and conv.kernel[1:] == (1, 1):
+        with T.If(p == 0), T.Then():  # the other row blocks find them
+            _fetch_next_inputs(conv, args["x"], at, columns)
     if channels > 1:
         _sum_columns(conv, args, acc, at, rows=rows, columns=columns, from_zero=True)
         _add_channels(conv, acc, results[0], rows=rows, columns=columns)
@@ -332,11 +335,35 @@ def _register_tile(conv: KGSConv3d, args, acc, results, at, *, rows: int, column
             T.buffer_store(y, result(i, b), stored(conv.y, i, b))
 
 
-def _prefetch_to_write(element):
-    """A hint to bring the cache line of an element into L1, and to own it."""
-    write, l1, data = 1, 3, 1
+def _fetch_next_inputs(conv: KGSConv3d, x, at, columns: int) -> None:
+    """Ask for the lines that the next strip reads, or at the end of a row the next row's first.
+
+    With a window of one location along H and W a tile reads a few lines in each of many planes, and
+    each for a few multiply-adds: there is no time to wait for them, and no hardware prefetcher
+    follows so many streams. (Where channels share the vectors, a row block takes less time, and the
+    processor runs ahead far enough by itself.)
+    """
+    (n, _p, d, h, s), c = at
+    line = max(CACHE_LINE // (conv.x.c_block * np.dtype(conv.dtype).itemsize), 1)
+    blocks = ceil_div(conv.tile.chunk * conv.group.g_n, conv.x.c_block)
+    first, end = c * blocks, conv.x.shape(conv.data)[1]
+    row = h * conv.stride[1] + conv.x.halo_h - conv.padding[1]
+    left = (s + 1) * min(conv.tile.width, conv.out[4])
+    with (
+        T.serial(first, T.min(first + blocks, end)) as block,
+        T.serial(*conv.valid_locations(d)) as kd,
+    ):
+        plane = d * conv.stride[0] + kd * conv.dilation[0] - conv.padding[0]
+        for i in range(0, columns, max(line // conv.stride[2], 1)):
+            column = (left + i) * conv.stride[2] + conv.x.halo_w - conv.padding[2]
+            T.evaluate(_prefetch(x[n, block, plane, row, column, 0], write=False))
+
+
+def _prefetch(element, *, write: bool):
+    """A hint to bring the cache line of an element into L1, and to own it if it will be written."""
+    l1, data = 3, 1
     return tvm.tirx.call_intrin(
-        "void", "tirx.prefetch", tvm.tirx.address_of(element), write, l1, data
+        "void", "tirx.prefetch", tvm.tirx.address_of(element), int(write), l1, data
     )
 
 

@@ -17,6 +17,10 @@ from tvm.target import Target
 # Half of the L2 of a Cortex-A77 (512 KiB) or of the smallest x86 core in use: for what is read, or
 # read and written, several times by one unit of work, and should stay there.
 CACHE_BYTES = 256 * 1024
+# The same of L1.
+L1_BYTES = 32 * 1024
+# Bytes; of x86-64 and of the Cortex cores.
+CACHE_LINE = 64
 # Units of work a thread: fewer, and the slowest one waits for; more, and the weights are read from
 # memory once for each.
 UNITS_PER_THREAD = 4
@@ -25,8 +29,7 @@ UNITS_PER_THREAD = 4
 def schedule_kgs_conv3d(sch: s_tir.Schedule, block, target: Target) -> None:
     """Parallel (row blocks, planes, rows) > chunk > row blocks > planes > rows > strips.
 
-    Where channels share the vectors, a tile reads up to seven cache lines of input for one of
-    weights: then the row blocks come last, so that the input stays in L1 for all of them.
+    The row blocks come last where a tile's inputs are what waits for the cache (`row_blocks_last`).
     """
     batch, p, d, h, strips, chunk = sch.get_loops(block)
     p_out, d_out, h_out = default_splits(sch, block, int(target.attrs.get("num-cores", 1)))
@@ -34,13 +37,24 @@ def schedule_kgs_conv3d(sch: s_tir.Schedule, block, target: Target) -> None:
     d_out, d_in = sch.split(d, _tiled(sch, d, d_out))
     h_out, h_in = sch.split(h, _tiled(sch, h, h_out))
     positions = (d_in, h_in, strips)
-    shared = _definition(sch)["tile"]["channels"] > 1
-    inner = (*positions, p_in) if shared else (p_in, *positions)
+    last = row_blocks_last(_definition(sch))
+    inner = (*positions, p_in) if last else (p_in, *positions)
     sch.reorder(batch, p_out, d_out, h_out, chunk, *inner)
     sch.parallel(sch.fuse(batch, p_out, d_out, h_out))
     for other in sch.get_child_blocks(sch.get_sblock("root")):
         if sch.get(other).name_hint == "halo":
             sch.parallel(sch.fuse(*sch.get_loops(other)))
+
+
+def row_blocks_last(conv: dict) -> bool:
+    """Whether a tile's inputs should stay in L1 for all row blocks, rather than their weights.
+
+    Where channels share the vectors, a tile reads up to seven cache lines of input for one of
+    weights. With a window of one location along H and W it reads a line for a few multiply-adds,
+    which AVX-512, whose channel block is a line, does faster than the next cache sends lines.
+    """
+    line = conv["x"]["c_block"] * np.dtype(conv["dtype"]).itemsize >= CACHE_LINE
+    return conv["tile"]["channels"] > 1 or (line and conv["kernel"][1] * conv["kernel"][2] == 1)
 
 
 def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, int]:
@@ -68,12 +82,16 @@ def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, 
     ]
     if not enough:
         return (count_p if batch * depth * height < threads else 1), depth, height
+    itemsize = np.dtype(conv["dtype"]).itemsize
     chunks = int(sch.get(sch.get_loops(block)[5]).extent)
     out_bytes = _row_bytes(conv, width, count_p) if chunks > 1 else 0
-    in_bytes = 0
-    if conv["tile"]["channels"] == 1:
-        channels = conv["tile"]["chunk"] * conv["group"]["g_n"]
-        in_bytes = channels * conv["data"][4] * np.dtype(conv["dtype"]).itemsize
+    in_bytes = conv["tile"]["chunk"] * conv["group"]["g_n"] * conv["data"][4] * itemsize
+    window_bytes = 0
+    if row_blocks_last(conv):
+        # A window along D alone comes back to each line with the next plane.
+        if conv["kernel"][1] * conv["kernel"][2] == 1 < conv["kernel"][0]:
+            window_bytes = conv["kernel"][0] * in_bytes
+        in_bytes = 0
 
     def cost(units: tuple[int, int]) -> tuple[int, int, int]:
         """What one unit has too much for the cache, and what all of them read."""
@@ -87,7 +105,8 @@ def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, 
             # A stride beyond the window skips what lies between.
             read *= (extent - 1) * min(stride, span) + span
         held = planes * rows * out_bytes + read * in_bytes
-        return max(held - CACHE_BYTES, 0), math.prod(units) * read, math.prod(units)
+        over = max(held - CACHE_BYTES, 0) + max(rows * window_bytes - L1_BYTES, 0)
+        return over, math.prod(units) * read, math.prod(units)
 
     return 1, *min(enough, key=cost)
 
