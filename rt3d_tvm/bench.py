@@ -98,12 +98,13 @@ class DeviceClock:
 class CallTiming:
     """Milliseconds of one call inside a model: their median, and its share of all calls'.
 
-    For a layer also its density, the multiply-adds of its kept weights at 2 FLOP each (``gflops``,
-    useful ones only), and their share of the multiply-add peak of the threads that ran it.
+    For layers (two, where one kernel computes both) also their density, the multiply-adds of their
+    kept weights at 2 FLOP each (``gflops``, useful ones only), and their share of the multiply-add
+    peak of the threads that ran them.
     """
 
     function: str
-    layer: str | None
+    layers: tuple[str, ...]
     ms: float
     share: float
     density: float | None = None
@@ -170,11 +171,18 @@ def call_timings(
     medians = [statistics.median(taken) for taken in samples]
     timings = []
     for call, ms, taken in zip(manifest["calls"], medians, samples, strict=True):
-        timing = CallTiming(**call, ms=ms, share=ms / sum(medians), samples_ms=tuple(taken))
-        if layer := layers.get(call["layer"]):
-            gflops = 2 * layer["kept_macs"] / ms / 1e6
-            timing = replace(
-                timing, density=layer["density"], gflops=gflops, peak_share=gflops / peak
-            )
+        timing = CallTiming(
+            function=call["function"],
+            layers=tuple(call["layers"]),
+            ms=ms,
+            share=ms / sum(medians),
+            samples_ms=tuple(taken),
+        )
+        if of_call := [layers[name] for name in timing.layers]:
+            kept = sum(layer["kept_macs"] for layer in of_call)
+            density = sum(layer["density"] * layer["dense_macs"] for layer in of_call)
+            density /= sum(layer["dense_macs"] for layer in of_call)
+            gflops = 2 * kept / ms / 1e6
+            timing = replace(timing, density=density, gflops=gflops, peak_share=gflops / peak)
         timings.append(timing)
     return timings

@@ -40,6 +40,7 @@ from rt3d_tvm.targets import check_precision, default_precision, is_opencl, make
 from rt3d_tvm.tune.records import read_database, shipped_records
 from topi_sparse.depthwise_conv3d import DepthwiseConv3d
 from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.kgs_conv2plus1d import KGSConv2Plus1D
 from topi_sparse.kgs_conv3d import KGSConv3d
 from topi_sparse.layout import ceil_div
 
@@ -166,7 +167,7 @@ def _signature(expr: relax.Expr) -> dict:
 
 
 def _calls(mod: tvm.IRModule, layers: list[dict]) -> list[dict]:
-    """The functions that main calls, in order, and the layer that each computes, if it is one."""
+    """The functions that main calls, in order, and the layers that each computes, if any."""
     names: dict[str, list[str]] = {}
     for layer in layers:
         names.setdefault(layer["weights_digest"], []).append(layer["name"])
@@ -175,12 +176,16 @@ def _calls(mod: tvm.IRModule, layers: list[dict]) -> list[dict]:
         func = called(mod, binding.value)
         if func is None:
             continue
-        layer, kernel = None, packed_kernel(func)
-        if kernel is not None and isinstance(kernel[1], (KGSConv3d, DepthwiseConv3d)):
-            # Layers of one shape with equal weights: in the order of their calls.
-            digest = weights_digest(kernel[1], constant(binding.value.args[1].fields[1]))
-            layer = names[digest].pop(0)
-        calls.append({"function": binding.value.args[0].name_hint, "layer": layer})
+        kernel, tensors = packed_kernel(func), binding.value.args[1].fields
+        definition = kernel[1] if kernel else None
+        weighted = []
+        if isinstance(definition, (KGSConv3d, DepthwiseConv3d)):
+            weighted = [(definition, tensors[1])]
+        elif isinstance(definition, KGSConv2Plus1D):
+            weighted = [(definition.spatial, tensors[1]), (definition.temporal, tensors[5])]
+        # Layers of one shape with equal weights: in the order of their calls.
+        of_call = [names[weights_digest(conv, constant(w))].pop(0) for conv, w in weighted]
+        calls.append({"function": binding.value.args[0].name_hint, "layers": of_call})
     return calls
 
 

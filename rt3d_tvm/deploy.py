@@ -19,7 +19,7 @@ from rt3d_tvm.errors import InputError
 
 MODEL, WEIGHTS, MANIFEST = "model.so", "weights.bin", "manifest.json"
 # The manifest's own version, raised when a field changes its meaning, and what loading reads in it.
-FORMAT = 1
+FORMAT = 2
 _FIELDS = {"format", "id", "inputs", "outputs", "weights", "sha256"}
 # The weights file: magic, its size in 8 bytes, the 32 bytes of its id; then each weight, aligned as
 # TVM asks of the memory that it is handed.
@@ -119,7 +119,9 @@ def read_manifest(path: Path) -> dict:
     if not isinstance(manifest, dict) or not set(manifest) >= _FIELDS:
         raise InputError(f"{path}: not the manifest of an artifact")
     if manifest["format"] != FORMAT:
-        raise InputError(f"{path}: of format {manifest['format']}; this version reads {FORMAT}")
+        raise InputError(
+            f"{path}: of format {manifest['format']}; this version reads {FORMAT}: compile it again"
+        )
     return manifest
 
 

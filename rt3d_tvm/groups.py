@@ -290,7 +290,7 @@ def _time_here(folder: Path, x: np.ndarray) -> Callable[[], float]:
     """The convolution alone: packing and unpacking around it are the network's first and last."""
     artifact = load(folder)
     run = call_timer(artifact)
-    layer = [call["layer"] is not None for call in artifact.manifest["calls"]]
+    layer = [bool(call["layers"]) for call in artifact.manifest["calls"]]
     return lambda: sum(ms for ms, counts in zip(run(x), layer, strict=True) if counts)
 
 

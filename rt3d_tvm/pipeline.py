@@ -14,6 +14,7 @@ from tvm.target import Target
 import schedules.table
 from rt3d_tvm.passes.clip import ClipAsOperators
 from rt3d_tvm.passes.conv2d import Conv2dAsConv3d
+from rt3d_tvm.passes.conv2plus1d import Conv2Plus1D
 from rt3d_tvm.passes.fully_connected import FullyConnectedAsConv3d
 from rt3d_tvm.passes.keep_packed import KeepPacked
 from rt3d_tvm.passes.kgs_conv3d import KGSConv3d
@@ -47,6 +48,7 @@ def phases(
         ("merge_views", relax.transform.RemoveRedundantReshape()),
         ("kgs_conv3d", kgs_conv3d),
         ("keep_packed", KeepPacked()),
+        ("conv2plus1d", Conv2Plus1D(target)),
         ("tuned_kernels", TunedKernels(target, records, group)),
         ("merge_reshapes", relax.transform.RemoveRedundantReshape()),
         ("legalize", relax.transform.LegalizeOps()),

@@ -15,6 +15,7 @@ from tvm.target import Target
 from schedules.adreno.kgs_conv3d_simt import schedule_kgs_conv3d_simt
 from schedules.adreno.loops import schedule_loops as schedule_adreno_loops
 from schedules.cpu.depthwise_conv3d import schedule_depthwise_conv3d
+from schedules.cpu.kgs_conv2plus1d import schedule_kgs_conv2plus1d
 from schedules.cpu.kgs_conv3d import schedule_kgs_conv3d
 from schedules.cpu.loops import schedule_loops
 from schedules.cpu.winograd import schedule_winograd_transform
@@ -63,6 +64,7 @@ class LoopsRule(ScheduleRule):
 RULES: dict[str, tuple[ScheduleRule, ...]] = {
     "cpu": (
         KernelRule("kgs_conv3d", schedule_kgs_conv3d),
+        KernelRule("kgs_conv2plus1d", schedule_kgs_conv2plus1d),
         KernelRule("depthwise_conv3d", schedule_depthwise_conv3d),
         KernelRule("winograd_input", schedule_winograd_transform),
         KernelRule("winograd_output", schedule_winograd_transform),

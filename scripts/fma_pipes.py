@@ -91,7 +91,7 @@ def artifact_loops(folder: Path) -> list[Loop]:
     for call in manifest["calls"]:
         # TVM puts the body of a function into one of its own, behind the check of its arguments.
         code = functions.get(f"{call['function']}_compute_")
-        if call["layer"] is None or call["function"] in seen:
+        if not call["layers"] or call["function"] in seen:
             continue
         if code is None:
             raise InputError(f"{folder / MODEL}: no code of {call['function']} in it")
@@ -101,7 +101,7 @@ def artifact_loops(folder: Path) -> list[Loop]:
                 cycles = cycles_per_iteration(mca, body)
                 loops.append(
                     Loop(
-                        layer=call["layer"],
+                        layer=" + ".join(call["layers"]),
                         function=call["function"],
                         multiply_adds=count,
                         instructions=len(body),

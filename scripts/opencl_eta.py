@@ -235,7 +235,7 @@ def model_row(name: str, precision: str, args: argparse.Namespace) -> dict:
         medians = [statistics.median(call) for call in zip(*samples[kind], strict=True)]
         calls = zip(artifact.manifest["calls"], medians, strict=True)
         ms[kind] = sum(medians)
-        conv_ms[kind] = sum(taken for call, taken in calls if call["layer"] in names)
+        conv_ms[kind] = sum(taken for call, taken in calls if names.intersection(call["layers"]))
         layers = artifact.manifest["layers"]
         macs[kind] = sum(layer["kept_macs"] for layer in layers)
         conv_macs[kind] = sum(layer["kept_macs"] for layer in layers if layer["name"] in names)

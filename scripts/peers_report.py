@@ -94,7 +94,7 @@ def convolution_ms(model: dict, kind: str) -> float | None:
         if entry["kind"] == kind and entry["samples_ms"]:
             medians = map(statistics.median, zip(*entry["samples_ms"], strict=True))
             calls = zip(entry["calls"], medians, strict=True)
-            return sum(ms for call, ms in calls if call["layer"] in names)
+            return sum(ms for call, ms in calls if names.intersection(call["layers"]))
     return None
 
 

@@ -158,7 +158,7 @@ def test_files_that_do_not_belong_together_are_refused(compiled_c3d, tmp_path):
         ("manifest.json", Path.unlink, "no manifest.json in it"),
         ("manifest.json", lambda p: p.write_text("{}"), "not the manifest of an artifact"),
         ("manifest.json", lambda p: p.write_text("[]"), "not the manifest of an artifact"),
-        ("manifest.json", edited(format=99), "of format 99; this version reads 1"),
+        ("manifest.json", edited(format=99), "of format 99; this version reads 2"),
         ("manifest.json", edited(id="00"), "model.so and manifest.json are of two different"),
         ("manifest.json", edited(weights=[{"offset": 0}]), "its list of weights is damaged"),
         ("manifest.json", lambda p: p.write_text("{"), "not JSON"),

@@ -33,7 +33,7 @@ def layers(density):
 
 
 def timed_calls(kind, convolution, classifier):
-    calls = [{"layer": None}, {"layer": "conv"}, {"layer": "fc"}]
+    calls = [{"layers": []}, {"layers": ["conv"]}, {"layers": ["fc"]}]
     return {"kind": kind, "calls": calls, "samples_ms": [[1.0, convolution, classifier]] * 3}
 
 

@@ -151,7 +151,7 @@ def test_a_build_takes_the_tuned_choices_and_computes_the_same(
     assert [layer["group"] for layer in manifest["layers"]] == [
         f"{record.choice.variant.g_m}x4" for record in records
     ]
-    assert [call["layer"] for call in manifest["calls"] if call["layer"]] == [
+    assert [name for call in manifest["calls"] for name in call["layers"]] == [
         layer["name"] for layer in manifest["layers"]
     ]
     x = np.random.default_rng(0).standard_normal(manifest["inputs"][0]["shape"], dtype="float32")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import tvm
@@ -39,6 +39,17 @@ INPUTS_AT_ONCE = 8
 CACHE_LINE = 64
 # The attribute of the PrimFunc under which its own definition stands, as JSON.
 SPEC_ATTRIBUTE = "kgs_conv3d"
+
+
+class At(NamedTuple):
+    """Where a register tile is: batch and row in x and in y, row block, plane, strip, chunk."""
+
+    x: tuple
+    y: tuple
+    p: object
+    d: object
+    strip: object
+    c: object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +152,9 @@ def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
     pointers are those of KGSWeight, offsets those of ``conv``; bias holds M filters, padded with
     zeros to the channels that y stores. Blocks: "halo" writes y's zeros, "tile" all the rest.
     """
-    batch, _, depth, height, breadth = conv.out
-    count_p, last_rows = conv.rows
-    width = min(conv.tile.width, breadth)
-    strips, rest = ceil_div(breadth, width), breadth % width
+    batch, _, depth, height, _ = conv.out
+    count_p, _ = conv.rows
+    width, strips, _ = strips_of(conv)
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         args = begin(conv, SPEC_ATTRIBUTE)
         with T.sblock("root"):
@@ -160,34 +170,56 @@ def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
                 T.writes(_tile_region(conv, args["y"], position, width))
                 with T.init():  # the body initialises by itself; the schedule asks for an init
                     T.evaluate(0)
-                # One buffer for each vector of filters: TVM keeps those up to 1 KiB on the stack,
-                # unless they are given a scope, and LLVM keeps them in registers then.
-                acc = [
-                    T.sblock_alloc_buffer((conv.tile.lanes * width,), conv.dtype, layout=None)
-                    for _ in range(conv.tile.vectors(conv.group.g_m))
-                ]
-                results = acc
-                if conv.tile.channels > 1:
-                    size = conv.group.g_m * width
-                    results = [T.sblock_alloc_buffer((size,), conv.dtype, layout=None)]
-                at = (position, c)
-
-                def tile(rows: int, columns: int) -> None:
-                    _register_tile(conv, args, acc, results, at, rows=rows, columns=columns)
-
-                def strip(rows: int) -> None:
-                    _either(position[4] < strips - 1, rest, width, lambda n: tile(rows, n))
-
-                _either(
-                    position[1] < count_p - 1, last_rows % conv.group.g_m, conv.group.g_m, strip
-                )
+                n, p, d, h, strip = position
+                tile(conv, args, At(x=(n, h), y=(n, h), p=p, d=d, strip=strip, c=c))
     return builder.get()
+
+
+def tile(conv: KGSConv3d, args: Mapping, at: At, *, cached: bool = False) -> None:
+    """One chunk of one register tile, within a block of its own; ``args`` by parameter name.
+
+    cached: whether the inputs are known to be in a cache.
+    """
+    count_p, last_rows = conv.rows
+    width, strips, rest = strips_of(conv)
+    # One buffer for each vector of filters: TVM keeps those up to 1 KiB on the stack,
+    # unless they are given a scope, and LLVM keeps them in registers then.
+    acc = [
+        T.sblock_alloc_buffer((conv.tile.lanes * width,), conv.dtype, layout=None)
+        for _ in range(conv.tile.vectors(conv.group.g_m))
+    ]
+    results = acc
+    if conv.tile.channels > 1:
+        results = [T.sblock_alloc_buffer((conv.group.g_m * width,), conv.dtype, layout=None)]
+
+    def of_rows(rows: int) -> None:
+        def of_columns(columns: int) -> None:
+            if conv.kernel[1:] == (1, 1) and conv.tile.channels == 1 and not cached:
+                with T.If(at.p == 0), T.Then():  # the other row blocks find them
+                    _fetch_next_inputs(conv, args["x"], at, columns)
+            _register_tile(conv, args, acc, results, at, rows=rows, columns=columns)
+
+        _either(at.strip < strips - 1, rest, width, of_columns)
+
+    _either(at.p < count_p - 1, last_rows % conv.group.g_m, conv.group.g_m, of_rows)
+
+
+def strips_of(conv: KGSConv3d) -> tuple[int, int, int]:
+    """Columns of a register tile, how many of them a row of the output takes, and what is over."""
+    breadth = conv.out[4]
+    width = min(conv.tile.width, breadth)
+    return width, ceil_div(breadth, width), breadth % width
 
 
 def begin(conv: KGSConv3d, attribute: str) -> dict:
     """Name, definition and parameters of the PrimFunc of a convolution with a KGS weight."""
     T.func_name(attribute)
     T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE, attribute: conv.to_json()})
+    return {name: T.arg(name, buffer) for name, buffer in parameters(conv).items()}
+
+
+def parameters(conv: KGSConv3d) -> dict:
+    """The buffers that a kernel with a KGS weight is given, in order."""
     count_p, _ = conv.rows
     dtypes = {"offsets": "int32", "pointers": "int32"}
     shapes = {
@@ -200,7 +232,7 @@ def begin(conv: KGSConv3d, attribute: str) -> dict:
         "y": conv.y.shape(conv.out),
     }
     return {
-        name: T.arg(name, T.buffer(shape, dtypes.get(name, conv.dtype)))
+        name: T.buffer(shape, dtypes.get(name, conv.dtype))
         for name, shape in shapes.items()
         if shape is not None
     }
@@ -234,12 +266,12 @@ def _tile_region(conv: KGSConv3d, y, position, width: int):
     ]
 
 
-def _register_tile(conv: KGSConv3d, args, acc, results, at, *, rows: int, columns: int) -> None:
+def _register_tile(conv: KGSConv3d, args, acc, results, at: At, *, rows: int, columns: int) -> None:
     """rows x columns results: start from the bias or y, add one chunk, finish, store.
 
     ``results`` are the accumulators themselves, or what they come to when their channels are added.
     """
-    (n, p, d, h, s), c = at
+    (n, h), p, d, s, c = at.y, at.p, at.d, at.strip, at.c
     g_m, y, channels = conv.group.g_m, args["y"], conv.tile.channels
     lanes = rows if channels > 1 else conv.tile.lanes
     vectors = range(rows // lanes)
@@ -296,9 +328,6 @@ def _register_tile(conv: KGSConv3d, args, acc, results, at, *, rows: int, column
                 T.evaluate(_prefetch(y[tuple(index)], write=True))
 
     fetch_output()
-    if channels == 1 and conv.kernel[1:] == (1, 1):
-        with T.If(p == 0), T.Then():  # the other row blocks find them
-            _fetch_next_inputs(conv, args["x"], at, columns)
     if channels > 1:
         _sum_columns(conv, args, acc, at, rows=rows, columns=columns, from_zero=True)
         _add_channels(conv, acc, results[0], rows=rows, columns=columns)
@@ -335,7 +364,7 @@ def _register_tile(conv: KGSConv3d, args, acc, results, at, *, rows: int, column
             T.buffer_store(y, result(i, b), stored(conv.y, i, b))
 
 
-def _fetch_next_inputs(conv: KGSConv3d, x, at, columns: int) -> None:
+def _fetch_next_inputs(conv: KGSConv3d, x, at: At, columns: int) -> None:
     """Ask for the lines that the next strip reads, or at the end of a row the next row's first.
 
     With a window of one location along H and W a tile reads a few lines in each of many planes, and
@@ -343,7 +372,7 @@ def _fetch_next_inputs(conv: KGSConv3d, x, at, columns: int) -> None:
     follows so many streams. (Where channels share the vectors, a row block takes less time, and the
     processor runs ahead far enough by itself.)
     """
-    (n, _p, d, h, s), c = at
+    (n, h), d, s, c = at.x, at.d, at.strip, at.c
     line = max(CACHE_LINE // (conv.x.c_block * np.dtype(conv.dtype).itemsize), 1)
     blocks = ceil_div(conv.tile.chunk * conv.group.g_n, conv.x.c_block)
     first, end = c * blocks, conv.x.shape(conv.data)[1]
@@ -368,10 +397,10 @@ def _prefetch(element, *, write: bool):
 
 
 def _sum_columns(
-    conv: KGSConv3d, args, acc, at, *, rows: int, columns: int, from_zero: bool = False
+    conv: KGSConv3d, args, acc, at: At, *, rows: int, columns: int, from_zero: bool = False
 ) -> None:
     """Add every kept column of one chunk to the accumulators."""
-    (n, p, d, h, s), c = at
+    (n, h), p, d, s, c = at.x, at.p, at.d, at.strip, at.c
     tile, g_m, g_n, x = conv.tile, conv.group.g_m, conv.group.g_n, args["x"]
     lanes, channels = tile.lanes, tile.channels
     vectors = range(tile.vectors(rows))

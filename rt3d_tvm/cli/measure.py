@@ -112,7 +112,7 @@ def _bench_layers(args: argparse.Namespace, clip: np.ndarray, on: dict) -> int:
     print_table(
         [
             (
-                timing.layer or timing.function,
+                " + ".join(timing.layers) or timing.function,
                 timing.ms,
                 f"{timing.share:.1%}",
                 "-" if timing.density is None else timing.density,

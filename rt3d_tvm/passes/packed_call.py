@@ -11,6 +11,7 @@ from tvm import relax
 from rt3d_tvm.passes.dataflow import dtype_of, is_op, static_shape
 from topi_sparse import packed
 from topi_sparse.depthwise_conv3d import DepthwiseConv3d, depthwise_conv3d
+from topi_sparse.kgs_conv2plus1d import KGSConv2Plus1D, kgs_conv2plus1d
 from topi_sparse.kgs_conv3d import KGSConv3d, kgs_conv3d
 from topi_sparse.kgs_conv3d_simt import KGSConv3dSIMT, kgs_conv3d_simt
 from topi_sparse.layout import PackedLayout
@@ -23,6 +24,7 @@ LAYOUT_ATTRIBUTE = "layout_change"
 # input, the last one the residual, if there.
 PACKED_KERNELS = {
     "kgs_conv3d": (KGSConv3d, kgs_conv3d),
+    "kgs_conv2plus1d": (KGSConv2Plus1D, kgs_conv2plus1d),
     "kgs_conv3d_simt": (KGSConv3dSIMT, kgs_conv3d_simt),
     "depthwise_conv3d": (DepthwiseConv3d, depthwise_conv3d),
     "winograd_input": (WinogradConv3d, winograd_input),
@@ -95,7 +97,7 @@ def layout_change(mod: tvm.IRModule, call: relax.Expr) -> dict | None:
 
 def packed_kernel(
     func: tvm.tirx.PrimFunc,
-) -> tuple[str, KGSConv3d | DepthwiseConv3d | WinogradConv3d] | None:
+) -> tuple[str, KGSConv3d | KGSConv2Plus1D | DepthwiseConv3d | WinogradConv3d] | None:
     """The name and the definition of a packed kernel, or None for another function."""
     for name, (definition, _) in PACKED_KERNELS.items():
         if name in func.attrs:

@@ -246,9 +246,9 @@ def show_layers(result: Mapping) -> None:
     whole = sum(e.ms for e in estimates)
 
     def row(call: Mapping, region: Mapping, e: Estimate) -> tuple:
-        kept = macs.get(call["layer"])
+        kept = sum(macs[name] for name in call["layers"])
         return (
-            *(call["function"], call["layer"] or "-", e.ms, 100 * e.ms / whole),
+            *(call["function"], " + ".join(call["layers"]) or "-", e.ms, 100 * e.ms / whole),
             *(e.core_ms, e.memory_ms, e.bound),
             100 * e.share(kept) if kept else None,
             100 * e.issued_share,
