@@ -27,9 +27,9 @@ def both(body, shape=SHAPE) -> tuple[tvm.IRModule, tvm.IRModule]:
     return before, after
 
 
-def pair(builder, x, activation=relax.op.nn.relu):
+def pair(builder, x):
     """Convolution, ReLU, convolution."""
-    y = builder.emit(activation(builder.emit(conv(x, SPATIAL, **IN_PLANE))))
+    y = builder.emit(relax.op.nn.relu(builder.emit(conv(x, SPATIAL, **IN_PLANE))))
     return conv(y, TEMPORAL, **ALONG_D)
 
 
@@ -52,6 +52,16 @@ def test_pairs_in_a_row_and_a_convolution_that_is_none():
     assert operators(after) == ["pack", *["kgs_conv2plus1d"] * 2, "kgs_conv3d", "unpack"]
     kernels = [entry.kernel for entry in read_report(after)]
     assert kernels == [*["kgs_conv2plus1d"] * 4, "kgs_conv3d"]
+
+
+def test_a_layer_of_equal_weights_outside_a_pair_keeps_its_name_in_the_report():
+    def body(builder, x):
+        alone = builder.emit(conv(x, SPATIAL, **IN_PLANE))
+        return relax.op.concat([alone, builder.emit(pair(builder, x))], axis=1)
+
+    _, after = both(body)
+    kernels = [entry.kernel for entry in read_report(after)]
+    assert kernels == ["kgs_conv3d", *["kgs_conv2plus1d"] * 2]
 
 
 def test_what_lies_between_is_left_where_something_else_reads_it():

@@ -49,23 +49,26 @@ class Conv2Plus1D:
         """The module with its pairs in one kernel each, which the report names."""
         rewriter = _Rewriter(mod, self.threads)
         changed = rewritten(mod, rewriter)
-        report = [
-            replace(entry, kernel=PAIR_ATTRIBUTE)
-            if entry.weights_digest in rewriter.fused
-            else entry
-            for entry in read_report(mod)
-        ]
+        report = []
+        for entry in read_report(mod):
+            # Layers of equal weights: in the order of their calls.
+            fused = rewriter.fused.get(entry.weights_digest)
+            paired = bool(fused) and fused.pop(0)
+            report.append(replace(entry, kernel=PAIR_ATTRIBUTE) if paired else entry)
         return with_report(changed, report)
 
 
 @relax.expr_functor.mutator
 class _Rewriter(relax.PyExprMutator):
-    """Emits a pair at its second call; ``fused``: the digests of the weights in pairs."""
+    """Emits a pair at its second call.
+
+    fused: by the digest of its weights, whether each kgs_conv3d has become part of a pair.
+    """
 
     def __init__(self, mod: tvm.IRModule, threads: int) -> None:
         super().__init__(mod)
         self.mod, self.threads = mod, threads
-        self.fused: set[str] = set()
+        self.fused: dict[str, list[bool]] = {}
 
     def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
         """Rewrite one function and put it back into the module."""
@@ -102,16 +105,18 @@ class _Rewriter(relax.PyExprMutator):
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         """Nothing for the first of a pair, both for the second."""
+        first, conv = self.first_of.get(binding.var), self.direct(binding.value)
+        paired = first is not None or binding.var in self.dropped
+        if conv is not None:
+            digest = weights_digest(conv, constant(self.tensors(binding)[1]))
+            self.fused.setdefault(digest, []).append(paired)
         if binding.var in self.dropped:
             return
-        first = self.first_of.get(binding.var)
         if first is None:
             super().visit_var_binding_(binding)
             return
         pair = self.pair(first, binding)
         of_first, (_, *of_second) = self.tensors(first), self.tensors(binding)
-        for conv, blocks in ((pair.spatial, of_first[1]), (pair.temporal, of_second[0])):
-            self.fused.add(weights_digest(conv, constant(blocks)))
         offsets, pointers = (constant(arg) for arg in of_second[1:3])
         columns = pair.temporal.columns(offsets, pointers)
         of_second[1] = relax.const(pair.from_band.offsets(columns))
