@@ -1,6 +1,7 @@
 """The log: what was appended is there, whatever happens to the process, the file or the disk."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -57,6 +58,21 @@ def test_torn_and_garbage_lines_are_put_aside(tmp_path, data, rows):
     if data:  # nothing is thrown away
         whole = path.read_bytes() + log.torn.read_bytes()
         assert all(line in whole for line in data.splitlines())
+
+
+def test_the_names_of_its_files_are_on_disk_before_a_row_is(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    monkeypatch.setattr(os, "fsync", noted)
+    (tmp_path / "t.jsonl").write_bytes(b'{"n": 1}\n{"torn')  # replaced by another file
+    log = opened(tmp_path / "t.jsonl")
+    assert synced[-1] == tmp_path
+    log.append({"n": 2})
+    assert synced[-1] == tmp_path / "t.jsonl"
 
 
 def test_one_process_writes_at_a_time(tmp_path):

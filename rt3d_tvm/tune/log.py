@@ -35,6 +35,8 @@ class TrialLog:
             self._file = self.path.open("a+b", buffering=0)
             _lock(self._file.fileno(), self.path)
             self.rows = self._recovered()
+            # Without this a loss of power may take the name of a file whose content is on disk.
+            _sync_folder(self.path.parent)
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
@@ -110,6 +112,14 @@ class TrialLog:
         self._file.close()
         self._file = self.path.open("a+b", buffering=0)
         _lock(self._file.fileno(), self.path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _row(line: bytes) -> dict | None:
