@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,8 @@ _FIELDS = {"format", "id", "inputs", "outputs", "weights", "sha256"}
 # The weights file: magic, its size in 8 bytes, the 32 bytes of its id; then each weight, aligned as
 # TVM asks of the memory that it is handed.
 ALIGNMENT = 64
+# ELF's numbers of the architectures that there are targets for.
+_MACHINES = {62: "x86_64", 183: "aarch64"}
 # The affinity mode of TVM's thread pool that prefers big cores, where there are two kinds.
 _BIG_CORES = 1
 MAGIC = b"rt3d-tvm weights\0\0\0\0\0\0\0\0"
@@ -61,7 +65,8 @@ def load(folder: Path, *, threads: int | None = None) -> Artifact:
     """Load the artifact in ``folder``; the weights are mapped, not read.
 
     threads: how many the runtime may use, by default as many as this process has cores. InputError
-    for a folder that holds no artifact, and for files in it that do not belong together.
+    for a folder that holds no artifact or one for another processor, and for files in it that do
+    not belong together.
     """
     folder = Path(folder)
     manifest = read_manifest(folder / MANIFEST)
@@ -74,10 +79,26 @@ def load(folder: Path, *, threads: int | None = None) -> Artifact:
         vm = relax.VirtualMachine(library, tvm.cpu())
         expected = vm["artifact_id"]().numpy().tobytes()
     except (RuntimeError, AttributeError) as error:
+        machine = elf_machine(folder / MODEL)
+        if machine not in (None, platform.machine()):
+            raise InputError(
+                f"{folder}: compiled for {machine}, this machine is {platform.machine()}; `rt3d "
+                "remote` runs it on a device"
+            ) from error
         reason = str(error).splitlines()[0]
         raise InputError(f"{folder / MODEL}: not a model of `rt3d compile`: {reason}") from error
     weights = [tvm.runtime.from_dlpack(value) for value in map_weights(folder, manifest, expected)]
     return Artifact(manifest, vm, weights, threads)
+
+
+def elf_machine(path: Path) -> str | None:
+    """The architecture that a shared library is for; None for what is no 64-bit ELF library."""
+    with path.open("rb") as file:
+        head = file.read(20)
+    if len(head) < 20 or head[:6] != b"\x7fELF\x02\x01":
+        return None
+    number = struct.unpack_from("<H", head, 18)[0]
+    return _MACHINES.get(number, f"ELF machine {number}")
 
 
 def map_weights(

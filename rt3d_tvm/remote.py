@@ -6,7 +6,6 @@ in a process of its own, which is ended at a deadline of this side's.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rt3d_tvm import remote_session
-from rt3d_tvm.deploy import MANIFEST, MODEL, WEIGHTS, check_input, read_manifest
+from rt3d_tvm.deploy import MANIFEST, MODEL, WEIGHTS, check_input, elf_machine, read_manifest
 from rt3d_tvm.device import Processor, fitting_targets
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.opencl.artifact import is_for_opencl
@@ -28,8 +27,6 @@ from rt3d_tvm.worker import Worker
 WAIT_S = 60.0
 DEADLINE_S = 120.0
 _UPLOAD_BYTES_PER_S = 1e6
-# ELF's numbers of the architectures that there are targets for.
-_MACHINES = {62: "x86_64", 183: "aarch64"}
 
 # TVM's server counts the length of a whole session in these deadlines and ends it then, whatever it
 # is doing: so long a kernel that hangs can keep the device.
@@ -168,7 +165,8 @@ class Device:
             raise DeviceFailure(f"{self.name} could not {what}: {died}", "died") from died
         if error is not None:
             self.close()
-            raise DeviceFailure(f"{self.name} could not {what}: {error}", "error")
+            kind = "died" if error == remote_session.ENDED else "error"
+            raise DeviceFailure(f"{self.name} could not {what}: {error}", kind)
         return value
 
 
@@ -249,7 +247,10 @@ class RemoteDevice(Device):
             )
         size = sum((folder / name).stat().st_size for name in (MODEL, WEIGHTS))
         processor = self.processor()
-        machine = elf_machine(folder / MODEL)
+        if (machine := elf_machine(folder / MODEL)) is None:
+            raise InputError(
+                f"{folder / MODEL}: not a 64-bit ELF library; `rt3d compile` makes one"
+            )
         if processor.machine not in (None, machine):
             fits = ", ".join(fitting_targets(processor))
             raise InputError(
@@ -339,13 +340,3 @@ class RemoteArtifact:
             before=before,
             after=self.device.temperatures(),
         )
-
-
-def elf_machine(path: Path) -> str:
-    """The architecture that a shared library is for. InputError for one that is none."""
-    with path.open("rb") as file:
-        head = file.read(20)
-    if len(head) < 20 or head[:6] != b"\x7fELF\x02\x01":
-        raise InputError(f"{path}: not a 64-bit ELF library; `rt3d compile` makes one")
-    number = struct.unpack_from("<H", head, 18)[0]
-    return _MACHINES.get(number, f"ELF machine {number}")

@@ -30,6 +30,9 @@ from rt3d_tvm.worker import ignore_interrupts
 _BIG_CORES = 1
 # The least that code for each architecture asks for.
 _BASELINE = {"aarch64": "arm64", "x86_64": "x86-64-avx2"}
+# What stands in TVM's message, and what it means.
+_SHUT_DOWN = "code=kShutdown"
+ENDED = "the session ended there: its process died, or the connection was lost"
 # struct sysinfo of 64-bit Linux: seconds, three loads, memory, five more sizes, processes, unit.
 _SYSINFO = "<q3Q6QHxx4x2QI"
 
@@ -259,4 +262,5 @@ def _reason(error: Exception) -> str:
     """What TVM's message says, without the trace of the other side."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("File ", "Stack trace", "Error caught"))]
-    return (told or lines or [type(error).__name__])[-1]
+    reason = (told or lines or [type(error).__name__])[-1]
+    return ENDED if _SHUT_DOWN in reason else reason

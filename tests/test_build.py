@@ -143,6 +143,11 @@ def test_files_that_do_not_belong_together_are_refused(compiled_c3d, tmp_path):
 
         return change
 
+    def for_another_processor(path: Path):
+        data = bytearray(path.read_bytes())
+        data[18] = 8  # MIPS, in an ELF header
+        path.write_bytes(data)
+
     def edited(**fields):
         def change(path: Path):
             path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
@@ -162,7 +167,8 @@ def test_files_that_do_not_belong_together_are_refused(compiled_c3d, tmp_path):
         ("manifest.json", edited(id="00"), "model.so and manifest.json are of two different"),
         ("manifest.json", edited(weights=[{"offset": 0}]), "its list of weights is damaged"),
         ("manifest.json", lambda p: p.write_text("{"), "not JSON"),
-        ("model.so", lambda p: p.write_bytes(b"\x7fELF" + bytes(99)), "model.so"),
+        ("model.so", lambda p: p.write_bytes(b"\x7fELF" + bytes(99)), "model.so: not a model of"),
+        ("model.so", for_another_processor, "compiled for ELF machine 8, this machine is "),
     ]
     for name, change, message in cases:
         with pytest.raises(InputError, match=message):

@@ -22,9 +22,9 @@ from tvm.rpc import base
 from rt3d_tvm import cli
 from rt3d_tvm.build import compile_onnx
 from rt3d_tvm.data.generate import make_clip
-from rt3d_tvm.deploy import load
+from rt3d_tvm.deploy import elf_machine, load
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.remote import RemoteDevice, elf_machine
+from rt3d_tvm.remote import RemoteDevice
 from rt3d_tvm.tracker import list_devices, request_device, wait_for_device
 from tests.two_layers import SHAPE, write_two_layers
 
