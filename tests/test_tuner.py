@@ -32,12 +32,14 @@ from rt3d_tvm.verify import relative_distance
 from tests.two_layers import SHAPE, check_refused, write_two_layers
 
 ROOT = Path(__file__).parents[1]
-# Functions of TVM's calling convention that do what kernels must not.
+# Functions of TVM's calling convention that do what kernels must not. "wait" says that it has begun
+# and returns when FOLDER has no file "hold".
 FAULTS = {
     "crash": "raise(11);",
     "hang": "for (;;) sleep(1);",
     "spin": "for (volatile int i = 0;; i++);",
     "nothing": "",
+    "wait": 'creat("FOLDER/entered", 0600); while (!access("FOLDER/hold", F_OK)) usleep(10000);',
 }
 
 
@@ -50,8 +52,9 @@ def fault(name: str, folder: Path) -> Path:
     """A library whose ``main`` is a fault."""
     path = folder / f"{name}.so"
     if not path.exists():
-        code = "#include <signal.h>\n#include <unistd.h>\n"
-        code += f"int __tvm_ffi_main(void *a, void *b, int c, void *d) {{ {FAULTS[name]} "
+        code = "#include <fcntl.h>\n#include <signal.h>\n#include <unistd.h>\n"
+        body = FAULTS[name].replace("FOLDER", str(folder))
+        code += f"int __tvm_ffi_main(void *a, void *b, int c, void *d) {{ {body} "
         (folder / f"{name}.c").write_text(f"{code} return 0; }}\n")
         subprocess.run(["gcc", "-shared", "-fPIC", "-o", path, folder / f"{name}.c"], check=True)
     return path
@@ -89,7 +92,7 @@ def trials(work: Path) -> list[dict]:
 def searched(onnx_path, tmp_path_factory):
     """The work directory of a search with 6 trials a layer, done in two runs of the command."""
     work = tmp_path_factory.mktemp("searched") / "work"
-    argv = ["tune", str(onnx_path), "--work-dir", str(work)]
+    argv = ["tune", str(onnx_path), "--work-dir", str(work), "--threads", "1"]
     assert cli.main([*argv, "--trials", "4"]) == 0
     first = rows(work)
     assert len(trials(work)) == 8
@@ -101,8 +104,9 @@ def searched(onnx_path, tmp_path_factory):
 def test_the_result_of_a_search_is_what_a_build_uses(onnx_path, searched, tmp_path, capsys):
     work, out = shutil.copytree(searched, tmp_path / "work"), tmp_path / "r.json"
     argv = ["tune", str(onnx_path), "--work-dir", str(work), "--json", str(out)]
-    assert cli.main([*argv, "--trials", "6"]) == 0
+    assert cli.main([*argv, "--trials", "6", "--threads", "1"]) == 0
     said = capsys.readouterr().out
+    assert f"tune: {work}/trials.jsonl has 12 trials; the search goes on" in said
     assert "default ms" in said
     assert f"rt3d compile {onnx_path} -o DIR --database {work} uses it" in said
     report = json.loads(out.read_text())
@@ -131,7 +135,12 @@ def test_kernels_that_crash_hang_or_do_nothing_end_no_search(
     monkeypatch.setattr(tuner_module, "ROUND", 4)
     said = []
     report = tune_onnx(
-        onnx_path, tmp_path / "work", trials=6, deadline_s=4.0, watch=Watch(say=said.append)
+        onnx_path,
+        tmp_path / "work",
+        trials=6,
+        threads=1,
+        deadline_s=3.0,
+        watch=Watch(say=said.append),
     )
     assert report.failures == {"died": 1, "no answer": 1}
     assert report.trials == 12 == len(trials(tmp_path / "work"))
@@ -189,9 +198,11 @@ def test_a_search_with_other_settings_is_refused(onnx_path, searched, tmp_path):
     shutil.copytree(searched, tmp_path / "work")
     other = write_two_layers(tmp_path / "two.onnx", seed=1)
     with pytest.raises(InputError, match=r"something else .model_sha256 '\w+' there"):
-        tune_onnx(other, tmp_path / "work", trials=1)
+        tune_onnx(other, tmp_path / "work", trials=1, threads=1)
     with pytest.raises(InputError, match="winograd True there, False here"):
-        tune_onnx(onnx_path, tmp_path / "work", trials=1, winograd=False)
+        tune_onnx(onnx_path, tmp_path / "work", trials=1, threads=1, winograd=False)
+    with pytest.raises(InputError, match="threads 1 there, None here"):
+        tune_onnx(onnx_path, tmp_path / "work", trials=1)
 
 
 def test_rows_of_nothing_known_are_told_and_left(onnx_path, searched, tmp_path):
@@ -200,7 +211,7 @@ def test_rows_of_nothing_known_are_told_and_left(onnx_path, searched, tmp_path):
         file.write('{"task": "of another model", "choice": {}}\n{"n": 1}\n')
         file.write('{"task": 1, "seconds": "x"}\n{"torn')
     said = []
-    report = tune_onnx(onnx_path, work, trials=6, watch=Watch(say=said.append))
+    report = tune_onnx(onnx_path, work, trials=6, threads=1, watch=Watch(say=said.append))
     assert report.trials == 12
     assert any("3 rows are of no trial of this model" in line for line in said)
     assert any("lines were torn" in line for line in said)
@@ -233,7 +244,7 @@ def test_ctrl_c_ends_a_search_within_seconds_and_leaves_nothing_behind(onnx_path
     command = [sys.executable, "-m", "rt3d_tvm.cli", "tune", str(onnx_path)]
     process = subprocess.Popen(
         [*command, "--work-dir", str(work), "--trials", "500"],
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -249,11 +260,15 @@ def test_ctrl_c_ends_a_search_within_seconds_and_leaves_nothing_behind(onnx_path
     assert children
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
     began = time.monotonic()
-    _, error = process.communicate(timeout=60)
-    assert time.monotonic() - began < 10
+    said, error = process.communicate(timeout=60)
+    assert time.monotonic() - began < 30  # half a trial's deadline
     assert (process.returncode, error) == (130, "rt3d: interrupted\n")
+    assert said.endswith("tune: stopped; the same command goes on from here\n")
     assert not psutil.wait_procs(children, timeout=5)[1]
-    assert len(trials(work)) >= 3
+    kept = rows(work)
+    report = tune_onnx(onnx_path, work, trials=len(kept) // 2 + 1)
+    assert rows(work)[: len(kept)] == kept
+    assert (report.trials, report.failures) == (2 * (len(kept) // 2 + 1), {})
 
 
 def test_a_search_is_left_within_seconds_while_a_kernel_hangs(tmp_path):

@@ -64,22 +64,26 @@ def _tune(args: argparse.Namespace) -> int:
     from rt3d_tvm.tune.watch import watched
 
     with watched() as watch:
-        report = tune_onnx(
-            args.onnx,
-            args.work_dir,
-            target=args.target,
-            tracker=args.tracker,
-            key=args.key,
-            trials=args.trials,
-            group=args.group,
-            winograd=not args.direct,
-            precision=args.precision,
-            threads=args.threads,
-            deadline_s=args.deadline,
-            pauses=Pauses(rest_s=args.cooldown, max_celsius=args.max_temperature),
-            opencl=args.opencl,
-            watch=watch,
-        )
+        try:
+            report = tune_onnx(
+                args.onnx,
+                args.work_dir,
+                target=args.target,
+                tracker=args.tracker,
+                key=args.key,
+                trials=args.trials,
+                group=args.group,
+                winograd=not args.direct,
+                precision=args.precision,
+                threads=args.threads,
+                deadline_s=args.deadline,
+                pauses=Pauses(rest_s=args.cooldown, max_celsius=args.max_temperature),
+                opencl=args.opencl,
+                watch=watch,
+            )
+        except KeyboardInterrupt:
+            watch.say("stopped; the same command goes on from here")
+            raise
     print_table(
         [
             (
@@ -98,7 +102,7 @@ def _tune(args: argparse.Namespace) -> int:
     )
     failed = ", ".join(f"{count} {kind}" for kind, count in sorted(report.failures.items()))
     print(
-        f"all layers: {report.default_ms:.1f} ms at the defaults, {report.tuned_ms:.1f} tuned; "
+        f"all layers: {report.default_ms:.4g} ms at the defaults, {report.tuned_ms:.4g} tuned; "
         f"{report.trials} trials, failed: {failed or 'none'}"
     )
     for address, reason in report.aside.items():

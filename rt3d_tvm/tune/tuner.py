@@ -158,6 +158,7 @@ def tune_onnx(
         "group": str(group) if group else "auto",
         "winograd": winograd,
         "precision": precision,
+        "threads": threads,
         "versions": versions(),
         **settings,
     }
@@ -335,6 +336,8 @@ class Tuner:
         """
         self._planned = trials * len(self._searches)
         self._resumed = self._done
+        if self._resumed:
+            self._watch.say(f"{self._log.path} has {self._resumed} trials; the search goes on")
         while self._done < self._planned:
             search = next_task(self._searches, most=MOST * trials)
             if search is None:

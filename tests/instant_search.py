@@ -1,0 +1,65 @@
+"""A search on a device and with a compiler that take no time: for what ends a search."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rt3d_tvm.frontend import import_onnx
+from rt3d_tvm.pipeline import lower
+from rt3d_tvm.targets import make_target
+from rt3d_tvm.tune import tuner as tuner_module
+from rt3d_tvm.tune.devices import Devices
+from rt3d_tvm.tune.tasks import extract_tasks
+from rt3d_tvm.tune.tuner import Tuner, TuningReport
+from rt3d_tvm.tune.watch import Watch
+
+
+class Instant:
+    """A device that computes nothing."""
+
+    address = "instant"
+    put = allocate = drop = close = interrupt = lambda self, *_: None
+
+    def time_kernels(self, kernels: Sequence, **_how: int) -> list[list[float]]:
+        time.sleep(0.002)
+        return [[1e-3 + 1e-6 * (hash(str(path)) % 100)] for path, _ in kernels]
+
+    def run_kernel(self, path: Path, names: tuple[str, ...]) -> np.ndarray:
+        return np.zeros(1)
+
+
+class NoCompiler:
+    """Empty files instead of libraries."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count = folder, 0
+
+    def build(self, kernels: Sequence) -> Iterator[Path]:
+        for _ in kernels:
+            self._count += 1
+            path = self._folder / f"{os.getpid()}-{self._count}.so"
+            path.write_bytes(b"")
+            yield path
+
+
+class InstantSearch:
+    """A search of a model; to be used in a process of its own, where no result is looked at."""
+
+    def __init__(self, onnx_path: Path) -> None:
+        tuner_module.why_wrong = lambda *_: None
+        self._target = make_target("host")
+        self._tasks = extract_tasks(lower(import_onnx(onnx_path), self._target))
+
+    def run(self, work: Path, *, trials: int, watch: Watch) -> TuningReport:
+        """Search in ``work``, or go on there."""
+        session = {"model": "of this", "versions": {}}
+        with (
+            Tuner(self._target, self._tasks, work=work, session=session, watch=watch) as tuner,
+            Devices(Instant, 1, say=watch.say) as devices,
+        ):
+            return tuner.run(NoCompiler(work.parent), devices, trials=trials)
