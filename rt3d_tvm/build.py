@@ -34,6 +34,7 @@ from rt3d_tvm.passes.keep_packed import CHANGES_ATTRIBUTE, UNPACKED_ATTRIBUTE
 from rt3d_tvm.passes.kgs_conv3d import read_report, weights_digest
 from rt3d_tvm.passes.lift_constants import lift_constants
 from rt3d_tvm.passes.packed_call import called, packed_kernel
+from rt3d_tvm.passes.share_storages import ALLOC_STORAGE, ShareStorages
 from rt3d_tvm.pipeline import lower
 from rt3d_tvm.precision import make_precision
 from rt3d_tvm.targets import check_precision, default_precision, is_opencl, make_target
@@ -117,6 +118,9 @@ def compile_onnx(
     mod = _with_id(mod, digest)
     with made_for:
         mod = tvm.transform.Sequential(backend.dataflow_lower_passes(made_for))(mod)
+        mod = tvm.transform.Sequential([relax.transform.StaticPlanBlockMemory(), ShareStorages()])(
+            mod
+        )
         finalize = tvm.transform.Sequential(backend.finalize_passes(made_for))
         planned, largest = _planned_bytes(mod)
     report("generate code")
@@ -190,12 +194,11 @@ def _calls(mod: tvm.IRModule, layers: list[dict]) -> list[dict]:
 
 
 def _planned_bytes(mod: tvm.IRModule) -> tuple[int, int]:
-    """Bytes of all storages that the memory planner lays out, and of the largest of them."""
-    planned = relax.transform.StaticPlanBlockMemory()(mod)
+    """Bytes of all storages of a planned module, and of the largest of them."""
     sizes = [
         int(binding.value.args[0].values[0])
-        for binding in bindings(planned["main"])
-        if is_op(binding.value, "relax.memory.alloc_storage")
+        for binding in bindings(mod["main"])
+        if is_op(binding.value, ALLOC_STORAGE)
     ]
     return sum(sizes), max(sizes, default=0)
 
