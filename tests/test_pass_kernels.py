@@ -62,6 +62,15 @@ def test_the_zeros_decide(target, density, scheme, name):
     assert cheapest(convolution(density, scheme), unit, GROUP, winograd=False).name == "kgs_conv3d"
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_winograd_has_to_save_multiply_adds_for_its_weights(target):
+    """A byte of them serves every tile: 49 of a plane of 28 x 28, but only 16 of one of 14 x 14."""
+    unit, plane = vector_unit(make_target(target)), (1, 128, 4, 14, 14)
+    assert cheapest(convolution(), unit, GROUP, winograd=True).name == "winograd_conv3d"
+    small = convolution(data=plane, out=plane)
+    assert cheapest(small, unit, GROUP, winograd=True).name == "kgs_conv3d"
+
+
 def test_winograd_issues_a_quarter_of_the_multiply_adds():
     unit, whole = vector_unit(make_target("cortex-a77")), convolution()
     assert by_winograd(whole, unit, GROUP).issued_macs * 4 == direct(whole, unit, GROUP).issued_macs
@@ -108,7 +117,7 @@ def test_a_picture_is_padded_where_its_channels_then_share_vectors(
 
 def test_between_packed_layers_the_transforms_read_and_write_packed_values():
     weights = [draw((64, 64, 3, 3, 3), seed=seed) for seed in (0, 1)]
-    shape = (1, 64, 4, 13, 14)
+    shape = (1, 64, 4, 25, 26)
 
     def body(builder, x):
         first = builder.emit(relax.op.nn.relu(builder.emit(conv(x, weights[0]))))
@@ -129,6 +138,6 @@ def test_between_packed_layers_the_transforms_read_and_write_packed_values():
 
 def test_the_direct_kernel_alone_where_it_is_asked_for():
     weight = draw((64, 64, 3, 3, 3))
-    before = module((1, 64, 4, 12, 12), lambda builder, x: builder.emit(conv(x, weight)))
+    before = module((1, 64, 4, 28, 28), lambda builder, x: builder.emit(conv(x, weight)))
     after = KGSConv3d(make_target("host"), winograd=False)(before)
     assert operators(after) == ["pack", "kgs_conv3d", "unpack"]

@@ -46,9 +46,12 @@ from topi_sparse.work_item import WorkItem
 # Multiply-adds that all cores do while one byte comes from or goes to memory: 100 G/s and some
 # 20 GB/s on two cores of a Zen 3; a phone's big cores have about the same ratio.
 MULTIPLY_ADDS_A_BYTE = 5
-# Winograd's transforms cost digits and a weight file up to four times as large: they have to save
-# at least a fifth.
+# Winograd's transforms cost digits: they have to save at least a fifth.
 WINOGRAD_MARGIN = 1.25
+# Its weights are four times as many, and a byte more of them has to save so many multiply-adds: on
+# the small planes of deep layers, where most of the weights are, it saves 16 to 33 (4 x 14 x 14
+# positions of C3D, R(2+1)D and S3D, 28 x 28 of VGG), elsewhere more than 110.
+MULTIPLY_ADDS_A_WEIGHT_BYTE = 48
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -305,6 +308,9 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
 
     # What is between the transforms is written, which reads it first, and read again.
     between = math.prod(definition.transformed) + math.prod(products.out)
+    # What is kept at a location without the transforms, at worst.
+    direct_weights = point.blocks.size * KERNEL**2
+    more_bytes = conv.weight.itemsize * (POINTS * point.blocks.size - direct_weights)
     return Kernel(
         name="winograd_conv3d",
         products=products,
@@ -312,7 +318,8 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
         x=definition.x,
         y=y,
         issued_macs=issued_macs(products),
-        cost=WINOGRAD_MARGIN
+        cost=MULTIPLY_ADDS_A_WEIGHT_BYTE * more_bytes
+        + WINOGRAD_MARGIN
         * _cost(
             products,
             POINTS * point.blocks.size,
