@@ -28,15 +28,13 @@ from topi_sparse.halo import zero_halo
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import row_blocks
 from topi_sparse.layout import ceil_div
-from topi_sparse.register_tile import Tile
+from topi_sparse.register_tile import CACHE_LINE, Tile
 from topi_sparse.windows import PackedConv3d, whole
 
 # Relax's kOpaque: no operator is fused into the kernel, whose epilogue is its own.
 OPAQUE = 8
 # Output columns whose inputs are held in registers at a time, where lanes of them are multiplied.
 INPUTS_AT_ONCE = 8
-# Bytes; of x86-64 and of the Cortex cores.
-CACHE_LINE = 64
 # The attribute of the PrimFunc under which its own definition stands, as JSON.
 SPEC_ATTRIBUTE = "kgs_conv3d"
 
@@ -192,9 +190,11 @@ def tile(conv: KGSConv3d, args: Mapping, at: At, *, cached: bool = False) -> Non
     if conv.tile.channels > 1:
         results = [T.sblock_alloc_buffer((conv.group.g_m * width,), conv.dtype, layout=None)]
 
+    by_location = conv.kernel[1:] == (1, 1) and conv.weight_sets == conv.tile.channels == 1
+
     def of_rows(rows: int) -> None:
         def of_columns(columns: int) -> None:
-            if conv.kernel[1:] == (1, 1) and conv.tile.channels == 1 and not cached:
+            if by_location and not cached:
                 with T.If(at.p == 0), T.Then():  # the other row blocks find them
                     _fetch_next_inputs(conv, args["x"], at, columns)
             _register_tile(conv, args, acc, results, at, rows=rows, columns=columns)

@@ -282,6 +282,7 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
         c_block=y.c_block,
         group=group,
         unit=unit,
+        weight_sets=POINTS,
     )
     packing = {
         "group": group,

@@ -51,10 +51,12 @@ def row_blocks_last(conv: dict) -> bool:
 
     Where channels share the vectors, a tile reads up to seven cache lines of input for one of
     weights. With a window of one location along H and W it reads a line for a few multiply-adds,
-    which AVX-512, whose channel block is a line, does faster than the next cache sends lines.
+    which AVX-512, whose channel block is a line, does faster than the next cache sends lines. (Not
+    so with a weight for each point of Winograd's transform, whose planes are a row each.)
     """
     line = conv["x"]["c_block"] * np.dtype(conv["dtype"]).itemsize >= CACHE_LINE
-    return conv["tile"]["channels"] > 1 or (line and conv["kernel"][1] * conv["kernel"][2] == 1)
+    by_line = line and conv["kernel"][1] * conv["kernel"][2] == conv["weight_sets"] == 1
+    return conv["tile"]["channels"] > 1 or by_line
 
 
 def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, int]:
