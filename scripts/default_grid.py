@@ -31,7 +31,7 @@ from rt3d_tvm.deploy import available_cores, set_threads
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.frontend import import_onnx
 from rt3d_tvm.link import export_arguments
-from rt3d_tvm.pipeline import lower
+from rt3d_tvm.pipeline import phases
 from rt3d_tvm.report import print_table, write_json
 from rt3d_tvm.targets import make_target
 from rt3d_tvm.tune.space import Choice, Layer, built, decisions, variants
@@ -47,8 +47,15 @@ def read_tasks(onnx_path: Path, target: Target, share: float) -> list[Task]:
     """A model's kernels, one of each shape, that do at least ``share`` of its multiply-adds.
 
     The first is the one that does most. A fully connected layer has no tiles to choose between.
+    Convolutions that a later phase puts into one kernel are among them, each by itself.
     """
-    tasks = extract_tasks(lower(import_onnx(onnx_path), target))
+    mod = import_onnx(onnx_path)
+    with target:
+        for name, phase in phases(target):
+            mod = phase(mod)
+            if name == "keep_packed":
+                break
+    tasks = extract_tasks(mod)
     found: dict[str, tuple[Task, int]] = {}
     for task in tasks:
         if math.prod(task.layer.conv.out[2:]) > 1:
