@@ -10,6 +10,7 @@ from rt3d_tvm.passes.keep_packed import KeepPacked
 from rt3d_tvm.passes.kgs_conv3d import KGSConv3d, read_report
 from rt3d_tvm.pipeline import lower
 from rt3d_tvm.targets import make_target
+from rt3d_tvm.tune.tasks import extract_tasks
 from tests.test_pass_kgs_conv3d import conv, draw, module, operators, run, weight_of
 
 TARGET = make_target("x86-64-avx2")  # channel blocks of 8
@@ -93,6 +94,14 @@ def test_a_pair_whose_rows_would_leave_threads_idle_stays_apart(threads):
     before = KeepPacked()(KGSConv3d(target, winograd=False)(module(SHAPE, pair)))
     fused = "kgs_conv2plus1d" in operators(Conv2Plus1D(target)(before))
     assert fused == (threads == 2)
+
+
+def test_a_pair_is_no_task_of_a_search():
+    def body(builder, x):
+        return conv(builder.emit(pair(builder, x)), weight_of((8, 8, 3, 3, 3)))
+
+    (task,) = extract_tasks(lower(module(SHAPE, body), TARGET, winograd=False))
+    assert task.layer.conv.kernel == (3, 3, 3)
 
 
 def test_the_pipeline_fuses_pairs_on_a_cpu_only():

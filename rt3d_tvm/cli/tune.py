@@ -105,6 +105,8 @@ def _tune(args: argparse.Namespace) -> int:
         f"all layers: {report.default_ms:.4g} ms at the defaults, {report.tuned_ms:.4g} tuned; "
         f"{report.trials} trials, failed: {failed or 'none'}"
     )
+    if report.paired:
+        print(f"{report.paired} layers share a kernel with another: nothing is chosen for them")
     for address, reason in report.aside.items():
         print(f"set aside: {address}: {reason}")
     same = {"--target": args.target, "--precision": args.precision, "--group": args.group}

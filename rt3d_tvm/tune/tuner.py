@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,7 @@ from rt3d_tvm.frontend import import_onnx
 from rt3d_tvm.link import export_arguments
 from rt3d_tvm.opencl.drivers import choose_device, describe
 from rt3d_tvm.opencl.machine import OpenCLMachine
+from rt3d_tvm.passes.kgs_conv3d import read_report
 from rt3d_tvm.pipeline import lower
 from rt3d_tvm.precision import make_precision
 from rt3d_tvm.remote import Device, DeviceFailure, RemoteDevice, ThisMachine
@@ -54,6 +55,7 @@ from rt3d_tvm.tune.tasks import Task, extract_tasks
 from rt3d_tvm.tune.watch import State, Watch
 from rt3d_tvm.tune.work import open_work
 from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.kgs_conv2plus1d import PAIR_ATTRIBUTE
 
 # Trials a layer; how many of them are compiled and measured at a time; of one layer at most so many
 # times its share, where it takes most of the model's time.
@@ -88,7 +90,8 @@ class Tuned:
 class TuningReport:
     """All tasks, and over all layers: milliseconds at the defaults and tuned.
 
-    aside: devices that were set aside, and why.
+    aside: devices that were set aside, and why. paired: layers that share a kernel with another,
+    kgs_conv2plus1d, for which there are no choices.
     """
 
     tasks: tuple[Tuned, ...]
@@ -98,6 +101,7 @@ class TuningReport:
     failures: dict[str, int]
     aside: dict[str, str]
     seconds: float
+    paired: int = 0
 
 
 def tune_onnx(
@@ -178,7 +182,9 @@ def tune_onnx(
             opener, count, say=watch.say, pauses=pauses, renew_s=renew_s, patience_s=PATIENCE_S
         ) as devices,
     ):
-        return tuner.run(builder, devices, trials=trials, overlap=tracker is not None)
+        report = tuner.run(builder, devices, trials=trials, overlap=tracker is not None)
+    paired = sum(entry.kernel == PAIR_ATTRIBUTE for entry in read_report(mod))
+    return replace(report, paired=paired)
 
 
 def versions() -> dict[str, str]:
