@@ -1,6 +1,7 @@
 """How well kernels use an OpenCL device: pruned models beside dense ones, dense ones beside a GEMM.
 
-    python scripts/opencl_eta.py [--models c3d r2plus1d s3d] [--precision fp32 fp16] [--json FILE]
+    python scripts/opencl_eta.py [--models c3d r2plus1d s3d] [--precision fp32 fp16]
+        [--group 32x4 ...] [--json FILE]
 
 Every model is run dense and pruned to the paper's rate, in turns; times are those of the device's
 clock. eta is the speed-up over the pruning rate, over the convolutions and over the whole model.
@@ -15,6 +16,7 @@ import argparse
 import itertools
 import statistics
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,13 +32,14 @@ from rt3d_tvm.opencl.peak import multiply_add_peak
 from rt3d_tvm.precision import make_precision
 from rt3d_tvm.prune.benchmark import benchmark_pair
 from rt3d_tvm.report import print_table, write_json
+from rt3d_tvm.targets import make_target
 from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.work_item import item_pruning_group, work_item
 
 if TYPE_CHECKING:
     import pyopencl
 
 MODELS = ("c3d", "r2plus1d", "s3d")
-KINDS = ("dense", "kgs")
 # Rows, columns and terms of the GEMM: a multiple of every tiling, some 10 ms on two cores.
 SIZE, GEMM_REPEATS = 960, 5
 # What has to hold.
@@ -124,7 +127,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--precision", nargs="+", default=["fp32", "fp16"])
-    parser.add_argument("--group", type=KernelGroup.parse, default=KernelGroup(g_m=8, g_n=4))
+    parser.add_argument(
+        "--group",
+        nargs="+",
+        type=KernelGroup.parse,
+        help="kernel groups to prune in, FILTERSxCHANNELS (default: what the target prefers)",
+    )
     parser.add_argument("--target", default="opencl", help="opencl (default) or adreno")
     parser.add_argument("--opencl", metavar="NAME", help="the device; default: the first")
     parser.add_argument("--runs", type=int, default=5, help="of each artifact, in turns")
@@ -135,6 +143,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
     try:
+        if args.group is None:
+            args.group = [item_pruning_group(work_item(make_target(args.target)))]
         return _measure(args)
     except InputError as error:
         print(f"opencl_eta: {error}", file=sys.stderr)
@@ -143,18 +153,21 @@ def main(argv: list[str] | None = None) -> int:
 
 def _measure(args: argparse.Namespace) -> int:
     dtypes = {name: make_precision(name).dtype for name in args.precision}
+    # One device for all that is compared.
     device = choose_device(args.opencl, half="float16" in dtypes.values())
-    for name, precision in itertools.product(args.models, args.precision):
-        for folder in artifacts(name, precision, args):
+    cases = list(itertools.product(args.models, args.precision))
+    for case in cases:
+        for folder in artifacts(*case, args).values():
             # The driver keeps what it has compiled: the run that times compiles no more.
-            load_opencl(folder, device=args.opencl)
+            load_opencl(folder, device=device)
     if args.compile_only:
         return 0
     peak = multiply_add_peak(device)
     gemms = {name: best_gemm(device, dtype) for name, dtype in dtypes.items()}
     rows = [
-        model_row(name, precision, args)
-        for name, precision in itertools.product(args.models, args.precision)
+        row
+        for case in cases
+        for row in model_rows(*case, artifacts(*case, args), device=device, runs=args.runs)
     ]
     print(f"{describe(device)}, {device.max_compute_units} units, target {args.target}")
     print(f"multiply-adds of float32 on registers: {peak:.0f} GFLOP/s")
@@ -171,10 +184,11 @@ def _measure(args: argparse.Namespace) -> int:
             (
                 row["model"],
                 row["precision"],
-                *(row["conv_ms"][kind] for kind in KINDS),
+                row["group"],
+                *row["conv_ms"].values(),
                 row["conv_rate"],
                 row["conv_eta"],
-                *(row["ms"][kind] for kind in KINDS),
+                *row["ms"].values(),
                 row["rate"],
                 row["eta"],
                 row["gflops"],
@@ -183,14 +197,15 @@ def _measure(args: argparse.Namespace) -> int:
             for row in rows
         ],
         columns=(
-            *("model", "stored", "convs dense ms", "convs KGS ms", "rate", "eta"),
+            *("model", "stored", "group", "convs dense ms", "convs KGS ms", "rate", "eta"),
             *("model dense ms", "model KGS ms", "rate", "eta"),
             *("dense useful GFLOP/s", "GEMM / dense"),
         ),
-        title=f"KGS {args.group}, medians of {args.runs} runs in turns, by the device's clock",
+        title=f"medians of {args.runs} runs in turns, by the device's clock",
     )
     if args.json is not None:
-        write_json(args.json, {"peak_gflops": peak, "gemm": gemms, "models": rows})
+        found = {"device": str(describe(device)), "target": args.target, "peak_gflops": peak}
+        write_json(args.json, {**found, "gemm": gemms, "models": rows})
     held = all(gflops >= LEAST_GEMM * peak for _, gflops in gemms.values()) and all(
         min(row["eta"], row["conv_eta"]) >= LEAST_ETA
         and gemms[row["precision"]][1] <= MOST_BEHIND_GEMM * row["gflops"]
@@ -199,32 +214,42 @@ def _measure(args: argparse.Namespace) -> int:
     return 0 if held else 1
 
 
-def artifacts(name: str, precision: str, args: argparse.Namespace) -> list[Path]:
-    """A model's artifacts, dense and pruned, compiled where they are not there yet."""
+def artifacts(name: str, precision: str, args: argparse.Namespace) -> dict[str, Path]:
+    """A model's artifacts, dense and by the group it is pruned in, compiled where they are not."""
     args.work.mkdir(parents=True, exist_ok=True)
-    files = [args.work / f"{name}_{kind}.onnx" for kind in ("dense", args.group)]
-    if not all(path.is_file() for path in files):
-        pair = benchmark_pair(name, group=args.group)
-        for path, network in zip(files, (pair.dense, pair.pruned), strict=True):
-            export_onnx(network, pair.input_shape, path)
-    folders = [path.with_name(f"{path.stem}-{args.target}-{precision}") for path in files]
-    for path, folder in zip(files, folders, strict=True):
+    kinds = ("dense", *map(str, args.group))
+    files = {kind: args.work / f"{name}_{kind}.onnx" for kind in kinds}
+    for group in args.group:
+        pruned = files[str(group)]
+        if pruned.is_file() and files["dense"].is_file():
+            continue
+        pair = benchmark_pair(name, group=group)
+        for network, path in ((pair.dense, files["dense"]), (pair.pruned, pruned)):
+            if not path.is_file():
+                export_onnx(network, pair.input_shape, path)
+    folders = {
+        kind: path.with_name(f"{path.stem}-{args.target}-{precision}")
+        for kind, path in files.items()
+    }
+    for kind, folder in folders.items():
         if not folder.exists():
-            compile_onnx(path, folder, target=args.target, precision=precision)
+            compile_onnx(files[kind], folder, target=args.target, precision=precision)
     return folders
 
 
-def model_row(name: str, precision: str, args: argparse.Namespace) -> dict:
-    """Times of a model, dense and pruned, and what follows from them; with every sample."""
-    loaded = {
-        kind: load_opencl(folder, device=args.opencl)
-        for kind, folder in zip(KINDS, artifacts(name, precision, args), strict=True)
-    }
+def model_rows(
+    name: str, precision: str, folders: Mapping[str, Path], *, device: pyopencl.Device, runs: int
+) -> list[dict]:
+    """A row for each group that a model is pruned in: times beside the dense ones, every sample.
+
+    ``folders`` are those of ``artifacts``.
+    """
+    loaded = {kind: load_opencl(folder, device=device) for kind, folder in folders.items()}
     x = np.random.default_rng(0).standard_normal(
         loaded["dense"].manifest["inputs"][0]["shape"], dtype="float32"
     )
-    samples = {kind: [] for kind in KINDS}
-    for turn in range(args.runs + 1):
+    samples = {kind: [] for kind in loaded}
+    for turn in range(runs + 1):
         for kind, artifact in loaded.items():
             calls = artifact.timed(x)[1]
             if turn:  # the first run touches every page
@@ -239,19 +264,27 @@ def model_row(name: str, precision: str, args: argparse.Namespace) -> dict:
         layers = artifact.manifest["layers"]
         macs[kind] = sum(layer["kept_macs"] for layer in layers)
         conv_macs[kind] = sum(layer["kept_macs"] for layer in layers if layer["name"] in names)
-    rate, conv_rate = macs["dense"] / macs["kgs"], conv_macs["dense"] / conv_macs["kgs"]
-    return {
-        "model": name,
-        "precision": precision,
-        "ms": ms,
-        "conv_ms": conv_ms,
-        "rate": rate,
-        "conv_rate": conv_rate,
-        "eta": ms["dense"] / ms["kgs"] / rate,
-        "conv_eta": conv_ms["dense"] / conv_ms["kgs"] / conv_rate,
-        "gflops": 2 * conv_macs["dense"] / conv_ms["dense"] / 1e6,
-        "samples_ms": samples,
-    }
+    rows = []
+    for group in folders:
+        if group == "dense":
+            continue
+        rate, conv_rate = macs["dense"] / macs[group], conv_macs["dense"] / conv_macs[group]
+        rows.append(
+            {
+                "model": name,
+                "precision": precision,
+                "group": group,
+                "ms": {"dense": ms["dense"], "kgs": ms[group]},
+                "conv_ms": {"dense": conv_ms["dense"], "kgs": conv_ms[group]},
+                "rate": rate,
+                "conv_rate": conv_rate,
+                "eta": ms["dense"] / ms[group] / rate,
+                "conv_eta": conv_ms["dense"] / conv_ms[group] / conv_rate,
+                "gflops": 2 * conv_macs["dense"] / conv_ms["dense"] / 1e6,
+                "samples_ms": {"dense": samples["dense"], "kgs": samples[group]},
+            }
+        )
+    return rows
 
 
 def convolutions(manifest: dict) -> set[str]:

@@ -1,6 +1,7 @@
 """kgs_conv3d_simt against float64, on an OpenCL device of this machine."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def cases(draw) -> ConvCase:
     channels = draw(st.sampled_from([1, 4]))
     g_n = min(4, n) if channels == 1 else 4
     group = KernelGroup(g_m=draw(st.sampled_from([32, 16, 8, 4])), g_n=g_n)
-    rows = draw(st.sampled_from([rows for rows in (4, 8, 16) if rows <= group.g_m]))
+    rows = draw(st.sampled_from([rows for rows in (4, 8, 16, 32) if rows <= group.g_m]))
     return ConvCase.make(
         **draw_convolution(draw, kernel, m, n, group),
         residual=draw_residual(draw, 4),
@@ -35,6 +36,7 @@ def cases(draw) -> ConvCase:
             width=draw(st.integers(1, 6)),
             chunk=ceil_div(n, group.g_n),
             channels=channels,
+            by_element=channels == 1 and draw(st.booleans()),
         ),
         x=PackedLayout(c_block=4, halo_w=draw(st.integers(0, 2))),
         y=PackedLayout(c_block=4, halo_h=draw(st.integers(0, 2)), halo_w=draw(st.integers(0, 2))),
@@ -67,7 +69,7 @@ def test_planes_of_a_dilated_window_end_where_the_input_does():
         stride=(1, 1, 1),
         padding=(0, 0, 0, 2, 0, 0),
         dilation=(2, 1, 1),
-        tile=Tile(lanes=4, width=1, chunk=1),
+        tile=Tile(lanes=4, width=1, chunk=1, by_element=True),
         x=LAYOUT,
         y=LAYOUT,
         definition=KGSConv3dSIMT,
@@ -109,7 +111,7 @@ def one_case(tile: Tile | None = None, **fields) -> ConvCase:
         stride=(1, 1, 1),
         padding=(1,) * 6,
         dilation=(1, 1, 1),
-        tile=tile or Tile(lanes=8, width=4, chunk=8),
+        tile=tile or Tile(lanes=8, width=4, chunk=8, by_element=True),
         x=LAYOUT,
         y=PackedLayout(c_block=4, halo_h=1, halo_w=1),
         definition=KGSConv3dSIMT,
@@ -142,6 +144,21 @@ def test_channels_that_share_the_lanes_are_loaded_once_for_all_filters():
     assert len(re.findall(r"vload16\(0, blocks_ptr", loop)) == 2
     assert loop.count(" * v_") == 8
     assert not re.search(r"(x|blocks)_ptr\[", loop)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_numbers_that_are_broadcast_are_each_loaded_once_for_all_filters(dtype: str):
+    """4 positions x 4 channels, and two vectors of weights for each channel."""
+    conv = replace(
+        one_case(Tile(lanes=16, width=4, chunk=8), dtype=dtype).conv,
+        group=KernelGroup(g_m=32, g_n=4),
+        rows_per_item=32,
+    )
+    kernel = plan_of(kgs_conv3d_simt(conv)).source.split("_kernel_1(")[-1]
+    loop = re.split(r"for \(int \w+ = 0; \w+ < \(", kernel, maxsplit=1)[1].split("\n    }\n")[0]
+    assert loop.count("x_ptr[") == 16
+    assert len(re.findall(r"vload16\(0, blocks_ptr", loop)) == 8
+    assert loop.count(" * v_") == 32
 
 
 def test_every_layer_has_enough_work_items_for_a_wave():

@@ -10,14 +10,16 @@ Positions are counted along the rows of the input where the kernel moves by one:
 reads one run of memory however short the rows are, and the few positions between two rows, which
 lie in the halo, are computed and not stored.
 
-On a CPU, whose work-items are turns of a loop over vectors, channels may share the lanes with
-filters, as in kgs_conv3d: each filter's lanes are added up after the last column. Positions of one
-work-item are then neighbours, whose activations share cache lines.
+On a CPU, whose work-items are turns of a loop over vectors, the positions of one work-item are
+neighbours, whose activations share cache lines, and each number of them is broadcast from memory.
+Few filters may share the lanes with channels, as in kgs_conv3d: each filter's lanes are added up
+after the last column.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -34,6 +36,8 @@ from topi_sparse.layout import ceil_div
 from topi_sparse.windows import whole
 from topi_sparse.work_item import VECTOR
 
+# Of activations, in a CPU's caches beside all else: half of what two cores of a Zen 5 have.
+CACHED_BYTES = 8 * 1024 * 1024
 # The attribute of the PrimFunc under which its own definition stands, as JSON.
 SIMT_ATTRIBUTE = "kgs_conv3d_simt"
 
@@ -76,17 +80,44 @@ class KGSConv3dSIMT(KGSConv3d):
     @property
     def adjacent(self) -> bool:
         """Whether the positions of a work-item are neighbours; else work-items take turns."""
-        return self.tile.channels > 1
+        return not self.tile.by_element
+
+    @property
+    def fetches_ahead(self) -> bool:
+        """Whether a work-item asks for the activations that its neighbour will read.
+
+        A processor guesses by itself what is read next where every column is kept, not where some
+        are left out and each is a place of its own. Where windows share them, asking takes longer
+        than it saves, unless they come from memory.
+        """
+        groups = ceil_div(self.data[1], self.group.g_n)
+        prunes = self.kept < self.rows[0] * groups * math.prod(self.kernel)
+        if not (self.adjacent and prunes and groups > 1 and self.items > 1):
+            return False
+        nbytes = math.prod(self.data) * np.dtype(self.dtype).itemsize
+        return self.reads_once or nbytes > CACHED_BYTES
+
+    @property
+    def reads_once(self) -> bool:
+        """Whether no two windows of a plane share a position."""
+        return self.kernel[1:] == (1, 1)
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether all positions of a work-item are of one row, at one distance in the input."""
+        return self.adjacent and not self.along_input
 
     @property
     def items(self) -> int:
         """Work-items along the positions of a plane."""
+        if self.in_rows:
+            return self.out[3] * ceil_div(self.out[4], self.width)
         return ceil_div(self.positions, self.width)
 
     @property
     def width(self) -> int:
-        """Positions a work-item: those of its tile, where a plane has as many."""
-        return min(self.tile.width, self.positions)
+        """Positions a work-item: those of its tile, where a plane, or its row, has as many."""
+        return min(self.tile.width, self.out[4] if self.in_rows else self.positions)
 
     def offsets(self, columns: np.ndarray) -> np.ndarray:
         """As in KGSConv3d, in vectors: an index that is VECTOR times something is aligned."""
@@ -160,35 +191,62 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
             T.buffer_store(acc[i][b], start, [lane(0, lanes)])
 
     strides = [stride // VECTOR for stride in conv.x.strides(conv.data)[:5]]
-    if conv.adjacent:  # the last work-item begins early enough to end with the plane
+    if conv.in_rows:  # the last work-item of a row begins early enough to end with it
+        in_row = ceil_div(conv.row_length, width)
+        first_column = T.min(item % in_row * width, conv.row_length - width)
+        first_position = T.bind(item // in_row * conv.row_length + first_column)
+    elif conv.adjacent:  # of a plane
         first_position = T.bind(T.min(item * width, conv.positions - width))
+    if conv.adjacent:
         flat, outside = [first_position + i for i in range(width)], [False] * width
     else:
         flat = [item + i * conv.items for i in range(width)]
         outside = [conv.items * (i + 1) > conv.positions for i in range(width)]
-    here = []
+    here, step = [], strides[4] * (1 if conv.along_input else conv.stride[2])
     for position, may_be_outside in zip(flat, outside, strict=True):
+        if conv.in_rows and here:
+            here.append(here[0] + len(here) * step)
+            continue
         if may_be_outside:
             position = T.min(position, conv.positions - 1)
         row, column = position // conv.row_length, position % conv.row_length
         if conv.along_input:
-            moved = position * strides[4]
+            moved = position * step
         else:
-            moved = row * (conv.stride[1] * strides[3]) + column * (conv.stride[2] * strides[4])
+            moved = row * (conv.stride[1] * strides[3]) + column * step
         here.append(T.bind(n * strides[0] + d * (conv.stride[0] * strides[2]) + moved))
 
     pointers, kd_range = args["pointers"], conv.valid_locations(d)
     begin, end = (T.bind(pointers[p * conv.kernel[0] + kd]) for kd in kd_range)
+
+    def activations(at):
+        loaded = args["x"][0, 0, 0, 0, 0, lane(at * VECTOR, VECTOR)]
+        return T.bind(cast(loaded, conv.accumulate, VECTOR))
+
+    def prefetch(element, count: int) -> None:
+        """Ask for so many vectors from this element on."""
+        address = T.address_of(element)
+        T.evaluate(T.call_extern("void", "prefetch", address, count * VECTOR))
+
+    blocks = conv.y.shape(conv.out)[1]
+    if conv.fetches_ahead:
+        row, column = flat[0] // conv.row_length, flat[0] % conv.row_length
+        # With so few products for each, its stores would wait for their cache lines as well.
+        for quarter in range(conv.rows_per_item // VECTOR if conv.reads_once else 0):
+            block = T.min(first_row // VECTOR + quarter, blocks - 1)
+            for name, layout in (("y", conv.y), ("residual", conv.residual)):
+                if layout:
+                    at = (n, block, d, row + layout.halo_h, column + layout.halo_w)
+                    prefetch(args[name][(*at, 0)], width)
+        with T.serial(begin, end) as j:
+            neighbour = args["offsets"][j] + here[0] + width * step
+            prefetch(args["x"][0, 0, 0, 0, 0, neighbour * VECTOR], width * step)
     with T.serial(begin, end) as j:
         offset = T.bind(args["offsets"][j])
-
-        def activations(at):
-            loaded = args["x"][0, 0, 0, 0, 0, lane((offset + at) * VECTOR, VECTOR)]
-            return T.bind(cast(loaded, conv.accumulate, VECTOR))
-
-        # Channels that share the lanes are needed once, one position after the other: loaded all at
-        # first they would take the registers of the sums.
-        loaded = [activations(at) for at in here] if channels == 1 else []
+        # Where lanes of them are multiplied. Else they are needed once, one position after the
+        # other: loaded all at first they would take the registers of the sums.
+        by_element = conv.tile.by_element
+        loaded = [activations(offset + at) for at in here] if by_element else []
         for first in range(0, g_n, channels):
             weights = []
             for b in vectors:
@@ -196,10 +254,14 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
                 vector = cast(args["blocks"][lane(at, lanes)], conv.accumulate, lanes)
                 weights.append(T.bind(vector))
             for i, at in enumerate(here):
-                if channels == 1:
+                if by_element:
                     value = T.Broadcast(tvm.tirx.Shuffle([loaded[i]], [first]), lanes)
+                elif channels == 1:
+                    scalar = args["x"][0, 0, 0, 0, 0, (offset + at) * VECTOR + first]
+                    # Bound, since TVM writes what is broadcast once for each lane.
+                    value = T.Broadcast(T.bind(scalar.astype(conv.accumulate)), lanes)
                 else:
-                    value = _for_each_filter(conv, activations(at))
+                    value = _for_each_filter(conv, activations(offset + at))
                 for b in vectors:
                     total = acc[i][b][lane(0, lanes)] + value * weights[b]
                     T.buffer_store(acc[i][b], total, [lane(0, lanes)])

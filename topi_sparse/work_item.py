@@ -10,35 +10,54 @@ from tvm.target import Target
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import row_blocks
 from topi_sparse.layout import ceil_div
-from topi_sparse.register_tile import GROUP_CHANNELS, GROUP_HEIGHTS, Tile, columns_by_row_block
+from topi_sparse.register_tile import (
+    GROUP_CHANNELS,
+    GROUP_HEIGHTS,
+    SHARED_LOADS,
+    Tile,
+    columns_by_row_block,
+)
 
 # Channels of a vector of activations: half4 and float4 are what a GPU loads at once.
 VECTOR = 4
+# Of the longest vector that OpenCL C has; in float32 it is one of AVX-512.
+MOST_LANES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkItem:
     """A work-item, as a kernel that stores ``dtype`` and sums in ``accumulate`` sees it.
 
-    accumulators: results whose sums it keeps in registers. rows: filters that share its
-    activations. channels: that share a vector with filters, see Tile.
+    accumulators: sums that it keeps in registers. rows: filters that share its activations.
+    positions: it has no more, however few the filters of a row block.
+    channels: that share a vector with filters where a row block has too few to fill it, see Tile.
+    by_element: activations are loaded as vectors, once for all filters, and weights once for all
+    neighbours, which compute at the same time; else work-items take turns, each with positions
+    beside each other, and every number of its activations is broadcast from memory.
     """
 
     accumulators: int
     rows: int
+    positions: int
     channels: int = 1
+    by_element: bool = True
     dtype: str = "float32"
     accumulate: str = "float32"
 
 
 # An Adreno 650 has 64 registers of 4 x 32 bit for each pair of waves (reg_size_vec4 in Mesa's table
-# of devices) and hides the latency of its loads behind other waves. 32 sums (8 registers), 4
-# activations and a channel of 8 weights (6), and some 4 of addresses leave room for 3 pairs.
-ADRENO = {"accumulators": 32, "rows": 8}
-# A CPU that runs OpenCL computes a work-item at a time, in vectors. 4 filters x 4 channels are one
-# of AVX-512: a row block of 8 fills it too, and one load brings the activations for all filters.
-# 96 results are 24 of its 32 registers.
-CPU = {"accumulators": 96, "rows": 16, "channels": 4}
+# of devices). Up to 32 leave room for two pairs, so that one computes while the other's loads are
+# under way. 64 sums are 16 of them; 16 filters x 4 positions take 4 more for the activations, 4 for
+# the weights of a channel and some 4 for addresses; 8 filters x 8 positions 8, 2 and 4.
+ADRENO = {"accumulators": 64, "rows": 16, "positions": 8}
+# A CPU that runs OpenCL computes a work-item at a time, in vectors of 16. 24 of the 32 registers of
+# AVX-512 hold sums: 32 filters x 12 positions, whose weights are two vectors that serve 12
+# multiply-adds each. Fewer filters than a vector has lanes share it with channels: 8 x 4 channels
+# are two vectors, and one load brings the activations for all filters.
+CPU = {"accumulators": 384, "rows": 32, "positions": 24, "channels": 4, "by_element": False}
+
+# Instructions that add up the channels of a vector of sums: six shuffles and three additions.
+ADDING_UP = 9
 
 
 def work_item(target: Target, dtype: str = "float32", accumulate: str = "float32") -> WorkItem:
@@ -59,43 +78,64 @@ def item_tile(
 ) -> tuple[Tile, int]:
     """The register tile, and the filters that a work-item has of a row block.
 
-    positions: those of a plane. A layer that has one, as a fully connected one, has as many
-    work-items a row block as there are vectors in it, and neighbours read neighbouring weights.
+    positions: those of a plane.
     """
-    rows = min(group.g_m, item.rows if positions > 1 else GROUP_HEIGHTS[0])
-    width = min(item.accumulators // rows, positions)
+    rows, shared = _rows(group.g_m, positions, item)
+    width = min(item.accumulators // (rows * shared), item.positions, positions)
     tile = Tile(
-        lanes=rows if item.channels == 1 else VECTOR * item.channels,
+        lanes=min(rows * shared, MOST_LANES),
         width=ceil_div(positions, ceil_div(positions, width)),
         chunk=ceil_div(channels, group.g_n),
-        channels=item.channels,
+        channels=shared,
+        by_element=item.by_element,
     )
     return tile, rows
 
 
-def item_channels(channels: int, item: WorkItem) -> int:
+def _rows(g_m: int, positions: int, item: WorkItem) -> tuple[int, int]:
+    """The filters a work-item, and the channels that share a vector with them.
+
+    A layer of one position, as a fully connected one, has as many work-items a row block as there
+    are vectors in it, and neighbours read neighbouring weights.
+    """
+    rows = min(g_m, item.rows if positions > 1 else GROUP_HEIGHTS[0])
+    return rows, item.channels if rows < MOST_LANES else 1
+
+
+def item_channels(channels: int, *, g_m: int, positions: int, item: WorkItem) -> int:
     """Channels a kernel group: a layer's few, unless they share vectors, which are whole."""
-    return GROUP_CHANNELS if item.channels > 1 else min(GROUP_CHANNELS, channels)
+    shared = _rows(g_m, positions, item)[1]
+    return GROUP_CHANNELS if shared > 1 else min(GROUP_CHANNELS, channels)
+
+
+def item_pruning_group(item: WorkItem) -> KernelGroup:
+    """What to prune in: as many filters as share the activations that a work-item loads."""
+    return KernelGroup(g_m=item.rows, g_n=GROUP_CHANNELS)
 
 
 def item_group(weight: np.ndarray, *, positions: int, item: WorkItem) -> KernelGroup:
     """The kernel group whose work-items would do the least for the zeros found in ``weight``.
 
-    weight: (M, N, KD, KH, KW). For each kept column a work-item does rows x width multiply-adds a
-    channel and loads width activations and as many vectors of weights as it has rows for, which
-    are as long as those of the sums.
+    weight: (M, N, KD, KH, KW). Counted are multiply-adds and loads of vectors for each kept column
+    and position, see WorkItem for what is loaded how often, and the adding up of channels.
     """
-    g_n = item_channels(weight.shape[1], item)
+    m, n = weight.shape[:2]
+
+    def group(g_m: int) -> KernelGroup:
+        return KernelGroup(g_m=g_m, g_n=item_channels(n, g_m=g_m, positions=positions, item=item))
 
     def work(g_m: int) -> float:
-        group = KernelGroup(g_m=g_m, g_n=g_n)
-        tile, rows = item_tile(
-            channels=weight.shape[1], positions=positions, group=group, item=item
-        )
-        blocks, _ = row_blocks(weight.shape[0], g_m, g_m)
-        columns = columns_by_row_block(weight, group, blocks).sum() * (g_m // rows)
-        lanes = VECTOR * item.channels
-        loads = tile.width + g_n * rows / lanes
-        return columns * (g_n * rows * tile.width + lanes * loads) / tile.width
+        found = group(g_m)
+        tile, rows = item_tile(channels=n, positions=positions, group=found, item=item)
+        blocks, _ = row_blocks(m, g_m, g_m)
+        columns, parts = columns_by_row_block(weight, found, blocks).sum(), g_m // rows
+        if tile.by_element:
+            return columns * parts * (found.g_n * rows / VECTOR + 1)
+        steps, vectors = found.g_n // tile.channels, tile.vectors(rows)
+        # As of a CPU's kernels: weights stream from L2, channels that share come from anywhere.
+        loads = 2 * vectors + tile.width * (SHARED_LOADS if tile.channels > 1 else 1)
+        column = steps * (vectors * tile.width + loads) / tile.width
+        sums = ADDING_UP * vectors if tile.channels > 1 else 0
+        return parts * (columns * column + blocks * sums)
 
-    return KernelGroup(g_m=min(sorted(GROUP_HEIGHTS, reverse=True), key=work), g_n=g_n)
+    return group(min(sorted(GROUP_HEIGHTS, reverse=True), key=work))

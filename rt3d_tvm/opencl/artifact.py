@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.opencl.drivers import choose_device
 from rt3d_tvm.opencl.executor import Executor
 from rt3d_tvm.opencl.plan import Plan
+
+if TYPE_CHECKING:
+    import pyopencl
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +68,11 @@ def is_for_opencl(manifest: dict) -> bool:
     return manifest.get("target", {}).get("tvm", {}).get("kind") == "opencl"
 
 
-def load_opencl(folder: Path, *, device: str | None = None) -> OpenCLArtifact:
+def load_opencl(folder: Path, *, device: str | pyopencl.Device | None = None) -> OpenCLArtifact:
     """Load an artifact of target opencl or adreno onto a device: the first that can run it.
 
-    device: a part of its name, for another. InputError for an artifact of another target, and where
-    there is no such device.
+    device: a part of its name, for another, or the device itself. InputError for an artifact of
+    another target, and where there is no such device.
     """
     folder = Path(folder)
     manifest = read_manifest(folder / MANIFEST)
@@ -76,7 +80,9 @@ def load_opencl(folder: Path, *, device: str | None = None) -> OpenCLArtifact:
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"{folder}: no {WEIGHTS} in it; a folder made by `rt3d compile` has one")
     weights = map_weights(folder, manifest, bytes.fromhex(manifest["id"]), of=MANIFEST)
-    return OpenCLArtifact(manifest, Executor(plan, weights, choose_device(device, half=plan.half)))
+    if device is None or isinstance(device, str):
+        device = choose_device(device, half=plan.half)
+    return OpenCLArtifact(manifest, Executor(plan, weights, device))
 
 
 def load_here(

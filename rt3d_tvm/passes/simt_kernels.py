@@ -23,10 +23,13 @@ def why_not_simt(conv: Convolution) -> str | None:
 def simt(conv: Convolution, item: WorkItem, group: KernelGroup | None) -> Kernel:
     """kgs_conv3d_simt on the input as it is."""
     channels, positions = conv.weight.shape[1], math.prod(conv.out[3:])
+    if not item.by_element and conv.stride[1:] != (1, 1):
+        positions = conv.out[4]  # neighbours are in one row
     if group is None:
         group = item_group(conv.weight, positions=positions, item=item)
     else:  # a vector of activations is multiplied whole
-        group = KernelGroup(g_m=group.g_m, g_n=item_channels(channels, item))
+        g_n = item_channels(channels, g_m=group.g_m, positions=positions, item=item)
+        group = KernelGroup(g_m=group.g_m, g_n=g_n)
     tile, rows = item_tile(channels=channels, positions=positions, group=group, item=item)
     weight = KGSWeight.from_dense(
         conv.weight,

@@ -7,6 +7,7 @@ For a kgs_conv3d_simt the tile is that of a work-item, the decisions are the wor
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from topi_sparse.kgs_conv3d_simt import KGSConv3dSIMT, kgs_conv3d_simt
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import ceil_div
 from topi_sparse.register_tile import GROUP_CHANNELS, GROUP_HEIGHTS, lane_mappings, vector_unit
-from topi_sparse.work_item import VECTOR, work_item
+from topi_sparse.work_item import MOST_LANES, work_item
 
 # Fewer accumulators than this leave the multiply-add pipes idle, whatever is around them.
 MIN_ACCUMULATORS = 8
@@ -32,8 +33,8 @@ MIN_ACCUMULATORS = 8
 MAX_ISSUED = 1.25
 # Chunks, in parts of the default one.
 CHUNKS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3)
-# Filters a work-item, and its results in parts of what its registers are taken to hold.
-ITEM_ROWS, ITEM_RESULTS = (4, 8, 16), (0.25, 1.5)
+# Filters a work-item, and its sums in parts of what its registers are taken to hold.
+ITEM_ROWS, ITEM_SUMS = (4, 8, 16, 32), (0.25, 1.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class Layer:
             kept, weights = self._counts(variant.g_m)
         lanes, rows = min(variant.g_m * variant.channels, conv.y.c_block), {}
         if variant.rows:
-            lanes = variant.rows if variant.channels == 1 else VECTOR * variant.channels
+            lanes = min(variant.rows * variant.channels, MOST_LANES)
             rows = {"rows_per_item": variant.rows}
         tile = replace(
             conv.tile,
@@ -238,13 +239,15 @@ def _items(layer: Layer, target: Target, heights: Sequence[int]) -> list[Variant
     shared = {1, item.channels} if conv.group.g_n == GROUP_CHANNELS else {1}
     found = [default]
     for g_m in heights:
-        for rows in (rows for rows in ITEM_ROWS if rows <= g_m):
-            least, most = (int(item.accumulators * part) // rows for part in ITEM_RESULTS)
+        fitting = [rows for rows in ITEM_ROWS if rows <= g_m]
+        for rows, channels in itertools.product(fitting, sorted(shared)):
+            sums = rows * channels
+            least, most = (int(item.accumulators * part) // sums for part in ITEM_SUMS)
             for width in range(max(min(least, positions), 1), min(most, positions) + 1):
                 # Of widths that cut a plane into as many work-items, the least.
                 if width == ceil_div(positions, ceil_div(positions, width)):
-                    tile = Variant(g_m=g_m, width=width, chunk=default.chunk, rows=rows)
-                    found += [replace(tile, channels=channels) for channels in sorted(shared)]
+                    tile = {"width": width, "chunk": default.chunk, "channels": channels}
+                    found.append(Variant(g_m=g_m, rows=rows, **tile))
     return list(dict.fromkeys(found))
 
 

@@ -62,7 +62,7 @@ def default_group(conv: Mapping, items: int, planes: int, rows: int) -> tuple[in
     conv: the kernel's definition; the others are the extents of its loops, rows those of all row
     blocks in parts of a work-item's.
     """
-    if conv["tile"]["channels"] == 1 or items == 1:
+    if conv["tile"]["by_element"] or items == 1:
         across = min(items, GROUP_ITEMS)
         return across, max(n for n in _divisors(planes) if n * across <= GROUP_ITEMS), 1
     # On a CPU groups run one after the other: either every weight is read once, or every input.
