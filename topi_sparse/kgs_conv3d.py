@@ -317,17 +317,20 @@ def _register_tile(conv: KGSConv3d, args, acc, results, at: At, *, rows: int, co
             with T.Else():
                 later()
 
-    def fetch_output() -> None:
-        """Ask for the tile's lines of y: a store that finds none waits for the memory."""
-        line = max(CACHE_LINE // (conv.y.c_block * np.dtype(conv.dtype).itemsize), 1)
-        for b in range(0, rows, conv.y.c_block):
+    def fetch(buffer, layout, *, write: bool) -> None:
+        """Ask for the tile's lines of a tensor of the output's shape."""
+        line = max(CACHE_LINE // (layout.c_block * np.dtype(conv.dtype).itemsize), 1)
+        for b in range(0, rows, layout.c_block):
             for i in range(0, columns, line):
                 channel = p * g_m + b
-                index = [n, channel // conv.y.c_block, d, h + conv.y.halo_h]
-                index += [left + i + conv.y.halo_w, channel % conv.y.c_block]
-                T.evaluate(_prefetch(y[tuple(index)], write=True))
+                index = [n, channel // layout.c_block, d, h + layout.halo_h]
+                index += [left + i + layout.halo_w, channel % layout.c_block]
+                T.evaluate(_prefetch(buffer[tuple(index)], write=write))
 
-    fetch_output()
+    fetch(y, conv.y, write=True)  # a store that finds none waits for the memory
+    if conv.residual:
+        with T.If(c == conv.chunks - 1), T.Then():
+            fetch(args["residual"], conv.residual, write=False)
     if channels > 1:
         _sum_columns(conv, args, acc, at, rows=rows, columns=columns, from_zero=True)
         _add_channels(conv, acc, results[0], rows=rows, columns=columns)
