@@ -1,6 +1,7 @@
 """The kernels that a phone's CPU gets for the convolutions of the three models, pruned by KGS."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,3 +95,16 @@ def test_the_lines_of_a_tile_are_asked_for_before_its_sums():
     a_line = 64 // (4 * products.y.c_block)
     assert len(hints) == GROUP.g_m // products.y.c_block * -(-products.tile.width // a_line)
     assert max(hints) < min(sums)
+
+
+def test_the_lines_of_what_is_added_are_asked_for_as_well():
+    conv = replace(convolution(ConvShape.parse("64x64x1x3x3@4x8x8"), rate=2.6), residual=True)
+    products = kernel(conv).products
+    assert products.chunks == 1
+    lines = assembly(kgs_conv3d(products), TARGET)
+    written, added = (
+        [i for i, line in enumerate(lines) if f"\tprfm\t{kind}l1keep" in line]
+        for kind in ("pst", "pld")
+    )
+    assert len(added) == len(written) > 0
+    assert max(added) < min(i for i, line in enumerate(lines) if re.search(r"\tfmla\t", line))
