@@ -5,6 +5,8 @@ from __future__ import annotations
 from tvm import s_tir
 from tvm.target import Target
 
+from schedules.cpu.halo import parallel_halo
+
 
 def schedule_depthwise_conv3d(sch: s_tir.Schedule, block, _target: Target) -> None:
     """Rows in parallel, each thread a run of them: a row of the input stays in L1 for its window.
@@ -13,6 +15,4 @@ def schedule_depthwise_conv3d(sch: s_tir.Schedule, block, _target: Target) -> No
     """
     *rows, _strip = sch.get_loops(block)
     sch.parallel(sch.fuse(*rows))
-    for other in sch.get_child_blocks(sch.get_sblock("root")):
-        if sch.get(other).name_hint == "halo":
-            sch.parallel(sch.fuse(*sch.get_loops(other)))
+    parallel_halo(sch)

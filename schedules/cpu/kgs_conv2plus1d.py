@@ -9,10 +9,10 @@ from __future__ import annotations
 from tvm import s_tir
 from tvm.target import Target
 
+from schedules.cpu.halo import parallel_halo
+
 
 def schedule_kgs_conv2plus1d(sch: s_tir.Schedule, block, _target: Target) -> None:
     """Parallel rows; and parallel planes of the halo."""
     sch.parallel(sch.fuse(*sch.get_loops(block)))
-    for other in sch.get_child_blocks(sch.get_sblock("root")):
-        if sch.get(other).name_hint == "halo":
-            sch.parallel(sch.fuse(*sch.get_loops(other)))
+    parallel_halo(sch)

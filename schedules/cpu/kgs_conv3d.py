@@ -14,6 +14,8 @@ import numpy as np
 from tvm import s_tir
 from tvm.target import Target
 
+from schedules.cpu.halo import parallel_halo
+
 # Half of the L2 of a Cortex-A77 (512 KiB) or of the smallest x86 core in use: for what is read, or
 # read and written, several times by one unit of work, and should stay there.
 CACHE_BYTES = 256 * 1024
@@ -41,9 +43,7 @@ def schedule_kgs_conv3d(sch: s_tir.Schedule, block, target: Target) -> None:
     inner = (*positions, p_in) if last else (p_in, *positions)
     sch.reorder(batch, p_out, d_out, h_out, chunk, *inner)
     sch.parallel(sch.fuse(batch, p_out, d_out, h_out))
-    for other in sch.get_child_blocks(sch.get_sblock("root")):
-        if sch.get(other).name_hint == "halo":
-            sch.parallel(sch.fuse(*sch.get_loops(other)))
+    parallel_halo(sch)
 
 
 def row_blocks_last(conv: dict) -> bool:
