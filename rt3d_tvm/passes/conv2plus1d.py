@@ -73,12 +73,13 @@ class _Rewriter(relax.PyExprMutator):
     def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
         """Rewrite one function and put it back into the module."""
         reads = users(function)
-        self.first_of: dict[relax.Var, relax.VarBinding] = {}
+        self.pair_at: dict[relax.Var, tuple[relax.VarBinding, KGSConv2Plus1D]] = {}
         for binding in bindings(function):
             reader = only_reader(binding.var, reads)
-            if reader is not None and self.pair(binding, reader) is not None:
-                self.first_of[reader.var] = binding
-        self.dropped = {first.var for first in self.first_of.values()}
+            pair = None if reader is None else self.pair(binding, reader)
+            if pair is not None:
+                self.pair_at[reader.var] = (binding, pair)
+        self.dropped = {first.var for first, _ in self.pair_at.values()}
         self.builder_.update_func(name, self.visit_expr(function))
 
     def pair(self, first: relax.VarBinding, second: relax.VarBinding) -> KGSConv2Plus1D | None:
@@ -105,17 +106,16 @@ class _Rewriter(relax.PyExprMutator):
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         """Nothing for the first of a pair, both for the second."""
-        first, conv = self.first_of.get(binding.var), self.direct(binding.value)
-        paired = first is not None or binding.var in self.dropped
+        conv, dropped = self.direct(binding.value), binding.var in self.dropped
         if conv is not None:
             digest = weights_digest(conv, constant(self.tensors(binding)[1]))
-            self.fused.setdefault(digest, []).append(paired)
-        if binding.var in self.dropped:
+            self.fused.setdefault(digest, []).append(dropped or binding.var in self.pair_at)
+        if dropped:
             return
-        if first is None:
+        if binding.var not in self.pair_at:
             super().visit_var_binding_(binding)
             return
-        pair = self.pair(first, binding)
+        first, pair = self.pair_at[binding.var]
         of_first, (_, *of_second) = self.tensors(first), self.tensors(binding)
         offsets, pointers = (constant(arg) for arg in of_second[1:3])
         columns = pair.temporal.columns(offsets, pointers)
