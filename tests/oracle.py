@@ -112,7 +112,6 @@ class ConvCase:
     ):
         """``fields`` are those of the ``definition`` that the weight does not decide."""
         rng = np.random.default_rng(seed)
-        weight = weight.astype(dtype)
         conv = definition(
             filters=weight.shape[0],
             kernel=weight.shape[2:],
@@ -123,6 +122,8 @@ class ConvCase:
             dtype=dtype,
             **fields,
         )
+        types = conv.argument_types
+        weight = weight.astype(types.get("blocks", dtype))
         stored = stored_weight(weight, conv)
         conv = dataclasses.replace(conv, kept=stored.kept, weights=stored.blocks.size)
         needed = conv.needed_halo().covering(conv.x)
@@ -131,7 +132,7 @@ class ConvCase:
             conv=conv,
             x=rng.standard_normal(conv.data).astype(dtype),
             weight=weight,
-            bias=rng.standard_normal(conv.filters).astype(dtype),
+            bias=rng.standard_normal(conv.filters).astype(types.get("bias", dtype)),
             residual=None if residual is None else rng.standard_normal(conv.out).astype(dtype),
         )
 
@@ -142,7 +143,7 @@ class ConvCase:
     def arrays(self) -> list[np.ndarray]:
         """What the kernel is called with, but for its result."""
         conv, weight = self.conv, stored_weight(self.weight, self.conv)
-        bias = np.zeros(conv.stored_filters, conv.dtype)
+        bias = np.zeros(conv.stored_filters, self.bias.dtype)
         bias[: conv.filters] = self.bias
         arrays = [
             packed(self.x, conv.x),

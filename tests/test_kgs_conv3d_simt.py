@@ -101,7 +101,23 @@ def test_a_definition_survives_json_and_its_offsets_are_invertible(case: ConvCas
     np.testing.assert_array_equal(conv.columns(offsets, weight.pointers), weight.columns)
 
 
-def one_case(tile: Tile | None = None, **fields) -> ConvCase:
+@pytest.mark.parametrize("weight_dtype", ["float16", "float32"])
+def test_what_is_stored_in_float16_is_rounded_once_more_and_no_more(weight_dtype: str):
+    """The sums are in float32, whichever the weights are stored in: the bound is that of both."""
+    case = one_case(dtype="float16", weight_dtype=weight_dtype)
+    assert case.arrays()[1].dtype == weight_dtype
+    result = run_on_opencl(kgs_conv3d_simt(case.conv), case.arrays())
+    expected, bound = case.expected()
+    assert (abs(result - packed(expected, case.conv.y)) <= packed(bound, case.conv.y)).all()
+
+
+def one_case(
+    tile: Tile | None = None,
+    *,
+    dtype: str = "float32",
+    weight_dtype: str | None = None,
+    **fields,
+) -> ConvCase:
     group = KernelGroup(g_m=8, g_n=4)
     return ConvCase.make(
         masked((32, 32, 3, 3, 3), scheme="kgs", density=0.5, group=group, seed=0),
@@ -116,6 +132,8 @@ def one_case(tile: Tile | None = None, **fields) -> ConvCase:
         y=PackedLayout(c_block=4, halo_h=1, halo_w=1),
         definition=KGSConv3dSIMT,
         rows_per_item=8,
+        dtype=dtype,
+        weight_dtype=weight_dtype or dtype,
         **fields,
     )
 

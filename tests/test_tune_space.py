@@ -45,17 +45,7 @@ def case(*, g_m=8, density=0.4, seed=0, **fields) -> ConvCase:
 
 
 def layer_of(drawn: ConvCase) -> Layer:
-    conv = drawn.conv
-    weight = KGSWeight.from_dense(
-        drawn.weight,
-        group=conv.group,
-        chunk=conv.tile.chunk,
-        row_multiple=conv.row_multiple,
-        channels=conv.tile.channels,
-    )
-    bias = np.zeros(conv.stored_filters, conv.dtype)
-    bias[: conv.filters] = drawn.bias
-    return Layer(conv, (weight.blocks, conv.offsets(weight.columns), weight.pointers, bias))
+    return Layer(drawn.conv, tuple(drawn.arrays()[1:5]))
 
 
 def computed(layer: Layer, choice: Choice, drawn: ConvCase) -> np.ndarray:

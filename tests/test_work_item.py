@@ -1,7 +1,10 @@
 """What a work-item has in registers, and the kernel group that it makes of zeros."""
 
+import numpy as np
 import pytest
 
+from rt3d_tvm.passes.kernels import Convolution
+from rt3d_tvm.passes.simt_kernels import simt
 from rt3d_tvm.targets import make_target
 from tests.test_kgs_conv3d import masked
 from topi_sparse.kernel_group import KernelGroup
@@ -64,3 +67,32 @@ def test_few_channels_are_padded_only_where_they_share_vectors():
     assert item_channels(3, g_m=32, positions=PLANE, item=item) == 3
     assert item_channels(3, g_m=8, positions=PLANE, item=item) == 4
     assert item_channels(64, g_m=32, positions=PLANE, item=item) == 4
+
+
+@pytest.mark.parametrize(
+    ("plane", "accumulate", "expected"),
+    [
+        (28, "float32", "float32"),  # 1,024 weights, 401,408 activations
+        (4, "float32", "float16"),  # 8,192 activations
+        (28, "float16", "float16"),
+    ],
+)
+def test_few_weights_keep_their_digits_where_sums_do(plane, accumulate, expected):
+    item = work_item(make_target("adreno"), "float16", accumulate)
+    weight = np.random.default_rng(0).standard_normal((32, 32, 1, 1, 1), "float32")
+    shape = (1, 32, 8, plane, plane)
+    conv = Convolution(
+        data=shape,
+        out=shape,
+        weight=weight,
+        bias=np.ones(32, "float32"),
+        stride=(1, 1, 1),
+        padding=(0,) * 6,
+        dilation=(1, 1, 1),
+        residual=False,
+        relu=False,
+    )
+    kernel = simt(conv, item, None)
+    assert kernel.pack().dtype == kernel.products.weight_dtype == expected
+    assert kernel.products.argument_types["bias"] == accumulate
+    assert kernel.products.dtype == "float16"

@@ -100,6 +100,11 @@ class KGSConv3d(PackedConv3d):
         blocks, last_rows = self.rows
         return (blocks - 1) * self.group.g_m + last_rows
 
+    @property
+    def argument_types(self) -> dict[str, str]:
+        """The types of a kernel's arguments that are not ``dtype``, by their names."""
+        return {"offsets": "int32", "pointers": "int32"}
+
     def offsets(self, columns: np.ndarray) -> np.ndarray:
         """Where each column (KGSWeight.columns) of output position (0, 0, 0) starts in x, int32."""
         strides, c_block = self.x.strides(self.data), self.x.c_block
@@ -221,7 +226,6 @@ def begin(conv: KGSConv3d, attribute: str) -> dict:
 def parameters(conv: KGSConv3d) -> dict:
     """The buffers that a kernel with a KGS weight is given, in order."""
     count_p, _ = conv.rows
-    dtypes = {"offsets": "int32", "pointers": "int32"}
     shapes = {
         "x": conv.x.shape(conv.data),
         "blocks": (conv.weight_sets * conv.weights,),
@@ -232,7 +236,7 @@ def parameters(conv: KGSConv3d) -> dict:
         "y": conv.y.shape(conv.out),
     }
     return {
-        name: T.buffer(shape, dtypes.get(name, conv.dtype))
+        name: T.buffer(shape, conv.argument_types.get(name, conv.dtype))
         for name, shape in shapes.items()
         if shape is not None
     }

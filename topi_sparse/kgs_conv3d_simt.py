@@ -49,13 +49,20 @@ class KGSConv3dSIMT(KGSConv3d):
     tile            filters in a vector of accumulators (lanes), positions a work-item (width); the
                     chunk holds all channel groups
     rows_per_item   filters a work-item, a divisor of g_m
-    accumulate      the type of the accumulators
+    accumulate      the type of the accumulators, and of the bias that they start from
+    weight_dtype    the type of the stored weights, dtype or accumulate
     """
 
     parts: ClassVar[Mapping[str, Callable]] = KGSConv3d.parts
 
     rows_per_item: int
     accumulate: str = "float32"
+    weight_dtype: str = "float32"
+
+    @property
+    def argument_types(self) -> dict[str, str]:
+        """As in KGSConv3d; what few values are shared by all positions may be more exact."""
+        return {**super().argument_types, "blocks": self.weight_dtype, "bias": self.accumulate}
 
     @property
     def row_multiple(self) -> int:
@@ -178,11 +185,12 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
     def lane(start, count: int):
         return T.Ramp(start, 1, count)
 
-    def cast(value, dtype: str, count: int):
-        return value if dtype == conv.dtype else tvm.tirx.Cast(f"{dtype}x{count}", value)
+    def to_sum(value, stored: str, count: int):
+        same = stored == conv.accumulate
+        return value if same else tvm.tirx.Cast(f"{conv.accumulate}x{count}", value)
 
     def bias(row, count: int):
-        return cast(args["bias"][lane(row, count)], conv.accumulate, count)
+        return args["bias"][lane(row, count)]
 
     zero = T.Broadcast(tvm.tirx.const(0, conv.accumulate), lanes)
     for i in range(width):
@@ -221,7 +229,7 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
 
     def activations(at):
         loaded = args["x"][0, 0, 0, 0, 0, lane(at * VECTOR, VECTOR)]
-        return T.bind(cast(loaded, conv.accumulate, VECTOR))
+        return T.bind(to_sum(loaded, conv.dtype, VECTOR))
 
     def prefetch(element, count: int) -> None:
         """Ask for so many vectors from this element on."""
@@ -251,8 +259,8 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
             weights = []
             for b in vectors:
                 at = (j * g_n + first) * g_m + part * conv.rows_per_item * channels + b * lanes
-                vector = cast(args["blocks"][lane(at, lanes)], conv.accumulate, lanes)
-                weights.append(T.bind(vector))
+                stored = args["blocks"][lane(at, lanes)]
+                weights.append(T.bind(to_sum(stored, conv.weight_dtype, lanes)))
             for i, at in enumerate(here):
                 if by_element:
                     value = T.Broadcast(tvm.tirx.Shuffle([loaded[i]], [first]), lanes)

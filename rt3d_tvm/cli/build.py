@@ -92,7 +92,7 @@ def _compile(args: argparse.Namespace) -> int:
                 layer["density"],
                 layer["kept_macs"] / 1e6,
                 layer["group"],
-                layer["dtype"],
+                _types(layer),
                 layer["reason"] or layer["float32_reason"] or layer["kernel"],
                 "-" if layer["kernel"] is None else layer["tuned"] or "default",
             )
@@ -108,6 +108,13 @@ def _compile(args: argparse.Namespace) -> int:
     )
     write_result(args, manifest)
     return 0
+
+
+def _types(layer: dict) -> str:
+    """Of a layer's activations, and of its weights where that is another."""
+    stored, of_weights = layer["dtype"], layer["weight_dtype"]
+    same = layer["kernel"] is None or stored == of_weights
+    return stored if same else f"{stored}, weights {of_weights}"
 
 
 def add_verify(commands: Commands) -> None:

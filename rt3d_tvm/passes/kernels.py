@@ -132,7 +132,8 @@ def cheapest(
 
     Without ``winograd`` of those that are direct.
     """
-    conv = replace(conv, weight=conv.weight.astype(unit.dtype))
+    if isinstance(unit, VectorUnit):  # a work-item's kernel decides for each convolution
+        conv = replace(conv, weight=conv.weight.astype(unit.dtype))
     kernels = [
         make(conv, unit, group)
         for why_not, make in candidates or CANDIDATES
@@ -429,7 +430,12 @@ def _emit_products(
         relax.const(blocks),
         relax.const(products.offsets(weight.columns)),
         relax.const(weight.pointers),
-        _padded_bias(bias, products.filters, products.stored_filters, products.dtype),
+        _padded_bias(
+            bias,
+            products.filters,
+            products.stored_filters,
+            products.argument_types.get("bias", products.dtype),
+        ),
     ]
     if residual is not None:
         args.append(residual)

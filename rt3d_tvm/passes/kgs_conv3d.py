@@ -68,7 +68,8 @@ class ConvReport:
     """What became of one convolution: a kernel, or the reason why not.
 
     weights_digest tells the kernel's stored weights from others: calls move and are renamed, but
-    keep them. dtype: the type it computes in; float32_reason: why, where another was asked for.
+    keep them. dtype: the type of its activations; float32_reason: why, where another was asked for;
+    weight_dtype: the type of its weights, which may be float32 where they are few.
     tuned: the records that its tile and schedule are from; None where they are the defaults.
     """
 
@@ -82,6 +83,7 @@ class ConvReport:
     group: str | None = None
     weights_digest: str | None = None
     dtype: str = "float32"
+    weight_dtype: str = "float32"
     float32_reason: str | None = None
     tuned: str | None = None
     reason: str | None = None
@@ -344,7 +346,7 @@ def _report(
             kept_macs=macs,
             reason=reason,
         )
-    group = getattr(kernel.products, "group", None)
+    group, blocks = getattr(kernel.products, "group", None), kernel.pack()
     return ConvReport(
         weight=shape,
         out=out,
@@ -354,8 +356,9 @@ def _report(
         issued_macs=kernel.issued_macs,
         kernel=kernel.name,
         group=str(group) if group else None,
-        weights_digest=weights_digest(kernel.products, kernel.pack()),
+        weights_digest=weights_digest(kernel.products, blocks),
         dtype=kernel.products.dtype,
+        weight_dtype=str(blocks.dtype),
         float32_reason=float32_reason,
     )
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from rt3d_tvm.passes.kernels import Convolution, Kernel, issued_macs, kernel_of
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d_simt import KGSConv3dSIMT, kgs_conv3d_simt
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout
-from topi_sparse.work_item import VECTOR, WorkItem, item_channels, item_group, item_tile
+from topi_sparse.work_item import (
+    VECTOR,
+    WorkItem,
+    item_channels,
+    item_group,
+    item_tile,
+    item_weight_dtype,
+)
 
 
 def why_not_simt(conv: Convolution) -> str | None:
@@ -31,8 +40,10 @@ def simt(conv: Convolution, item: WorkItem, group: KernelGroup | None) -> Kernel
         g_n = item_channels(channels, g_m=group.g_m, positions=positions, item=item)
         group = KernelGroup(g_m=group.g_m, g_n=g_n)
     tile, rows = item_tile(channels=channels, positions=positions, group=group, item=item)
+    moved = math.prod(conv.data) + math.prod(conv.out)
+    dtype = item_weight_dtype(np.count_nonzero(conv.weight), moved, item)
     weight = KGSWeight.from_dense(
-        conv.weight,
+        conv.weight.astype(dtype),
         group=group,
         chunk=tile.chunk,
         row_multiple=group.g_m,
@@ -47,6 +58,7 @@ def simt(conv: Convolution, item: WorkItem, group: KernelGroup | None) -> Kernel
         tile=tile,
         rows_per_item=rows,
         accumulate=item.accumulate,
+        weight_dtype=dtype,
         x=layout,
         y=layout,
         residual=layout if conv.residual else None,
