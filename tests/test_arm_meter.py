@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rt3d_tvm.precision import PRECISIONS
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 METER = SCRIPTS / "armmeter" / "armmeter.py"
 COUNTS = (
@@ -41,6 +43,27 @@ def test_regions_add_up(script):
     estimate = script("armmeter/estimate.py")
     both = estimate.total([region(insns=3, l1_miss=[1, 2]), region(insns=4, l1_miss=[10, 20])])
     assert (both["insns"], both["l1_miss"]) == (7, [11, 22])
+
+
+@pytest.mark.parametrize(
+    ("precision", "rel_error", "is_wrong", "kept_share"),
+    [
+        ("fp32", 9e-5, False, 1.0),
+        ("fp32", 2e-4, True, 1.0),
+        ("fp32", float("nan"), True, 1.0),
+        # Twice the lanes: the same multiply-adds are half of what there was time for.
+        ("fp16", 2e-4, False, 0.5),
+        ("fp16", 3e-2, True, 0.5),
+    ],
+)
+def test_a_row_is_held_against_its_precision(script, precision, rel_error, is_wrong, kept_share):
+    table = script("armmeter/phone_table.py")
+    counts = [region(insns=4, fma_4s=5_680_000)]
+    result = {"regions": counts, "kept_macs": 4 * 5_680_000, "rel_error": rel_error}
+    row = table.Row(title="", engine="rt3d", result=result, precision=PRECISIONS[precision])
+    assert row.is_wrong == is_wrong
+    assert row.kept_share == pytest.approx(kept_share)
+    assert not table.Row(title="", engine="mnn", result=result).is_wrong
 
 
 def test_multiply_adds_of_the_file_are_those_of_the_manifest(script, compiled):

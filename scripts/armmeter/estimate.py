@@ -18,8 +18,8 @@ FRONT_END, VECTOR_PIPES, MEMORY_PIPES = 4, 2, 2
 LATENCY = (9, 26, 300)
 OVERLAP = (0.85, 0.85, 0.94)
 FMA = ("fma_4s", "fma_2s", "fma_8h", "fma_4h", "fma_2d", "fma_scalar")
-# float32 multiply-adds a cycle at most.
-PEAK = 4 * VECTOR_PIPES
+# Multiply-adds a cycle at most.
+PEAKS = {"float32": 4 * VECTOR_PIPES, "float16": 8 * VECTOR_PIPES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ class Estimate:
         """Core and memory together."""
         return self.core_ms + self.memory_ms
 
-    def share(self, macs: int) -> float:
-        """So many float32 multiply-adds over what the two pipes could do in this time."""
-        return macs / (PEAK * self.ms * GHZ * 1e6)
+    def share(self, macs: int, dtype: str = "float32") -> float:
+        """So many multiply-adds over what the two pipes could do of that type in this time."""
+        return macs / (PEAKS[dtype] * self.ms * GHZ * 1e6)
 
 
 def total(regions: list[Mapping]) -> dict:
@@ -70,7 +70,7 @@ def estimate(counts: Mapping) -> Estimate:
         core_ms=cycles[bound] / GHZ / 1e6,
         memory_ms=waiting / GHZ / 1e6,
         misses=misses,
-        issued_share=issued / (PEAK * (cycles[bound] + waiting)),
+        issued_share=issued / (PEAKS["float32"] * (cycles[bound] + waiting)),
     )
 
 
