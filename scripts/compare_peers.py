@@ -63,6 +63,7 @@ PRUNING_CODE = (
     "topi_sparse/kernel_group.py",
 )
 ALL_CODE = ("rt3d_tvm", "topi_sparse", "schedules")
+DIGESTED = {".py", ".jsonl"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,12 +159,13 @@ class Made:
 
 
 def digest(*parts: object, code: Iterable[str] = ()) -> str:
-    """SHA-256 of some values and of all Python files below some paths of this project."""
+    """SHA-256 of some values and of all code and tuned records below some paths of this project."""
     sha = hashlib.sha256(repr(parts).encode())
     for name in code:
         path = ROOT / name
-        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            sha.update(file.read_bytes())
+        for file in [path] if path.is_file() else sorted(path.rglob("*.*")):
+            if file.suffix in DIGESTED:
+                sha.update(file.read_bytes())
     return sha.hexdigest()
 
 

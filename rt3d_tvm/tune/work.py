@@ -31,11 +31,7 @@ def open_work(
     if path.exists():
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
-            differing = [
-                f"{name} {there.get(name)!r} there, {wanted.get(name)!r} here"
-                for name in {**there, **wanted}
-                if there.get(name) != wanted.get(name)
-            ]
+            differing = _differences(there, wanted)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: cannot be read: {error}") from error
         if differing:
@@ -51,6 +47,18 @@ def open_work(
             raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
         write_json(path, wanted)
     return TrialLog(folder / TRIALS, warn=warn)
+
+
+def _differences(there: Mapping, here: Mapping, within: str = "") -> list[str]:
+    """What differs, field by field: of a target that has twenty, the one that is another."""
+    found = []
+    for name in {**there, **here}:
+        old, new = there.get(name), here.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{within}{name}.")
+        elif old != new:
+            found.append(f"{within}{name} {old!r} there, {new!r} here")
+    return found
 
 
 def _check_empty(folder: Path) -> None:
