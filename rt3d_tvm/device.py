@@ -87,15 +87,16 @@ def read_processor(read: Read) -> Processor:
     )
 
 
-def fitting_targets(processor: Processor) -> tuple[str, ...]:
+def fitting_targets(processor: Processor, *, gpu: bool = False) -> tuple[str, ...]:
     """Names of the targets whose code runs on the processor; those that it may run are left out.
 
-    Not those of GPUs, which are no matter of the processor.
+    gpu: those too whose kernels run on a GPU beside it.
     """
     return tuple(
         name
         for name, target in TARGETS.items()
-        if target.get("mtriple", "").partition("-")[0] == processor.machine
+        if (gpu or "host" not in target)
+        and target.get("host", target)["mtriple"].partition("-")[0] == processor.machine
         and _FEATURES.get(name, {}).keys() <= set(processor.features)
     )
 

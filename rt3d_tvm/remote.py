@@ -35,12 +35,16 @@ SESSION_DEADLINES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """A device: its processor, its memory in bytes (None: could not be asked), what runs on it."""
+    """A device: its processor, its memory in bytes (None: could not be asked), what runs on it.
+
+    gpu: as its OpenCL driver names it; None where TVM's runtime there knows none.
+    """
 
     key: str
     address: str
     processor: Processor
     memory: int | None
+    gpu: str | None
     targets: tuple[str, ...]
     temperatures: dict[str, float]
     answer_ms: float
@@ -48,11 +52,15 @@ class Description:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteTiming:
-    """Milliseconds of each run of an artifact on a device, and the temperatures around them."""
+    """Milliseconds of each run of an artifact on a device, and the temperatures around them.
+
+    It ran on so many ``threads``, or else on the GPU of that name.
+    """
 
     key: str
     address: str
-    threads: int
+    threads: int | None
+    gpu: str | None
     p50_ms: float
     p90_ms: float
     p99_ms: float
@@ -116,6 +124,13 @@ class Device:
             raise DeviceFailure(
                 f"{self.name}: {threads} threads: its server has {running}", "error"
             )
+
+    def use_opencl(self) -> str:
+        """Run kernels on its GPU, whose name this is.
+
+        DeviceFailure where TVM's runtime there knows none.
+        """
+        return self._call("use its GPU", self.side.use_opencl)
 
     def processor(self) -> Processor:
         """Its processor."""
@@ -213,7 +228,7 @@ class RemoteDevice(Device):
 
     def describe(self) -> Description:
         """What the device is, and how long an empty call to it takes."""
-        processor, memory, temperatures, answer_s = self._call(
+        processor, memory, gpu, temperatures, answer_s = self._call(
             "describe itself", remote_session.describe
         )
         return Description(
@@ -221,7 +236,8 @@ class RemoteDevice(Device):
             address=self.address,
             processor=processor,
             memory=memory,
-            targets=fitting_targets(processor),
+            gpu=gpu,
+            targets=fitting_targets(processor, gpu=gpu is not None),
             temperatures=temperatures,
             answer_ms=1e3 * answer_s,
         )
@@ -231,6 +247,7 @@ class RemoteDevice(Device):
 
         The weights go from the mapped file straight into the tensors that the model reads.
         threads: by default as many as the device has big cores, or its server if these are fewer.
+        An artifact of OpenCL runs on its GPU, and threads have no effect.
         """
         folder = Path(folder)
         manifest = read_manifest(folder / MANIFEST)
@@ -239,12 +256,9 @@ class RemoteDevice(Device):
                 raise InputError(
                     f"{folder}: no {name} in it; a folder made by `rt3d compile` has one"
                 )
-        if is_for_opencl(manifest):
-            raise InputError(
-                f"{folder}: compiled for {manifest['target']['name']}, a GPU; the session with the "
-                f"device {self.key} runs on its cores only: compile for one of "
-                f"{', '.join(fitting_targets(self.processor()))}"
-            )
+        on_gpu = is_for_opencl(manifest)
+        if on_gpu and threads is not None:
+            raise InputError(f"{folder} runs on a GPU: threads have no effect")
         size = sum((folder / name).stat().st_size for name in (MODEL, WEIGHTS))
         processor = self.processor()
         if (machine := elf_machine(folder / MODEL)) is None:
@@ -261,9 +275,9 @@ class RemoteDevice(Device):
             raise InputError(
                 f"{threads} threads: the device {self.key} has {processor.cores} cores"
             )
-        wanted = threads or processor.big_cores
+        wanted = None if on_gpu else threads or processor.big_cores
         started = time.perf_counter()
-        number, running = self._call(
+        number, running, gpu = self._call(
             f"take {size / 1e6:.1f} MB of {folder}: the upload was interrupted",
             remote_session.upload,
             folder,
@@ -274,7 +288,7 @@ class RemoteDevice(Device):
         if threads is not None and running < threads:
             raise InputError(f"{threads} threads: the server of device {self.key} has {running}")
         seconds = time.perf_counter() - started
-        return RemoteArtifact(self, number, manifest, running, size, seconds)
+        return RemoteArtifact(self, number, manifest, running, gpu, size, seconds)
 
     def _connect(self, tracker: tuple[str, int], wait_s: float) -> str:
         until = time.monotonic() + wait_s
@@ -306,7 +320,8 @@ class RemoteArtifact:
     device: RemoteDevice
     number: int
     manifest: dict
-    threads: int
+    threads: int | None
+    gpu: str | None
     upload_bytes: int
     upload_s: float
 
@@ -331,6 +346,7 @@ class RemoteArtifact:
             key=self.device.key,
             address=self.device.address,
             threads=self.threads,
+            gpu=self.gpu,
             p50_ms=float(p50),
             p90_ms=float(p90),
             p99_ms=float(p99),

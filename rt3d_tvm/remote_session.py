@@ -39,18 +39,20 @@ _SYSINFO = "<q3Q6QHxx4x2QI"
 
 @dataclass
 class _Model:
-    """An artifact on the device; ``arguments`` are those of its last run."""
+    """An artifact on ``device``, cores or GPU; ``arguments`` are those of its last run."""
 
     vm: relax.VirtualMachine
+    device: tvm.runtime.Device
     weights: list[tvm.runtime.Tensor] = field(default_factory=list)
     arguments: tuple | None = None
 
 
 @dataclass
 class _Session:
-    """What this process holds on the device."""
+    """What this process holds on the device; ``device`` is what its kernels run on."""
 
     rpc: rpc.RPCSession
+    device: tvm.runtime.Device
     processor: Processor | None = None
     models: list[_Model] = field(default_factory=list)
     tensors: dict[str, tvm.runtime.Tensor] = field(default_factory=dict)
@@ -79,7 +81,8 @@ def prepare() -> None:
 def connect(host: str, port: int, match_key: str, session_s: float) -> None:
     """Open the session; the server ends it after ``session_s``, should this side be gone."""
     global _held
-    _held = _Session(rpc.connect(host, port, match_key, session_timeout=session_s))
+    session = rpc.connect(host, port, match_key, session_timeout=session_s)
+    _held = _Session(session, session.cpu())
 
 
 def connect_here(threads: int) -> None:
@@ -87,7 +90,8 @@ def connect_here(threads: int) -> None:
     global _held
     logging.getLogger("RPCServer").setLevel(logging.WARNING)  # it tells of every library
     set_threads(threads)
-    _held = _Session(rpc.LocalSession())
+    session = rpc.LocalSession()
+    _held = _Session(session, session.cpu())
 
 
 def processor() -> Processor:
@@ -101,26 +105,43 @@ def temperatures() -> dict[str, float]:
     return read_temperatures(_read)
 
 
-def describe() -> tuple[Processor, int | None, dict[str, float], float]:
-    """Processor, bytes of memory, temperatures, seconds of an empty call."""
+def use_opencl() -> str:
+    """Run kernels on the device's GPU from now on; its name. InputError where there is none."""
+    _held.device = _opencl()
+    return _held.device.device_name
+
+
+def describe() -> tuple[Processor, int | None, str | None, dict[str, float], float]:
+    """Processor, bytes of memory, the GPU's name, temperatures, seconds of an empty call."""
     found = processor()
     threads = _held.rpc.get_function("runtime.NumThreads")
     started = time.perf_counter()
     threads()
     answer_s = time.perf_counter() - started
-    return found, _memory(found), temperatures(), answer_s
+    try:
+        gpu = _opencl().device_name
+    except (InputError, tvm.error.RPCError):
+        gpu = None
+    return found, _memory(found), gpu, temperatures(), answer_s
 
 
-def upload(folder: Path, manifest: dict, threads: int) -> tuple[int, int]:
+def upload(folder: Path, manifest: dict, threads: int | None) -> tuple[int, int | None, str | None]:
     """Put an artifact on the device and load it; the weights are copied once, into place.
 
-    Returns the number that `run` knows it by, and how many threads will run it.
+    threads: None for an artifact of OpenCL. Returns the number that `run` knows it by, how many
+    threads will run it, or else the name of the GPU that will.
     """
-    remote = _held.rpc
-    library = _loaded(folder / MODEL)
-    # Before anything runs: TVM makes its threads when it needs the first.
-    running = use_threads(threads)
-    model = _Model(relax.VirtualMachine(library, remote.cpu()))
+    running = gpu = None
+    if threads is None:
+        device = _opencl()  # before its kernels get there: nothing would load them
+        places, gpu = [device, _held.rpc.cpu()], device.device_name
+        library = _loaded(folder / MODEL)
+    else:
+        device, places = _held.rpc.cpu(), [_held.rpc.cpu()]
+        library = _loaded(folder / MODEL)
+        # Before anything runs: TVM makes its threads when it needs the first.
+        running = use_threads(threads)
+    model = _Model(relax.VirtualMachine(library, places), device)
     expected = model.vm["artifact_id"]().numpy().tobytes()
     mapped = np.memmap(folder / WEIGHTS, dtype="uint8", mode="r")
     if mapped[:ALIGNMENT].tobytes() != MAGIC + mapped.size.to_bytes(8, "little") + expected:
@@ -130,18 +151,18 @@ def upload(folder: Path, manifest: dict, threads: int) -> tuple[int, int]:
     for entry in manifest["weights"]:
         shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
         end = entry["offset"] + int(np.prod(shape)) * dtype.itemsize
-        tensor = tvm.runtime.empty(shape, entry["dtype"], remote.cpu())
+        tensor = tvm.runtime.empty(shape, entry["dtype"], device)
         model.weights.append(
             tensor.copyfrom(mapped[entry["offset"] : end].view(dtype).reshape(shape))
         )
     _held.models.append(model)
-    return len(_held.models) - 1, running
+    return len(_held.models) - 1, running, gpu
 
 
 def run(number: int, x: np.ndarray) -> np.ndarray:
     """A model's output; the input stays on the device for `timed_run`."""
     model = _held.models[number]
-    tensor = tvm.runtime.empty(x.shape, str(x.dtype), _held.rpc.cpu()).copyfrom(x)
+    tensor = tvm.runtime.empty(x.shape, str(x.dtype), model.device).copyfrom(x)
     model.arguments = (tensor, *model.weights)
     return model.vm["main"](*model.arguments).numpy()
 
@@ -149,7 +170,7 @@ def run(number: int, x: np.ndarray) -> np.ndarray:
 def timed_run(number: int) -> float:
     """Seconds of one run on the input of the model's last `run`, by the device's clock."""
     model = _held.models[number]
-    timer = model.vm.module.time_evaluator("main", _held.rpc.cpu(), number=1, repeat=1)
+    timer = model.vm.module.time_evaluator("main", model.device, number=1, repeat=1)
     return timer(*model.arguments).results[0]
 
 
@@ -164,14 +185,13 @@ def use_threads(threads: int) -> int:
 
 def put(name: str, value: np.ndarray) -> None:
     """A tensor on the device, for `time_kernels` to name."""
-    _held.tensors[name] = tvm.runtime.empty(
-        value.shape, str(value.dtype), _held.rpc.cpu()
-    ).copyfrom(value)
+    allocate(name, value.shape, str(value.dtype))
+    _held.tensors[name].copyfrom(value)
 
 
 def allocate(name: str, shape: tuple[int, ...], dtype: str) -> None:
     """Room for a tensor on the device, for `time_kernels` to name."""
-    _held.tensors[name] = tvm.runtime.empty(shape, dtype, _held.rpc.cpu())
+    _held.tensors[name] = tvm.runtime.empty(shape, dtype, _held.device)
 
 
 def drop(names: Collection[str]) -> None:
@@ -191,7 +211,7 @@ def time_kernels(
     for path, names in kernels:
         library = _loaded(path)
         timer = library.time_evaluator(
-            "main", _held.rpc.cpu(), number=1, repeat=repeats, min_repeat_ms=min_repeat_ms
+            "main", _held.device, number=1, repeat=repeats, min_repeat_ms=min_repeat_ms
         )
         timers.append((library["main"], timer, [_held.tensors[name] for name in names]))
     for function, _, tensors in timers:
@@ -209,6 +229,17 @@ def run_kernel(path: Path, names: tuple[str, ...]) -> np.ndarray:
     tensors[-1].copyfrom(np.full(tensors[-1].shape, np.nan, str(tensors[-1].dtype)))
     _loaded(path)["main"](*tensors)
     return tensors[-1].numpy()
+
+
+def _opencl() -> tvm.runtime.Device:
+    """The device's GPU; InputError where TVM's runtime there knows none."""
+    gpu = _held.rpc.device("opencl")
+    if not gpu.exist:
+        raise InputError(
+            "TVM's runtime there has no OpenCL, or finds no GPU; docs/phone.md, part 6, says how "
+            "to build one that has it"
+        )
+    return gpu
 
 
 def _loaded(path: Path) -> tvm.runtime.Module:

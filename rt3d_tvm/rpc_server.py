@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rt3d_tvm.errors import InputError
@@ -53,9 +53,12 @@ def serve(
     key: str,
     host: str = LOOPBACK,
     port: int = SERVER_PORT,
+    libraries: Sequence[Path] = (),
     announce: Callable[[str, int], None],
 ) -> None:
     """Offer this machine under ``key`` until the process is told to end.
+
+    libraries: parts of TVM's runtime that its wheel has not, such as that for OpenCL.
 
     Each session runs in a process of its own. What that process dies of ends the session, not the
     server. The port is the first free one from ``port`` on. Needs the TVM runtime only.
@@ -64,6 +67,10 @@ def serve(
         from tvm.rpc import server
 
     _check_host(host)
+    if missing := [str(library) for library in libraries if not library.is_file()]:
+        raise InputError(f"no library {', '.join(missing)}")
+    # As TVM's server takes them; each session loads them.
+    loaded = ":".join(str(library.resolve()) for library in libraries) or None
     server.logger.setLevel(logging.WARNING)
     # The tracker hands this address out; of a server that listens everywhere, it takes the one
     # that it is called from.
@@ -78,7 +85,7 @@ def serve(
                 try:
                     # In this very process: what starts a second interpreter does not work under
                     # an emulator.
-                    server._listen_loop(sock, sock.getsockname()[1], key, tracker, None, address)
+                    server._listen_loop(sock, sock.getsockname()[1], key, tracker, loaded, address)
                 except RuntimeError as error:  # a session's process died, or the tracker is gone
                     print(f"{error}; serving again", file=sys.stderr, flush=True)
                 os.chdir(home)  # TVM leaves a dead session's folder as the current one

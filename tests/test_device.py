@@ -31,6 +31,7 @@ def test_clusters_and_big_cores():
         (1, 2.84, "performance"),
     ]
     assert fitting_targets(processor) == ("arm64", "arm64-v8.2", "cortex-a77")
+    assert fitting_targets(processor, gpu=True)[-1] == "adreno"
 
 
 @pytest.mark.parametrize(

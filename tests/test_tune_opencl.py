@@ -191,10 +191,7 @@ def other_decisions(onnx_path, line: dict) -> tuple:
     ("arguments", "says"),
     [
         (["--target", "adreno"], "a GPU that is not in this machine"),
-        (
-            ["--target", "opencl", "--tracker", "127.0.0.1:9", "--key", "phone"],
-            "sessions with a device drive its cores only",
-        ),
+        (["--target", "opencl", "--key", "phone"], "its tracker is needed as well"),
         (["--target", "opencl", "--threads", "1"], "threads have no effect"),
         (["--target", "opencl", "--opencl", "no such"], "no OpenCL device called 'no such'"),
         (["--opencl", "Intel"], "target host runs on cores, not on the OpenCL device 'Intel'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.arguments import (
@@ -93,6 +94,7 @@ def _remote_ping(args: argparse.Namespace) -> int:
             ("cores", f"{processor.cores}: {clusters or 'clocks unknown'}"),
             ("big cores", str(processor.big_cores)),
             ("memory", None if found.memory is None else f"{found.memory / 2**30:.1f} GiB"),
+            ("OpenCL", found.gpu or "none that TVM's runtime there knows"),
             ("targets that fit", ", ".join(found.targets) or None),
             *((f"zone {name}", _degrees(value)) for name, value in found.temperatures.items()),
         ],
@@ -126,7 +128,7 @@ def bench_on_device(args: argparse.Namespace) -> int:
             ("temperature after", _degrees(hottest(timing.after))),
         ],
         columns=(timing.key, "measured"),
-        title=f"{args.folder}: {timing.threads} threads, {args.runs} runs",
+        title=f"{args.folder}: {timing.gpu or f'{timing.threads} threads'}, {args.runs} runs",
     )
     write_result(args, timing)
     return 0
@@ -161,6 +163,14 @@ def add_rpc_server(commands: Commands) -> None:
     )
     server.add_argument("--tracker", type=address, required=True, metavar="HOST:PORT")
     server.add_argument("--key", required=True, help="the name that devices of this kind go by")
+    server.add_argument(
+        "--library",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="load this part of TVM's runtime as well, such as libtvm_runtime_opencl.so",
+    )
     _add_listening(server, port=9090)
 
 
@@ -172,6 +182,7 @@ def _rpc_server(args: argparse.Namespace) -> int:
         key=args.key,
         host=args.host,
         port=args.port,
+        libraries=args.library,
         announce=_announce("rpc-server"),
     )
     return 0

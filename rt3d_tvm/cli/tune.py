@@ -37,7 +37,9 @@ def add_tune(commands: Commands) -> None:
         "--trials", type=at_least_one, default=64, metavar="N", help="a layer; default: 64"
     )
     add_kernels(tune)
-    tune.add_argument("--precision", default="fp32", help="fp32 (default), or fp16, as of compile")
+    tune.add_argument(
+        "--precision", help="fp32, or fp16, as of compile; default: fp16 for adreno, else fp32"
+    )
     add_threads(tune)
     tune.add_argument(
         "--deadline", type=seconds, default=60, metavar="S", help="for one trial; default: 60"
@@ -54,7 +56,7 @@ def add_tune(commands: Commands) -> None:
     tune.add_argument(
         "--opencl",
         metavar="NAME",
-        help="with target opencl: measure on the device whose name has this in it",
+        help="with target opencl: measure on this machine's device whose name has this in it",
     )
 
 
@@ -110,7 +112,7 @@ def _tune(args: argparse.Namespace) -> int:
     for address, reason in report.aside.items():
         print(f"set aside: {address}: {reason}")
     same = {"--target": args.target, "--precision": args.precision, "--group": args.group}
-    usual = {"--target": "host", "--precision": "fp32", "--group": None}
+    usual = {"--target": "host", "--precision": None, "--group": None}
     options = [f"{name} {value} " for name, value in same.items() if value != usual[name]]
     options += ["--direct "] if args.direct else []
     print(f"rt3d compile {args.onnx} -o DIR {''.join(options)}--database {args.work_dir} uses it")

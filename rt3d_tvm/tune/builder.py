@@ -1,6 +1,6 @@
 """Candidates -> what a device measures, each compiled in a process that may crash or hang.
 
-That is a library, or, of a kernel for OpenCL, its plan as a file.
+That is a library, or, of a kernel for an OpenCL device of this machine, its plan as a file.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.link import export_arguments
 from rt3d_tvm.opencl.planner import kernel_plan
 from rt3d_tvm.passes.packed_call import PACKED_KERNELS
-from rt3d_tvm.targets import is_opencl
 from rt3d_tvm.tune.records import kernel_name
 from rt3d_tvm.tune.space import built, decided
 from rt3d_tvm.worker import Worker, ignore_interrupts
 from schedules.decisions import Decisions
 from topi_sparse.kgs_conv3d import KGSConv3d
 
+# What the names of the files end with.
+LIBRARY, PLAN = ".so", ".json"
 # Seconds for one kernel; the first call of a process also imports TVM.
 DEADLINE_S = 120.0
 
@@ -32,13 +33,16 @@ DEADLINE_S = 120.0
 class Builder:
     """Compiles kernels for a target into ``folder``, as many at a time as this machine has cores.
 
-    InputError where no linker for the target is installed and one is needed.
+    plans: write plans, which `opencl.session` runs, not libraries. InputError where no linker for
+    the target is installed and one is needed.
     """
 
-    def __init__(self, target: Target, folder: Path, *, deadline_s: float = DEADLINE_S) -> None:
-        self._suffix = ".json" if is_opencl(target) else ".so"
-        if not is_opencl(target):
-            export_arguments(target)
+    def __init__(
+        self, target: Target, folder: Path, *, plans: bool = False, deadline_s: float = DEADLINE_S
+    ) -> None:
+        self._suffix = PLAN if plans else LIBRARY
+        if not plans:
+            export_arguments(target.host or target)
         self._target, self._folder, self._deadline_s = str(target), Path(folder), deadline_s
         self._workers = [Worker() for _ in range(available_cores())]
         self._names = itertools.count()
@@ -75,18 +79,18 @@ class Builder:
 def _written(
     name: str, definition: str, taken: Decisions, target_json: str, path: str
 ) -> str | None:
-    """In the worker: write the file; the reason where that fails."""
+    """In the worker: write the file, as its name has it; the reason where that fails."""
     ignore_interrupts()
     target = Target(json.loads(target_json))
     conv = PACKED_KERNELS[name][0].from_json(definition)
     try:
-        if is_opencl(target):
+        if path.endswith(PLAN):
             plan = kernel_plan(decided(conv, taken), target)
             Path(path).write_text(plan.to_text(), encoding="utf-8")
             return None
         with target:
             library = tvm.compile(built(conv, taken, target), target=target)
-        library.export_library(path, **export_arguments(target))
+        library.export_library(path, **export_arguments(target.host or target))
     except (RuntimeError, InputError, ValueError, OSError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         return f"{type(error).__name__}: {lines[-1] if lines else ''}"

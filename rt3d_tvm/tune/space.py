@@ -21,7 +21,7 @@ from schedules.adreno.kgs_conv3d_simt import default_group, group_options
 from schedules.decisions import DECISIONS_ATTRIBUTE, Decisions, defaults, listed, scheduled
 from schedules.table import kernel_rule
 from topi_sparse.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d, kgs_conv3d
-from topi_sparse.kgs_conv3d_simt import KGSConv3dSIMT, kgs_conv3d_simt
+from topi_sparse.kgs_conv3d_simt import SIMT_ATTRIBUTE, KGSConv3dSIMT, kgs_conv3d_simt
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import ceil_div
 from topi_sparse.register_tile import GROUP_CHANNELS, GROUP_HEIGHTS, lane_mappings, vector_unit
@@ -292,7 +292,7 @@ def decisions(conv: KGSConv3d, target: Target) -> tuple[Decisions, tuple]:
         loops = json.loads(conv.to_json()), conv.items, conv.out[2], rows
         known = tuple(tuple((n,) for n in each) for each in group_options(*loops))
         return tuple((n,) for n in default_group(*loops)), known
-    sch = scheduled(_function(conv), kernel_rule("cpu", SPEC_ATTRIBUTE).schedule, target)
+    sch = scheduled(kgs_conv3d(conv), kernel_rule("cpu", SPEC_ATTRIBUTE).schedule, target)
     return defaults(sch), listed(sch)
 
 
@@ -305,9 +305,7 @@ def decided(conv: KGSConv3d, taken: Decisions) -> tvm.tirx.PrimFunc:
 
 def built(conv: KGSConv3d, taken: Decisions, target: Target) -> tvm.IRModule:
     """The scheduled kernel as a module with one function, ``main``."""
-    sch = scheduled(_function(conv), kernel_rule("cpu", SPEC_ATTRIBUTE).schedule, target, taken)
-    return sch.mod
-
-
-def _function(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
-    return kgs_conv3d(conv).with_attr("global_symbol", "main")
+    simt = is_simt(conv)
+    rule = kernel_rule("adreno", SIMT_ATTRIBUTE) if simt else kernel_rule("cpu", SPEC_ATTRIBUTE)
+    function = (kgs_conv3d_simt if simt else kgs_conv3d)(conv).with_attr("global_symbol", "main")
+    return scheduled(function, rule.schedule, target, taken).mod

@@ -33,7 +33,7 @@ from rt3d_tvm.passes.kgs_conv3d import read_report
 from rt3d_tvm.pipeline import lower
 from rt3d_tvm.precision import make_precision
 from rt3d_tvm.remote import Device, DeviceFailure, RemoteDevice, ThisMachine
-from rt3d_tvm.targets import check_precision, is_opencl, make_target
+from rt3d_tvm.targets import check_precision, default_precision, is_opencl, make_target
 from rt3d_tvm.tracker import wait_for_device
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.check import drawn, why_wrong
@@ -69,6 +69,7 @@ BEST, FINAL, MARGIN = 3, Timing(turns=7, repeats=2, min_repeat_ms=10), 1.02
 # Seconds to wait for a device that is free before the next attempt, and for one that has gone
 # before it is given up.
 WAIT_S, PATIENCE_S = 30.0, 600.0
+NO_TRACKER = "a key is of a device: its tracker is needed as well"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ def tune_onnx(
     trials: int = TRIALS,
     group: KernelGroup | None = None,
     winograd: bool = True,
-    precision: str = "fp32",
+    precision: str | None = None,
     threads: int | None = None,
     deadline_s: float = DEADLINE_S,
     pauses: Pauses | None = None,
@@ -125,25 +126,29 @@ def tune_onnx(
 
     A search that was stopped, whatever stopped it, goes on where it was. Kernels run on this
     machine, or on the devices of a tracker under ``key``, on ``threads`` cores, by default all of
-    this machine's and a device's big ones; those for OpenCL on a device of this machine, the first
-    or the one whose name has ``opencl`` in it. group, winograd, precision: as of `compile_onnx`.
+    this machine's and a device's big ones; those for OpenCL on the GPU of such a device, or on one
+    of this machine, the first or the one whose name has ``opencl`` in it. group, winograd,
+    precision: as of `compile_onnx`.
     InputError for bad input, a work directory of something else, and when no device is left.
     """
     watch = watch or Watch()
-    made_for, chosen = make_target(target), make_precision(precision)
+    made_for = make_target(target)
+    chosen = make_precision(precision or default_precision(target))
     check_precision(chosen, made_for, target)
-    settings = {}
-    if is_opencl(made_for):
+    settings, here = {}, is_opencl(made_for) and tracker is None
+    if here:
         half = chosen.dtype == "float16"
-        opener = opencl_opener(tracker, key, target, threads, opencl, half, deadline_s)
+        opener = opencl_opener(key, target, threads, opencl, half, deadline_s)
         count, renew_s = 1, float("inf")
         # What is found holds for that device.
         settings["opencl"] = str(describe(choose_device(opencl, half=half)))
     elif opencl is not None:
-        raise InputError(f"target {target} runs on cores, not on the OpenCL device {opencl!r}")
+        runs_on = "the GPU of the tracker's device" if is_opencl(made_for) else "cores"
+        raise InputError(f"target {target} runs on {runs_on}, not on the OpenCL device {opencl!r}")
     else:
-        export_arguments(made_for)
-        opener, count, renew_s = device_opener(tracker, key, target, threads, deadline_s)
+        export_arguments(made_for.host or made_for)
+        opener, count, renew_s, gpu = device_opener(tracker, key, target, threads, deadline_s)
+        settings |= {"gpu": gpu} if gpu else {}
     watch.say("import and lower")
     mod = import_onnx(Path(onnx_path))
     try:
@@ -161,7 +166,7 @@ def tune_onnx(
         "tvm_target": json.loads(str(made_for)),
         "group": str(group) if group else "auto",
         "winograd": winograd,
-        "precision": precision,
+        "precision": chosen.name,
         "threads": threads,
         "versions": versions(),
         **settings,
@@ -177,7 +182,7 @@ def tune_onnx(
     with (
         tuner,
         tempfile.TemporaryDirectory(prefix="rt3d-tune-") as folder,
-        Builder(made_for, Path(folder)) as builder,
+        Builder(made_for, Path(folder), plans=here) as builder,
         Devices(
             opener, count, say=watch.say, pauses=pauses, renew_s=renew_s, patience_s=PATIENCE_S
         ) as devices,
@@ -193,7 +198,6 @@ def versions() -> dict[str, str]:
 
 
 def opencl_opener(
-    tracker: tuple[str, int] | None,
     key: str | None,
     target: str,
     threads: int | None,
@@ -202,15 +206,13 @@ def opencl_opener(
     deadline_s: float,
 ) -> Callable[[], Device]:
     """What opens an OpenCL device of this machine to measure on."""
-    if tracker is not None or key is not None:
-        raise InputError(
-            f"target {target}: sessions with a device drive its cores only; kernels for OpenCL are "
-            "measured on a device of this machine, without a tracker and a key"
-        )
+    if key is not None:
+        raise InputError(NO_TRACKER)
     if target != "opencl":
         raise InputError(
-            f"target {target} is a GPU that is not in this machine: what is fast here may be slow "
-            "there; target opencl is tuned on an OpenCL device of this machine"
+            f"target {target} is a GPU that is not in this machine, and what is fast here may be "
+            "slow there: name a tracker and a key, or tune target opencl, for a device of this "
+            "machine"
         )
     if threads is not None:
         raise InputError(f"target {target} runs on an OpenCL device: threads have no effect")
@@ -223,14 +225,15 @@ def device_opener(
     target: str,
     threads: int | None,
     deadline_s: float,
-) -> tuple[Callable[[], Device], int, float]:
+) -> tuple[Callable[[], Device], int, float, str | None]:
     """What opens a device to measure on, here or at a tracker, and how many there are.
 
-    Third the age in seconds at which a session is to be opened anew, before its server ends it.
+    Third the age in seconds at which a session is to be opened anew, before its server ends it;
+    then the name of its GPU, where kernels are to run on that.
     """
     if tracker is None:
         if key is not None:
-            raise InputError("a key is of a device: its tracker is needed as well")
+            raise InputError(NO_TRACKER)
         if target != "host":
             raise InputError(
                 f"target {target!r} is not this machine: name a tracker and a key, or tune for host"
@@ -238,9 +241,13 @@ def device_opener(
         cores = threads or available_cores()
         if cores > available_cores():
             raise InputError(f"{threads} threads: this machine has {available_cores()} cores")
-        return partial(ThisMachine, threads=cores, deadline_s=deadline_s), 1, float("inf")
+        return partial(ThisMachine, threads=cores, deadline_s=deadline_s), 1, float("inf"), None
     if key is None:
         raise InputError("a tracker has devices of several kinds: a key is needed as well")
+    made_for = make_target(target)
+    on_gpu = is_opencl(made_for)
+    if on_gpu and threads is not None:
+        raise InputError(f"target {target} runs on a GPU: threads have no effect")
     offer = wait_for_device(tracker, key)
 
     def opened() -> Device:
@@ -252,30 +259,40 @@ def device_opener(
             session_s=SESSION_DEADLINES * deadline_s,
         )
         try:
-            device.use_threads(threads)
+            if on_gpu:
+                device.use_opencl()
+            else:
+                device.use_threads(threads)
         except DeviceFailure as error:
             device.close()
             raise DeviceFailure(str(error), error.kind, device.address) from error
         return device
 
-    processor = _first_processor(opened, offer.devices)
-    machine = str(make_target(target).attrs.get("mtriple", platform.machine())).partition("-")[0]
+    processor, gpu = _first_device(opened, offer.devices, on_gpu=on_gpu)
+    host = made_for.host or made_for
+    machine = str(host.attrs.get("mtriple", platform.machine())).partition("-")[0]
     if processor.machine not in (None, machine):
-        fits = ", ".join(fitting_targets(processor))
+        fits = ", ".join(fitting_targets(processor, gpu=on_gpu))
         raise InputError(
             f"target {target}: is {machine}, the device {key} is {processor.machine}; targets that "
             f"fit: {fits}"
         )
-    return opened, offer.devices, SESSION_DEADLINES * deadline_s / 2
+    return opened, offer.devices, SESSION_DEADLINES * deadline_s / 2, gpu
 
 
-def _first_processor(opened: Callable[[], Device], devices: int) -> Processor:
-    """The processor of the first device that answers; they are of one kind."""
+def _first_device(
+    opened: Callable[[], Device], devices: int, *, on_gpu: bool
+) -> tuple[Processor, str | None]:
+    """The processor and the GPU of the first device that answers; they are of one kind."""
+
+    def told(device: Device) -> tuple[Processor, str | None]:
+        return device.processor(), device.use_opencl() if on_gpu else None
+
     for _ in range(devices):
         with contextlib.suppress(DeviceFailure), opened() as device:
-            return device.processor()
+            return told(device)
     with opened() as device:
-        return device.processor()
+        return told(device)
 
 
 def kernel_job(
@@ -528,7 +545,7 @@ class Tuner:
             "versions": self._session["versions"],
         }
         devices = {row["device"] for row in self._log.rows if row.get("device")}
-        processor = self._target.attrs.get("mcpu")
+        processor = self._target.attrs.get("mcpu") or self._session.get("gpu")
         write_records(
             self._work / TUNED,
             [

@@ -1,0 +1,145 @@
+"""The GPU of a device behind a tracker: TVM's own OpenCL runtime there.
+
+TVM's wheel has none. Where ``RT3D_TVM_OPENCL`` names a libtvm_runtime_opencl.so, built as
+docs/phone.md says, a server of this machine loads it and runs models and trials on an OpenCL device
+of this machine; the other tests need none.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rt3d_tvm import cli
+from rt3d_tvm.build import compile_onnx
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.opencl import drivers
+from rt3d_tvm.remote import RemoteDevice
+from rt3d_tvm.targets import make_target
+from rt3d_tvm.tracker import wait_for_device
+from rt3d_tvm.tune.builder import Builder
+from rt3d_tvm.tune.records import read_database
+from rt3d_tvm.tune.space import decisions
+from rt3d_tvm.tune.tuner import tune_onnx
+from rt3d_tvm.verify import reference_session, relative_distance
+from tests.test_remote import running
+from tests.test_tune_opencl import TARGET, layer
+from tests.two_layers import write_two_layers
+
+PLAIN, GPU = "no-opencl", "this-gpu"
+LIBRARY = os.environ.get("RT3D_TVM_OPENCL")
+needs_runtime = pytest.mark.skipif(
+    LIBRARY is None,
+    reason="RT3D_TVM_OPENCL names no libtvm_runtime_opencl.so (docs/phone.md, part 6)",
+)
+
+
+@pytest.fixture(scope="module")
+def tracker():
+    with running("tracker", "--port", "19390") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def plain(tracker):
+    """This machine with the runtime of TVM's wheel."""
+    where = "{}:{}".format(*tracker)
+    with running("rpc-server", "--tracker", where, "--key", PLAIN, "--port", "19490") as address:
+        wait_for_device(tracker, PLAIN, wait_s=60)
+        yield address
+
+
+@pytest.fixture(scope="module")
+def gpu(tracker):
+    """This machine with TVM's OpenCL runtime, and the first driver that pip has installed."""
+    drivers.devices()  # names the drivers in the environment that the server inherits
+    arguments = ("--tracker", "{}:{}".format(*tracker), "--key", GPU, "--port", "19590")
+    with running("rpc-server", *arguments, "--library", LIBRARY) as address:
+        wait_for_device(tracker, GPU, wait_s=60)
+        yield address
+
+
+@pytest.fixture(scope="module")
+def compiled_gpu(compiled_c3d, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("gpu") / "artifact"
+    compile_onnx(compiled_c3d.onnx, folder, target="opencl")
+    return folder
+
+
+def test_a_runtime_without_opencl_is_named(tracker, plain, compiled_gpu, tmp_path):
+    reason = "TVM's runtime there has no OpenCL, or finds no GPU; docs/phone.md, part 6"
+    with RemoteDevice(tracker, PLAIN) as device:
+        found = device.describe()
+        assert found.gpu is None
+        assert not {"adreno", "opencl"} & set(found.targets)
+        with pytest.raises(InputError, match=f"{PLAIN} could not take .* {reason}"):
+            device.load(compiled_gpu)
+    onnx_path = write_two_layers(tmp_path / "two.onnx")
+    with pytest.raises(InputError, match=f"{PLAIN} could not use its GPU: {reason}"):
+        tune_onnx(onnx_path, tmp_path / "work", target="opencl", tracker=tracker, key=PLAIN)
+    assert not (tmp_path / "work").exists()
+
+
+def test_threads_are_no_matter_of_a_gpu(tracker, plain, compiled_gpu, tmp_path):
+    with (
+        RemoteDevice(tracker, PLAIN) as device,
+        pytest.raises(InputError, match="runs on a GPU: threads have no effect"),
+    ):
+        device.load(compiled_gpu, threads=2)
+    onnx_path, where = write_two_layers(tmp_path / "two.onnx"), {"tracker": tracker, "key": PLAIN}
+    with pytest.raises(InputError, match="target opencl runs on a GPU: threads have no effect"):
+        tune_onnx(onnx_path, tmp_path / "work", target="opencl", threads=2, **where)
+    with pytest.raises(InputError, match=r"the GPU of the tracker's device, not on .* 'Intel'"):
+        tune_onnx(onnx_path, tmp_path / "work", target="opencl", opencl="Intel", **where)
+
+
+def test_a_library_that_is_not_there_is_refused(tracker, tmp_path, capsys):
+    argv = ["rpc-server", "--tracker", "{}:{}".format(*tracker), "--key", "x"]
+    assert cli.main([*argv, "--library", str(tmp_path / "none.so")]) == 2
+    assert f"no library {tmp_path / 'none.so'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["opencl", "adreno"])
+def test_a_kernel_for_a_gpu_elsewhere_is_a_library_with_its_source(name, tmp_path):
+    """Host code for that device's processor, and the OpenCL C of both kernels, halo and tiles."""
+    known, _ = layer()
+    target = make_target(name)
+    with Builder(target, tmp_path) as builder:
+        (path,) = builder.build([(known.conv, decisions(known.conv, target)[0])])
+    assert isinstance(path, Path), path
+    data = path.read_bytes()
+    assert int.from_bytes(data[18:20], "little") == {"opencl": 62, "adreno": 183}[name]
+    assert data.count(b"__kernel void main_kernel") >= 2
+
+
+@needs_runtime
+def test_a_model_runs_on_the_gpu_of_a_tracker_s_device(tracker, gpu, compiled_c3d, compiled_gpu):
+    session = reference_session(compiled_c3d.onnx)
+    taken = session.get_inputs()[0]
+    x = np.random.default_rng(0).standard_normal(taken.shape, "float32")
+    with RemoteDevice(tracker, GPU) as device:
+        found = device.describe()
+        assert found.gpu
+        assert "opencl" in found.targets
+        artifact = device.load(compiled_gpu)
+        y = artifact.run(x)
+        timing = artifact.time(x, runs=3)
+    assert relative_distance(y, session.run(None, {taken.name: x})[0]) <= 1e-4
+    assert (timing.threads, timing.gpu) == (None, found.gpu)
+    assert min(timing.samples_ms) > 0
+
+
+@needs_runtime
+def test_a_search_measures_on_the_gpu_of_a_tracker_s_device(tracker, gpu, tmp_path):
+    onnx_path, work = write_two_layers(tmp_path / "two.onnx"), tmp_path / "work"
+    report = tune_onnx(
+        onnx_path, work, target="opencl", tracker=tracker, key=GPU, trials=4, deadline_s=120
+    )
+    assert report.trials == 8
+    assert not report.failures
+    records = read_database(work, TARGET).records
+    assert len(records) == 2
+    assert all(record.device.startswith("{}:{}".format(*gpu)) for record in records)
+    manifest = compile_onnx(onnx_path, tmp_path / "tuned", target="opencl", database=work)
+    assert all(str(work) in layer["tuned"] for layer in manifest["layers"])
