@@ -101,8 +101,18 @@ class KGSConv3dSIMT(KGSConv3d):
         prunes = self.kept < self.rows[0] * groups * math.prod(self.kernel)
         if not (self.adjacent and prunes and groups > 1 and self.items > 1):
             return False
-        nbytes = math.prod(self.data) * np.dtype(self.dtype).itemsize
-        return self.reads_once or nbytes > CACHED_BYTES
+        return self.reads_once or self._beyond_caches(self.data)
+
+    @property
+    def fetches_stores(self) -> bool:
+        """Whether it asks for the lines that it will store to as well.
+
+        With few products for each, or where they come from memory, its stores would wait for them.
+        """
+        return self.fetches_ahead and (self.reads_once or self._beyond_caches(self.out))
+
+    def _beyond_caches(self, shape: tuple[int, ...]) -> bool:
+        return math.prod(shape) * np.dtype(self.dtype).itemsize > CACHED_BYTES
 
     @property
     def reads_once(self) -> bool:
@@ -239,8 +249,7 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
     blocks = conv.y.shape(conv.out)[1]
     if conv.fetches_ahead:
         row, column = flat[0] // conv.row_length, flat[0] % conv.row_length
-        # With so few products for each, its stores would wait for their cache lines as well.
-        for quarter in range(conv.rows_per_item // VECTOR if conv.reads_once else 0):
+        for quarter in range(conv.rows_per_item // VECTOR if conv.fetches_stores else 0):
             block = T.min(first_row // VECTOR + quarter, blocks - 1)
             for name, layout in (("y", conv.y), ("residual", conv.residual)):
                 if layout:
