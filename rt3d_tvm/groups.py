@@ -252,7 +252,7 @@ def _device_timer(
     from rt3d_tvm.tune.tuner import DEADLINE_S, device_opener, kernel_job
 
     made_for = make_target(target)
-    opener, _, renew_s = device_opener(tracker, key, target, None, DEADLINE_S)
+    opener, _, renew_s, _ = device_opener(tracker, key, target, None, DEADLINE_S)
     with (
         tempfile.TemporaryDirectory(prefix="rt3d-groups-") as folder,
         Builder(made_for, Path(folder)) as builder,
