@@ -25,10 +25,12 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.frontend import import_onnx
 from rt3d_tvm.passes.kgs_conv3d import KGSConv3d
 from rt3d_tvm.pipeline import lower
-from rt3d_tvm.targets import make_target
+from rt3d_tvm.targets import is_opencl, make_target
+from rt3d_tvm.tracker import NO_TRACKER
 from rt3d_tvm.tune.space import decisions
 from rt3d_tvm.tune.tasks import extract_tasks
 from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.work_item import item_pruning_group, work_item
 
 GROUPS = tuple(KernelGroup(g_m=g_m, g_n=4) for g_m in (4, 8, 16, 32))
 # From the rates of the paper's Table 2: S3D's 2.1x and C3D's 3.6x.
@@ -93,7 +95,7 @@ def choose_group(
     say = progress or (lambda stage: None)
     _check(layers, groups, densities, target, share, timer is not None or tracker is not None)
     if tracker is None and key is not None:
-        raise InputError("a key is of a device: its tracker is needed as well")
+        raise InputError(NO_TRACKER)
     with contextlib.ExitStack() as stack:
         if tracker is None:
             time_layer = partial(_time_layer, target=target, timer=timer or _time_here)
@@ -310,6 +312,11 @@ def _check(
     if not 0 <= share < 1:
         raise InputError(f"share {share:g}: at least 0 and below 1 is accepted")
     made_for = make_target(target)
+    if is_opencl(made_for):
+        raise InputError(
+            f"target {target!r}: sizes are timed on cores; its kernels are made for groups of "
+            f"{item_pruning_group(work_item(made_for))}"
+        )
     if not elsewhere and target != "host":
         raise InputError(
             f"target {target!r}: only host can be timed on this machine; a tracker and a key name "

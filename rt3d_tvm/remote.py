@@ -37,7 +37,7 @@ SESSION_DEADLINES = 10
 class Description:
     """A device: its processor, its memory in bytes (None: could not be asked), what runs on it.
 
-    gpu: as its OpenCL driver names it; None where TVM's runtime there knows none.
+    gpu: its name, units and driver; None where TVM's runtime there knows none.
     """
 
     key: str
@@ -54,7 +54,8 @@ class Description:
 class RemoteTiming:
     """Milliseconds of each run of an artifact on a device, and the temperatures around them.
 
-    It ran on so many ``threads``, or else on the GPU of that name.
+    It ran on so many ``threads``, or else on the GPU of that name; then they are of its kernels
+    alone.
     """
 
     key: str
@@ -126,7 +127,7 @@ class Device:
             )
 
     def use_opencl(self) -> str:
-        """Run kernels on its GPU, whose name this is.
+        """Run kernels on its GPU; its name, with its units and driver.
 
         DeviceFailure where TVM's runtime there knows none.
         """
@@ -247,7 +248,7 @@ class RemoteDevice(Device):
 
         The weights go from the mapped file straight into the tensors that the model reads.
         threads: by default as many as the device has big cores, or its server if these are fewer.
-        An artifact of OpenCL runs on its GPU, and threads have no effect.
+        An artifact of OpenCL runs on its GPU; InputError for one with threads.
         """
         folder = Path(folder)
         manifest = read_manifest(folder / MANIFEST)
@@ -266,7 +267,7 @@ class RemoteDevice(Device):
                 f"{folder / MODEL}: not a 64-bit ELF library; `rt3d compile` makes one"
             )
         if processor.machine not in (None, machine):
-            fits = ", ".join(fitting_targets(processor))
+            fits = ", ".join(fitting_targets(processor, gpu=on_gpu))
             raise InputError(
                 f"{folder}: compiled for {machine}, the device {self.key} is {processor.machine}; "
                 f"targets that fit: {fits}"

@@ -108,7 +108,7 @@ def temperatures() -> dict[str, float]:
 def use_opencl() -> str:
     """Run kernels on the device's GPU from now on; its name. InputError where there is none."""
     _held.device = _opencl()
-    return _held.device.device_name
+    return _gpu_name(_held.device)
 
 
 def describe() -> tuple[Processor, int | None, str | None, dict[str, float], float]:
@@ -119,7 +119,7 @@ def describe() -> tuple[Processor, int | None, str | None, dict[str, float], flo
     threads()
     answer_s = time.perf_counter() - started
     try:
-        gpu = _opencl().device_name
+        gpu = _gpu_name(_opencl())
     except (InputError, tvm.error.RPCError):
         gpu = None
     return found, _memory(found), gpu, temperatures(), answer_s
@@ -134,7 +134,7 @@ def upload(folder: Path, manifest: dict, threads: int | None) -> tuple[int, int 
     running = gpu = None
     if threads is None:
         device = _opencl()  # before its kernels get there: nothing would load them
-        places, gpu = [device, _held.rpc.cpu()], device.device_name
+        places, gpu = [device, _held.rpc.cpu()], _gpu_name(device)
         library = _loaded(folder / MODEL)
     else:
         device, places = _held.rpc.cpu(), [_held.rpc.cpu()]
@@ -168,7 +168,10 @@ def run(number: int, x: np.ndarray) -> np.ndarray:
 
 
 def timed_run(number: int) -> float:
-    """Seconds of one run on the input of the model's last `run`, by the device's clock."""
+    """Seconds of one run on the input of the model's last `run`, by the device's clock.
+
+    On a GPU those of its kernels alone: TVM's timer for OpenCL adds up what its events say.
+    """
     model = _held.models[number]
     timer = model.vm.module.time_evaluator("main", model.device, number=1, repeat=1)
     return timer(*model.arguments).results[0]
@@ -240,6 +243,12 @@ def _opencl() -> tvm.runtime.Device:
             "to build one that has it"
         )
     return gpu
+
+
+def _gpu_name(gpu: tvm.runtime.Device) -> str:
+    """What tells it from others: drivers give one name to all GPUs of a family."""
+    units, driver = gpu.multi_processor_count, gpu.driver_version
+    return f"{gpu.device_name.strip()}, {units} units, driver {driver.strip()}"
 
 
 def _loaded(path: Path) -> tvm.runtime.Module:

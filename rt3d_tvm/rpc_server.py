@@ -13,12 +13,14 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.opencl.drivers import name_drivers
 
 LOOPBACK = "127.0.0.1"
 TRACKER_PORT, SERVER_PORT = 9190, 9090
@@ -67,8 +69,10 @@ def serve(
         from tvm.rpc import server
 
     _check_host(host)
-    if missing := [str(library) for library in libraries if not library.is_file()]:
-        raise InputError(f"no library {', '.join(missing)}")
+    for library in libraries:
+        _check_library(library)
+    if libraries:
+        name_drivers()
     # As TVM's server takes them; each session loads them.
     loaded = ":".join(str(library.resolve()) for library in libraries) or None
     server.logger.setLevel(logging.WARNING)
@@ -113,6 +117,22 @@ def _check_host(host: str) -> None:
         ipaddress.ip_address(host)
     except ValueError as error:
         raise InputError(f"host {host!r}: an IP address of this machine is accepted") from error
+
+
+def _check_library(path: Path) -> None:
+    """InputError for a library that sessions could not load: they would end without a reason."""
+    if not path.is_file() or ":" in str(path.resolve()):
+        raise InputError(f"no library {path}; a file is accepted, without ':' in its path")
+    load = "import sys, ctypes, tvm; ctypes.CDLL(sys.argv[1])"
+    child = subprocess.run(
+        [sys.executable, "-c", load, path.resolve()],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TVM_USE_RUNTIME_LIB": "1"},
+    )
+    if child.returncode:
+        reason = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
+        raise InputError(f"{path} cannot be loaded beside TVM's runtime: {reason}")
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -23,6 +23,8 @@ RETURN_S = 5.0
 MAGIC = 0x2F271
 SUCCESS, REQUEST, SUMMARY = 0, 4, 6
 _MOST_BYTES = 1 << 20
+# For whoever names a device and not where to find it.
+NO_TRACKER = "a key is of a device: its tracker is needed as well"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -195,6 +195,7 @@ def test_a_bad_shape_is_named(text, says):
         (["--densities", "1.5"], "density 1.5"),
         (["--share", "1"], "share 1"),
         (["--target", "cortex-a77"], "only host can be timed"),
+        (["--target", "adreno"], "its kernels are made for groups of 16x4"),
         (["--target", "toaster"], "toaster"),
         (["--key", "board"], "its tracker is needed as well"),
         (["--shape", "banana"], "banana"),

@@ -111,6 +111,24 @@ def test_what_is_stored_in_float16_is_rounded_once_more_and_no_more(weight_dtype
     assert (abs(result - packed(expected, case.conv.y)) <= packed(bound, case.conv.y)).all()
 
 
+@pytest.mark.parametrize(("limit", "asks_for_stores"), [(0, True), (1 << 40, False)])
+def test_lines_are_asked_for_ahead_where_they_come_from_memory(monkeypatch, limit, asks_for_stores):
+    """Of windows that share positions: the next columns, and what is stored to and added."""
+    monkeypatch.setattr("topi_sparse.kgs_conv3d_simt.CACHED_BYTES", limit)
+    case = one_case(Tile(lanes=16, width=12, chunk=8, channels=4), residual=LAYOUT)
+    source = plan_of(kgs_conv3d_simt(case.conv)).source
+    asked = set(re.findall(r"prefetch\(\(\(__global \w+ \*\)(\w+)_ptr", source))
+    assert asked == ({"x", "y", "residual"} if asks_for_stores else set())
+    result = run_on_opencl(kgs_conv3d_simt(case.conv), case.arrays())
+    expected, bound = case.expected()
+    assert (abs(result - packed(expected, case.conv.y)) <= packed(bound, case.conv.y)).all()
+
+
+def test_weights_are_stored_as_activations_or_as_sums():
+    with pytest.raises(ValueError, match="weights in float32: float16, as activations, or float16"):
+        one_case(dtype="float16", accumulate="float16", weight_dtype="float32")
+
+
 def one_case(
     tile: Tile | None = None,
     *,

@@ -14,7 +14,6 @@ import pytest
 from rt3d_tvm import cli
 from rt3d_tvm.build import compile_onnx
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.opencl import drivers
 from rt3d_tvm.remote import RemoteDevice
 from rt3d_tvm.targets import make_target
 from rt3d_tvm.tracker import wait_for_device
@@ -53,7 +52,6 @@ def plain(tracker):
 @pytest.fixture(scope="module")
 def gpu(tracker):
     """This machine with TVM's OpenCL runtime, and the first driver that pip has installed."""
-    drivers.devices()  # names the drivers in the environment that the server inherits
     arguments = ("--tracker", "{}:{}".format(*tracker), "--key", GPU, "--port", "19590")
     with running("rpc-server", *arguments, "--library", LIBRARY) as address:
         wait_for_device(tracker, GPU, wait_s=60)
@@ -97,7 +95,10 @@ def test_threads_are_no_matter_of_a_gpu(tracker, plain, compiled_gpu, tmp_path):
 def test_a_library_that_is_not_there_is_refused(tracker, tmp_path, capsys):
     argv = ["rpc-server", "--tracker", "{}:{}".format(*tracker), "--key", "x"]
     assert cli.main([*argv, "--library", str(tmp_path / "none.so")]) == 2
-    assert f"no library {tmp_path / 'none.so'}" in capsys.readouterr().err
+    assert f"no library {tmp_path / 'none.so'}; a file is accepted" in capsys.readouterr().err
+    (tmp_path / "text.so").write_text("no library")
+    assert cli.main([*argv, "--library", str(tmp_path / "text.so")]) == 2
+    assert "text.so cannot be loaded beside TVM's runtime: OSError" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["opencl", "adreno"])

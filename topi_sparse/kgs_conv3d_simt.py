@@ -59,6 +59,13 @@ class KGSConv3dSIMT(KGSConv3d):
     accumulate: str = "float32"
     weight_dtype: str = "float32"
 
+    def __post_init__(self) -> None:
+        if self.weight_dtype not in (self.dtype, self.accumulate):
+            raise ValueError(
+                f"weights in {self.weight_dtype}: {self.dtype}, as activations, or "
+                f"{self.accumulate}, as sums, is accepted"
+            )
+
     @property
     def argument_types(self) -> dict[str, str]:
         """As in KGSConv3d; what few values are shared by all positions may be more exact."""

@@ -118,6 +118,9 @@ def bench_on_device(args: argparse.Namespace) -> int:
         artifact = device.load(args.folder, threads=args.threads)
         stage(f"{args.runs} runs")
         timing = artifact.time(clip, runs=args.runs)
+    place = f"{timing.threads} threads"
+    if timing.gpu:
+        place = f"the kernels alone on {timing.gpu}"
     print_table(
         [
             ("p50", f"{timing.p50_ms:.2f} ms"),
@@ -128,7 +131,7 @@ def bench_on_device(args: argparse.Namespace) -> int:
             ("temperature after", _degrees(hottest(timing.after))),
         ],
         columns=(timing.key, "measured"),
-        title=f"{args.folder}: {timing.gpu or f'{timing.threads} threads'}, {args.runs} runs",
+        title=f"{args.folder}: {place}, {args.runs} runs",
     )
     write_result(args, timing)
     return 0

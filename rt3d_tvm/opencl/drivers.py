@@ -97,11 +97,16 @@ def icd_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return folder
 
 
-def load_pyopencl():
-    """The package pyopencl with the drivers found; InputError where it is not installed."""
+def name_drivers() -> None:
+    """Tell this process and its children where drivers are, and drivers what kernels expect."""
     os.environ["OCL_ICD_VENDORS"] = str(icd_folder())
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+
+
+def load_pyopencl():
+    """The package pyopencl with the drivers found; InputError where it is not installed."""
+    name_drivers()
     try:
         import pyopencl
     except ModuleNotFoundError as error:

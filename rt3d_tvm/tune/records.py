@@ -107,7 +107,11 @@ def workload(conv: KGSConv3d) -> dict:
         "weight_sets": conv.weight_sets,
         "residual": conv.residual is not None,
         "dtype": conv.dtype,
-        **({"accumulate": conv.accumulate} if is_simt(conv) else {}),
+        **(
+            {"accumulate": conv.accumulate, "weight_dtype": conv.weight_dtype}
+            if is_simt(conv)
+            else {}
+        ),
     }
 
 

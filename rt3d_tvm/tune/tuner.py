@@ -34,7 +34,7 @@ from rt3d_tvm.pipeline import lower
 from rt3d_tvm.precision import make_precision
 from rt3d_tvm.remote import Device, DeviceFailure, RemoteDevice, ThisMachine
 from rt3d_tvm.targets import check_precision, default_precision, is_opencl, make_target
-from rt3d_tvm.tracker import wait_for_device
+from rt3d_tvm.tracker import NO_TRACKER, wait_for_device
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.check import drawn, why_wrong
 from rt3d_tvm.tune.cost_model import CostModel
@@ -69,7 +69,6 @@ BEST, FINAL, MARGIN = 3, Timing(turns=7, repeats=2, min_repeat_ms=10), 1.02
 # Seconds to wait for a device that is free before the next attempt, and for one that has gone
 # before it is given up.
 WAIT_S, PATIENCE_S = 30.0, 600.0
-NO_TRACKER = "a key is of a device: its tracker is needed as well"
 
 
 @dataclass(frozen=True, kw_only=True)

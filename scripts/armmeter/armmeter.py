@@ -28,6 +28,7 @@ from estimate import FMA, Estimate, estimate, total
 
 from rt3d_tvm.deploy import MANIFEST, read_manifest
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.precision import PRECISIONS
 from rt3d_tvm.report import print_table, write_json
 from rt3d_tvm.verify import reference_session, relative_distance
 
@@ -110,7 +111,7 @@ def measure(
     dense and of the kept weights, relerr and sensitivity. InputError for files that will not do.
     """
     shape, dense_macs, kept_macs = count_macs(onnx_path)
-    calls = read_manifest(model / MANIFEST)["calls"] if engine == "rt3d" else None
+    manifest = read_manifest(model / MANIFEST) if engine == "rt3d" else None
     x, expected, sensitivity = reference(onnx_path, shape)
     with tempfile.TemporaryDirectory(prefix="armmeter.") as folder:
         given, output = Path(folder) / "in.npy", Path(folder) / "out.npy"
@@ -125,6 +126,7 @@ def measure(
         )
         y = np.load(output)
     regions = counts["regions"]
+    calls = manifest["calls"] if layers else None
     if y.size != expected.size or len(regions) != (len(calls) if layers else 1):
         raise InputError(
             f"{model}: gave {len(regions)} runs and an output of shape {y.shape}, not one of "
@@ -139,8 +141,9 @@ def measure(
         "sensitivity": sensitivity,
         "threads": max(region["threads"] for region in regions),
         "caches": counts["caches"],
-        "calls": calls if layers else None,
-        "layers": read_manifest(model / MANIFEST)["layers"] if layers else None,
+        "precision": manifest["precision"]["name"] if manifest else "fp32",
+        "calls": calls,
+        "layers": manifest["layers"] if layers else None,
         "regions": regions,
     }
 
@@ -200,11 +203,17 @@ def convert_for_mnn(onnx_path: Path, out: Path) -> Path:
     return out
 
 
+def precision_of(result: Mapping) -> str:
+    """Of the model; older results are all of float32."""
+    return result.get("precision", "fp32")
+
+
 def warnings(result: Mapping) -> list[str]:
     """What a reader of the figures has to know."""
     found = []
-    if not result["rel_error"] <= MAX_REL_ERROR:
-        found.append(f"relerr is above {MAX_REL_ERROR:g}: not the reference's answer")
+    limit = max(MAX_REL_ERROR, PRECISIONS[precision_of(result)].max_rel_error)
+    if not result["rel_error"] <= limit:
+        found.append(f"relerr is above {limit:g}: not the reference's answer")
     if not result["sensitivity"] >= MIN_SENSITIVITY:
         found.append(
             f"another input moves the output by {result['sensitivity']:.1e} of its largest value "
@@ -220,7 +229,7 @@ def show(results: list[Mapping]) -> None:
     rows = []
     for result in results:
         counts = total(result["regions"])
-        e = estimate(counts)
+        e = estimate(counts, precision_of(result))
         rows.append(
             (
                 *(result["model"], result["engine"]),
@@ -242,7 +251,7 @@ def show(results: list[Mapping]) -> None:
 def show_layers(result: Mapping) -> None:
     """One row a call, the longest first."""
     macs = {layer["name"]: layer["kept_macs"] for layer in result["layers"]}
-    estimates = [estimate(region) for region in result["regions"]]
+    estimates = [estimate(region, precision_of(result)) for region in result["regions"]]
     whole = sum(e.ms for e in estimates)
 
     def row(call: Mapping, region: Mapping, e: Estimate) -> tuple:

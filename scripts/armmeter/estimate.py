@@ -17,15 +17,20 @@ FRONT_END, VECTOR_PIPES, MEMORY_PIPES = 4, 2, 2
 # Extra cycles of a line that misses L1, L2, L3, and the part of each that is hidden.
 LATENCY = (9, 26, 300)
 OVERLAP = (0.85, 0.85, 0.94)
-FMA = ("fma_4s", "fma_2s", "fma_8h", "fma_4h", "fma_2d", "fma_scalar")
+# Kinds of multiply-adds, and the lanes of each.
+FMA = {"fma_4s": 4, "fma_2s": 2, "fma_8h": 8, "fma_4h": 4, "fma_2d": 2, "fma_scalar": 1}
 # Multiply-adds a cycle at most.
-PEAKS = {"float32": 4 * VECTOR_PIPES, "float16": 8 * VECTOR_PIPES}
+PEAKS = {"fp32": 4 * VECTOR_PIPES, "fp16": 8 * VECTOR_PIPES}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Milliseconds, what bounds them, and the multiply-adds issued over the peak in that time."""
+    """Milliseconds, what bounds them, and the multiply-adds issued over the peak in that time.
 
+    peak: multiply-adds a cycle at most, in the precision of the model.
+    """
+
+    peak: int
     bound: str
     core_ms: float
     memory_ms: float
@@ -37,9 +42,9 @@ class Estimate:
         """Core and memory together."""
         return self.core_ms + self.memory_ms
 
-    def share(self, macs: int, dtype: str = "float32") -> float:
-        """So many multiply-adds over what the two pipes could do of that type in this time."""
-        return macs / (PEAKS[dtype] * self.ms * GHZ * 1e6)
+    def share(self, macs: int) -> float:
+        """So many multiply-adds over what the two pipes could do in this time."""
+        return macs / (self.peak * self.ms * GHZ * 1e6)
 
 
 def total(regions: list[Mapping]) -> dict:
@@ -50,8 +55,8 @@ def total(regions: list[Mapping]) -> dict:
     return counts
 
 
-def estimate(counts: Mapping) -> Estimate:
-    """The time that one region, or a total of regions, would take."""
+def estimate(counts: Mapping, precision: str = "fp32") -> Estimate:
+    """The time that one region, or a total of regions, would take; precision: of the model."""
     vector = sum(counts[name] for name in (*FMA, "simd_other", "fp_scalar", "mem_vuops"))
     cycles = {
         "front end": counts["insns"] / FRONT_END,
@@ -64,13 +69,14 @@ def estimate(counts: Mapping) -> Estimate:
         count * latency * (1 - overlap)
         for count, latency, overlap in zip(misses, LATENCY, OVERLAP, strict=True)
     )
-    issued = 4 * counts["fma_4s"] + 2 * counts["fma_2s"] + counts["fma_scalar"]
+    issued = sum(lanes * counts[name] for name, lanes in FMA.items())
     return Estimate(
+        peak=PEAKS[precision],
         bound=bound,
         core_ms=cycles[bound] / GHZ / 1e6,
         memory_ms=waiting / GHZ / 1e6,
         misses=misses,
-        issued_share=issued / (PEAKS["float32"] * (cycles[bound] + waiting)),
+        issued_share=issued / (PEAKS[precision] * (cycles[bound] + waiting)),
     )
 
 

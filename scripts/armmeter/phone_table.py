@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from armmeter import TIMEOUT_S, load_result, measure, warnings
+from armmeter import TIMEOUT_S, load_result, measure, precision_of, warnings
 from estimate import Estimate, estimate, total
 
 from rt3d_tvm.build import compile_onnx
@@ -23,7 +23,7 @@ from rt3d_tvm.deploy import file_sha256
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
 from rt3d_tvm.models import CLIP_MODELS, MODELS
-from rt3d_tvm.precision import PRECISIONS, Precision
+from rt3d_tvm.precision import PRECISIONS
 from rt3d_tvm.prune.benchmark import benchmark_pair
 from rt3d_tvm.report import print_table, write_json
 from topi_sparse.kernel_group import KernelGroup
@@ -41,17 +41,11 @@ class Row:
     title: str
     engine: str
     result: dict
-    precision: Precision = PRECISIONS["fp32"]
 
     @property
     def estimate(self) -> Estimate:
         """Of the whole inference."""
-        return estimate(total(self.result["regions"]))
-
-    @property
-    def kept_share(self) -> float:
-        """The kept multiply-adds over what the pipes could do in this time, in its precision."""
-        return self.estimate.share(self.result["kept_macs"], self.precision.dtype)
+        return estimate(total(self.result["regions"]), precision_of(self.result))
 
     @property
     def is_wrong(self) -> bool:
@@ -59,8 +53,8 @@ class Row:
 
         Not asked of the peers: transforms as MNN's cost digits.
         """
-        near = self.result["rel_error"] <= self.precision.max_rel_error  # a NaN is not
-        return self.engine == "rt3d" and not near
+        limit = PRECISIONS[precision_of(self.result)].max_rel_error
+        return self.engine == "rt3d" and not self.result["rel_error"] <= limit  # nor is a NaN
 
 
 def main() -> int:
@@ -102,8 +96,7 @@ def measured(name: str, out: Path, timeout: float) -> list[Row]:
         artifact = onnx_path.with_name(onnx_path.stem + suffix)
         made = compile_onnx(onnx_path, artifact, target=TARGET, precision=precision)
         result = _result("rt3d", artifact, onnx_path, made["sha256"]["model.so"], timeout)
-        taken = PRECISIONS[precision]
-        rows.append(Row(title=title, engine="rt3d", result=result, precision=taken))
+        rows.append(Row(title=title, engine="rt3d", result=result))
     for engine in PEERS:
         result = _result(engine, dense, dense, file_sha256(dense), timeout)
         rows.append(Row(title=TITLES[engine], engine=engine, result=result))
@@ -129,7 +122,7 @@ def show(name: str, rows: list[Row]) -> None:
             (
                 *(row.title, row.estimate.ms, row.estimate.core_ms, row.estimate.memory_ms),
                 best / row.estimate.ms,
-                100 * row.kept_share,
+                100 * row.estimate.share(row.result["kept_macs"]),
                 f"{row.result['rel_error']:.0e}",
             )
             for row in rows
