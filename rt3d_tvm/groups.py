@@ -251,7 +251,8 @@ def _device_timer(
     """What times a layer on a device, the convolution alone, as a search for tuned kernels does."""
     from rt3d_tvm.tune.builder import Builder
     from rt3d_tvm.tune.devices import Devices, Timing
-    from rt3d_tvm.tune.tuner import DEADLINE_S, device_opener, kernel_job
+    from rt3d_tvm.tune.openers import device_opener
+    from rt3d_tvm.tune.tuner import DEADLINE_S, kernel_job
 
     made_for = make_target(target)
     opener, _, renew_s, _ = device_opener(tracker, key, target, None, DEADLINE_S)

@@ -25,6 +25,7 @@ from rt3d_tvm import cli, remote
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.tracker import list_devices, wait_for_device
 from rt3d_tvm.tune import devices as devices_module
+from rt3d_tvm.tune import openers
 from rt3d_tvm.tune import tuner as tuner_module
 from rt3d_tvm.tune.tuner import TuningReport, tune_onnx
 from rt3d_tvm.tune.watch import Watch
@@ -149,7 +150,7 @@ def test_a_server_that_is_killed_in_the_middle_comes_back(
 
 
 def test_a_tracker_that_is_started_again_is_found_again(onnx_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(tuner_module, "SESSION_DEADLINES", 1)  # a session for some trials only
+    monkeypatch.setattr(openers, "SESSION_DEADLINES", 1)  # a session for some trials only
     with contextlib.ExitStack() as stack:
         with running("tracker", "--port", "19395") as tracker:
             stack.enter_context(server(tracker, 19891))
@@ -202,7 +203,7 @@ def test_a_device_that_never_answers_is_set_aside_and_the_other_goes_on(
 ):
     # The good one has to answer within it as well, however busy this machine is.
     monkeypatch.setattr(remote, "ANSWER_S", 3.0)
-    monkeypatch.setattr(tuner_module, "WAIT_S", 1.0)
+    monkeypatch.setattr(openers, "WAIT_S", 1.0)
     monkeypatch.setattr(devices_module, "RETRY_S", 0.1)
     silent = Silent(tracker)
     report = Search(onnx_path, tmp_path / "work", tracker).finished()
@@ -228,7 +229,7 @@ def test_kernels_that_crash_and_hang_on_a_device_end_no_search(
     """
     monkeypatch.setattr(devices_module, "MOST_FAILURES", 2)
     monkeypatch.setattr(tuner_module, "ROUND", 5)
-    monkeypatch.setattr(tuner_module, "SESSION_DEADLINES", 2)
+    monkeypatch.setattr(openers, "SESSION_DEADLINES", 2)
     sabotaged({1: "crash", 3: "hang"})
     report = Search(onnx_path, tmp_path / "work", tracker, trials=5, deadline_s=5.0).finished()
     assert report.failures == {"died": 1, "no answer": 1}
@@ -250,7 +251,7 @@ def test_a_wrong_key_is_refused_with_the_keys_that_there_are(
     capsys,
 ):
     """Before there is a search, and for one that has begun, which the right key goes on with."""
-    monkeypatch.setattr(tuner_module, "wait_for_device", partial(wait_for_device, wait_s=0.5))
+    monkeypatch.setattr(openers, "wait_for_device", partial(wait_for_device, wait_s=0.5))
     work = tmp_path / "work"
     argv = ["tune", str(onnx_path), "--work-dir", str(work), "--threads", "1", "--key", "toaster"]
     argv += ["--tracker", "{}:{}".format(*tracker)]
@@ -413,7 +414,7 @@ def test_a_search_without_any_device_says_what_it_waited_for(
     monkeypatch,
 ):
     """The only one never comes back: the search ends, its log is whole, it can go on."""
-    monkeypatch.setattr(tuner_module, "WAIT_S", 1.0)
+    monkeypatch.setattr(openers, "WAIT_S", 1.0)
     monkeypatch.setattr(tuner_module, "PATIENCE_S", 3.0)
     monkeypatch.setattr(tuner_module, "ROUND", 2)
     failed: list[InputError] = []

@@ -6,16 +6,13 @@ compile_onnx("model.onnx", "artifact", database="work")
 
 from __future__ import annotations
 
-import contextlib
 import json
-import platform
 import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,23 +20,21 @@ import numpy as np
 from tvm.target import Target
 
 from rt3d_tvm.deploy import available_cores, file_sha256
-from rt3d_tvm.device import Processor, fitting_targets
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.frontend import import_onnx
 from rt3d_tvm.link import export_arguments
 from rt3d_tvm.opencl.drivers import choose_device, describe
-from rt3d_tvm.opencl.machine import OpenCLMachine
 from rt3d_tvm.passes.kgs_conv3d import read_report
 from rt3d_tvm.pipeline import lower
 from rt3d_tvm.precision import make_precision
-from rt3d_tvm.remote import Device, DeviceFailure, RemoteDevice, ThisMachine
+from rt3d_tvm.remote import Device, DeviceFailure
 from rt3d_tvm.targets import check_precision, default_precision, is_opencl, make_target
-from rt3d_tvm.tracker import NO_TRACKER, wait_for_device
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.check import drawn, why_wrong
 from rt3d_tvm.tune.cost_model import CostModel
 from rt3d_tvm.tune.devices import Devices, Job, Outcome, Pauses, Timing, together
 from rt3d_tvm.tune.log import TrialLog
+from rt3d_tvm.tune.openers import device_opener, opencl_opener
 from rt3d_tvm.tune.records import (
     FORMAT,
     TUNED,
@@ -60,15 +55,13 @@ from topi_sparse.kgs_conv2plus1d import PAIR_ATTRIBUTE
 # Trials a layer; how many of them are compiled and measured at a time; of one layer at most so many
 # times its share, where it takes most of the model's time.
 TRIALS, ROUND, MOST = 64, 8, 2
-# Seconds that one trial may take. Sessions with a device last a few of them: so long a kernel that
-# hangs keeps the device.
-DEADLINE_S, SESSION_DEADLINES = 60.0, 4
+# Seconds that one trial may take.
+DEADLINE_S = 60.0
 # How many of the best are measured again beside the default, how, and by how much one of them has
 # to be faster to be taken.
 BEST, FINAL, MARGIN = 3, Timing(turns=7, repeats=2, min_repeat_ms=10), 1.02
-# Seconds to wait for a device that is free before the next attempt, and for one that has gone
-# before it is given up.
-WAIT_S, PATIENCE_S = 30.0, 600.0
+# Seconds to wait for a device that has gone before it is given up.
+PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,104 +187,6 @@ def tune_onnx(
 def versions() -> dict[str, str]:
     """Of what a record depends on."""
     return {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")}
-
-
-def opencl_opener(
-    key: str | None,
-    target: str,
-    threads: int | None,
-    wanted: str | None,
-    half: bool,
-    deadline_s: float,
-) -> Callable[[], Device]:
-    """What opens an OpenCL device of this machine to measure on."""
-    if key is not None:
-        raise InputError(NO_TRACKER)
-    if target != "opencl":
-        raise InputError(
-            f"target {target} is a GPU that is not in this machine, and what is fast here may be "
-            "slow there: name a tracker and a key, or tune target opencl, for a device of this "
-            "machine"
-        )
-    if threads is not None:
-        raise InputError(f"target {target} runs on an OpenCL device: threads have no effect")
-    return partial(OpenCLMachine, wanted, half=half, deadline_s=deadline_s)
-
-
-def device_opener(
-    tracker: tuple[str, int] | None,
-    key: str | None,
-    target: str,
-    threads: int | None,
-    deadline_s: float,
-) -> tuple[Callable[[], Device], int, float, str | None]:
-    """What opens a device to measure on, here or at a tracker, and how many there are.
-
-    Third the age in seconds at which a session is to be opened anew, before its server ends it;
-    then the name of its GPU, where kernels are to run on that.
-    """
-    if tracker is None:
-        if key is not None:
-            raise InputError(NO_TRACKER)
-        if target != "host":
-            raise InputError(
-                f"target {target!r} is not this machine: name a tracker and a key, or tune for host"
-            )
-        cores = threads or available_cores()
-        if cores > available_cores():
-            raise InputError(f"{threads} threads: this machine has {available_cores()} cores")
-        return partial(ThisMachine, threads=cores, deadline_s=deadline_s), 1, float("inf"), None
-    if key is None:
-        raise InputError("a tracker has devices of several kinds: a key is needed as well")
-    made_for = make_target(target)
-    on_gpu = is_opencl(made_for)
-    if on_gpu and threads is not None:
-        raise InputError(f"target {target} runs on a GPU: threads have no effect")
-    offer = wait_for_device(tracker, key)
-
-    def opened() -> Device:
-        device = RemoteDevice(
-            tracker,
-            key,
-            wait_s=WAIT_S,
-            deadline_s=deadline_s,
-            session_s=SESSION_DEADLINES * deadline_s,
-        )
-        try:
-            if on_gpu:
-                device.use_opencl()
-            else:
-                device.use_threads(threads)
-        except DeviceFailure as error:
-            device.close()
-            raise DeviceFailure(str(error), error.kind, device.address) from error
-        return device
-
-    processor, gpu = _first_device(opened, offer.devices, on_gpu=on_gpu)
-    host = made_for.host or made_for
-    machine = str(host.attrs.get("mtriple", platform.machine())).partition("-")[0]
-    if processor.machine not in (None, machine):
-        fits = ", ".join(fitting_targets(processor, gpu=on_gpu))
-        raise InputError(
-            f"target {target}: is {machine}, the device {key} is {processor.machine}; targets that "
-            f"fit: {fits}"
-        )
-    return opened, offer.devices, SESSION_DEADLINES * deadline_s / 2, gpu
-
-
-def _first_device(
-    opened: Callable[[], Device], devices: int, *, on_gpu: bool
-) -> tuple[Processor, str | None]:
-    """The processor and the GPU of the first device that answers; they are of one kind."""
-
-    def told(device: Device) -> tuple[Processor, str | None]:
-        return device.processor(), device.use_opencl() if on_gpu else None
-
-    for _ in range(devices):
-        with contextlib.suppress(DeviceFailure), opened() as device:
-            return told(device)
-    with opened() as device:
-        return told(device)
 
 
 def kernel_job(
