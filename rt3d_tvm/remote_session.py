@@ -131,17 +131,12 @@ def upload(folder: Path, manifest: dict, threads: int | None) -> tuple[int, int 
     threads: None for an artifact of OpenCL. Returns the number that `run` knows it by, how many
     threads will run it, or else the name of the GPU that will.
     """
-    running = gpu = None
-    if threads is None:
-        device = _opencl()  # before its kernels get there: nothing would load them
-        places, gpu = [device, _held.rpc.cpu()], _gpu_name(device)
-        library = _loaded(folder / MODEL)
-    else:
-        device, places = _held.rpc.cpu(), [_held.rpc.cpu()]
-        library = _loaded(folder / MODEL)
-        # Before anything runs: TVM makes its threads when it needs the first.
-        running = use_threads(threads)
-    model = _Model(relax.VirtualMachine(library, places), device)
+    on_gpu, cores = threads is None, _held.rpc.cpu()
+    device = _opencl() if on_gpu else cores  # before its kernels get there: nothing would load them
+    library = _loaded(folder / MODEL)
+    # Before anything runs: TVM makes its threads when it needs the first.
+    running = None if on_gpu else use_threads(threads)
+    model = _Model(relax.VirtualMachine(library, [device, cores] if on_gpu else cores), device)
     expected = model.vm["artifact_id"]().numpy().tobytes()
     mapped = np.memmap(folder / WEIGHTS, dtype="uint8", mode="r")
     if mapped[:ALIGNMENT].tobytes() != MAGIC + mapped.size.to_bytes(8, "little") + expected:
@@ -156,7 +151,7 @@ def upload(folder: Path, manifest: dict, threads: int | None) -> tuple[int, int 
             tensor.copyfrom(mapped[entry["offset"] : end].view(dtype).reshape(shape))
         )
     _held.models.append(model)
-    return len(_held.models) - 1, running, gpu
+    return len(_held.models) - 1, running, _gpu_name(device) if on_gpu else None
 
 
 def run(number: int, x: np.ndarray) -> np.ndarray:

@@ -54,6 +54,16 @@ def running(*arguments: str) -> Iterator[tuple[str, int]]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@contextmanager
+def serving(tracker: tuple[str, int], key: str, port: int, *more: str) -> Iterator[tuple[str, int]]:
+    """This machine, registered with the tracker."""
+    where = "{}:{}".format(*tracker)
+    arguments = ("--tracker", where, "--key", key, "--port", str(port), *more)
+    with running("rpc-server", *arguments) as address:
+        wait_for_device(tracker, key, wait_s=60)
+        yield address
+
+
 @pytest.fixture(scope="module")
 def tracker():
     with running("tracker", "--port", "19190") as address:
@@ -62,10 +72,7 @@ def tracker():
 
 @pytest.fixture(scope="module")
 def server(tracker):
-    """This machine, registered with the tracker."""
-    where = "{}:{}".format(*tracker)
-    with running("rpc-server", "--tracker", where, "--key", KEY, "--port", "19290") as address:
-        wait_for_device(tracker, KEY, wait_s=60)
+    with serving(tracker, KEY, 19290) as address:
         yield address
 
 

@@ -16,13 +16,12 @@ from rt3d_tvm.build import compile_onnx
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.remote import RemoteDevice
 from rt3d_tvm.targets import make_target
-from rt3d_tvm.tracker import wait_for_device
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.records import read_database
 from rt3d_tvm.tune.space import decisions
 from rt3d_tvm.tune.tuner import tune_onnx
 from rt3d_tvm.verify import reference_session, relative_distance
-from tests.test_remote import running
+from tests.test_remote import running, serving
 from tests.test_tune_opencl import TARGET, layer
 from tests.two_layers import write_two_layers
 
@@ -43,18 +42,14 @@ def tracker():
 @pytest.fixture(scope="module")
 def plain(tracker):
     """This machine with the runtime of TVM's wheel."""
-    where = "{}:{}".format(*tracker)
-    with running("rpc-server", "--tracker", where, "--key", PLAIN, "--port", "19490") as address:
-        wait_for_device(tracker, PLAIN, wait_s=60)
+    with serving(tracker, PLAIN, 19490) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def gpu(tracker):
     """This machine with TVM's OpenCL runtime, and the first driver that pip has installed."""
-    arguments = ("--tracker", "{}:{}".format(*tracker), "--key", GPU, "--port", "19590")
-    with running("rpc-server", *arguments, "--library", LIBRARY) as address:
-        wait_for_device(tracker, GPU, wait_s=60)
+    with serving(tracker, GPU, 19590, "--library", LIBRARY) as address:
         yield address
 
 

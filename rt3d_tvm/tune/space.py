@@ -299,13 +299,15 @@ def decisions(conv: KGSConv3d, target: Target) -> tuple[Decisions, tuple]:
 def decided(conv: KGSConv3d, taken: Decisions) -> tvm.tirx.PrimFunc:
     """The kernel, not scheduled yet, with the decisions that its schedule is to take."""
     text = json.dumps([list(decision) for decision in taken])
-    function = kgs_conv3d_simt if is_simt(conv) else kgs_conv3d
-    return function(conv).with_attr(DECISIONS_ATTRIBUTE, text)
+    return _function(conv).with_attr(DECISIONS_ATTRIBUTE, text)
 
 
 def built(conv: KGSConv3d, taken: Decisions, target: Target) -> tvm.IRModule:
     """The scheduled kernel as a module with one function, ``main``."""
-    simt = is_simt(conv)
-    rule = kernel_rule("adreno", SIMT_ATTRIBUTE) if simt else kernel_rule("cpu", SPEC_ATTRIBUTE)
-    function = (kgs_conv3d_simt if simt else kgs_conv3d)(conv).with_attr("global_symbol", "main")
-    return scheduled(function, rule.schedule, target, taken).mod
+    served = ("adreno", SIMT_ATTRIBUTE) if is_simt(conv) else ("cpu", SPEC_ATTRIBUTE)
+    function = _function(conv).with_attr("global_symbol", "main")
+    return scheduled(function, kernel_rule(*served).schedule, target, taken).mod
+
+
+def _function(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
+    return kgs_conv3d_simt(conv) if is_simt(conv) else kgs_conv3d(conv)
