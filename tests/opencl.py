@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from rt3d_tvm.targets import make_target
 
 # Thousands of small kernels would fill pyopencl's cache on disk.
 os.environ["PYOPENCL_NO_CACHE"] = "1"
+_POCL = Path(__file__).parents[1] / "scripts" / "pocl.sh"
 
 
 @functools.cache
@@ -27,6 +30,20 @@ def device(*, half: bool, name: str | None = None):
         return choose_device(name, half=half)
     except InputError as error:
         pytest.skip(str(error))
+
+
+def unpacked_pocl() -> dict[str, str]:
+    """The environment in which PoCL, which has no float16, is the only driver that a loader finds.
+
+    The test is skipped where scripts/pocl.sh cannot unpack it.
+    """
+    # Downloads some 55 MB, once.
+    printed = subprocess.run([_POCL], capture_output=True, text=True, timeout=600)
+    if printed.returncode:
+        pytest.skip(printed.stderr.strip())
+    exported = f"{printed.stdout}\nenv -0"
+    lines = subprocess.run(["bash", "-c", exported], capture_output=True, text=True, check=True)
+    return dict(line.split("=", 1) for line in lines.stdout.split("\0") if line)
 
 
 def plan_of(function: tvm.tirx.PrimFunc, target: str = "opencl") -> Plan:

@@ -24,8 +24,8 @@ from rt3d_tvm.opencl.plan import PLAN, SOURCE, Launch, Plan
 from rt3d_tvm.prune.benchmark import benchmark_pair
 from rt3d_tvm.targets import make_target
 from rt3d_tvm.verify import reference_session, relative_distance, verify
-from tests.conftest import GROUP, REDUCED, ROOT
-from tests.opencl import device
+from tests.conftest import GROUP, REDUCED
+from tests.opencl import device, unpacked_pocl
 
 # What an Adreno's driver grants every kernel, and TVM's target says.
 GROUP_ITEMS, LOCAL_BYTES = 256, 16384
@@ -79,16 +79,8 @@ def pocl() -> dict[str, str]:
     """
     try:
         choose_device(POCL)
-    except InputError as broken:
-        # Downloads some 55 MB, once.
-        printed = subprocess.run(
-            [ROOT / "scripts" / "pocl.sh"], capture_output=True, text=True, timeout=600
-        )
-        if printed.returncode:
-            pytest.skip(f"{broken}; {printed.stderr.strip()}")
-        exported = f"{printed.stdout}\nenv -0"
-        lines = subprocess.run(["bash", "-c", exported], capture_output=True, text=True, check=True)
-        return dict(line.split("=", 1) for line in lines.stdout.split("\0") if line)
+    except InputError:
+        return unpacked_pocl()
     return dict(os.environ)
 
 
