@@ -19,6 +19,7 @@ from rt3d_tvm.deploy import MANIFEST, MODEL, WEIGHTS, check_input, elf_machine, 
 from rt3d_tvm.device import Processor, fitting_targets
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.opencl.artifact import is_for_opencl
+from rt3d_tvm.opencl.drivers import lacks_half
 from rt3d_tvm.tracker import ANSWER_S, address_text, request_device, wait_for_device
 from rt3d_tvm.worker import Worker
 
@@ -37,7 +38,8 @@ SESSION_DEADLINES = 10
 class Description:
     """A device: its processor, its memory in bytes (None: could not be asked), what runs on it.
 
-    gpu: its name, units and driver; None where TVM's runtime there knows none.
+    gpu: its name, units and driver; None where TVM's runtime there knows none. half: whether it
+    computes in float16; None where that could not be asked.
     """
 
     key: str
@@ -45,6 +47,7 @@ class Description:
     processor: Processor
     memory: int | None
     gpu: str | None
+    half: bool | None
     targets: tuple[str, ...]
     temperatures: dict[str, float]
     answer_ms: float
@@ -132,6 +135,17 @@ class Device:
         DeviceFailure where TVM's runtime there knows none.
         """
         return self._call("use its GPU", self.side.use_opencl)
+
+    def check_half(self) -> None:
+        """InputError where its GPU cannot compute in float16; one that nothing is known of passes.
+
+        DeviceFailure where there is no GPU.
+        """
+        # A kernel is made here for that; a linker's first use may take longer than a trial may.
+        limit = max(self._deadline_s, DEADLINE_S)
+        name, half = self._call("use its GPU", self.side.gpu, deadline_s=limit)
+        if half is False:
+            raise lacks_half(f"{self.name}: {name}")
 
     def processor(self) -> Processor:
         """Its processor."""
@@ -229,7 +243,7 @@ class RemoteDevice(Device):
 
     def describe(self) -> Description:
         """What the device is, and how long an empty call to it takes."""
-        processor, memory, gpu, temperatures, answer_s = self._call(
+        processor, memory, (gpu, half), temperatures, answer_s = self._call(
             "describe itself", remote_session.describe
         )
         return Description(
@@ -238,6 +252,7 @@ class RemoteDevice(Device):
             processor=processor,
             memory=memory,
             gpu=gpu,
+            half=half,
             targets=fitting_targets(processor, gpu=gpu is not None),
             temperatures=temperatures,
             answer_ms=1e3 * answer_s,
@@ -248,7 +263,8 @@ class RemoteDevice(Device):
 
         The weights go from the mapped file straight into the tensors that the model reads.
         threads: by default as many as the device has big cores, or its server if these are fewer.
-        An artifact of OpenCL runs on its GPU; InputError for one with threads.
+        An artifact of OpenCL runs on its GPU; InputError for one with threads, and for one in
+        float16 where the GPU has none.
         """
         folder = Path(folder)
         manifest = read_manifest(folder / MANIFEST)
@@ -276,6 +292,8 @@ class RemoteDevice(Device):
             raise InputError(
                 f"{threads} threads: the device {self.key} has {processor.cores} cores"
             )
+        if on_gpu and manifest["precision"]["dtype"] == "float16":
+            self.check_half()
         wanted = None if on_gpu else threads or processor.big_cores
         started = time.perf_counter()
         number, running, gpu = self._call(

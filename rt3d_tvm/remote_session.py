@@ -6,6 +6,7 @@ device may be this machine: then a kernel that crashes or hangs takes this proce
 
 from __future__ import annotations
 
+import functools
 import logging
 import struct
 import tempfile
@@ -16,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import tvm
-from tvm import relax, rpc
+from tvm import relax, rpc, tirx
 from tvm.script import tirx as T
+from tvm.target import Target
 
 from rt3d_tvm.deploy import ALIGNMENT, MAGIC, MODEL, WEIGHTS, set_threads
 from rt3d_tvm.device import Processor, read_processor, read_temperatures
@@ -111,18 +113,26 @@ def use_opencl() -> str:
     return _gpu_name(_held.device)
 
 
-def describe() -> tuple[Processor, int | None, str | None, dict[str, float], float]:
-    """Processor, bytes of memory, the GPU's name, temperatures, seconds of an empty call."""
+def gpu() -> tuple[str, bool | None]:
+    """The name of the device's GPU, and whether it computes in float16. InputError as above.
+
+    None where no kernel of ours gets there to find out.
+    """
+    return _gpu_name(_opencl()), _half()
+
+
+def describe() -> tuple[Processor, int | None, tuple[str | None, bool | None], dict, float]:
+    """Processor, bytes of memory, what `gpu` says, temperatures, seconds of an empty call."""
     found = processor()
     threads = _held.rpc.get_function("runtime.NumThreads")
     started = time.perf_counter()
     threads()
     answer_s = time.perf_counter() - started
     try:
-        gpu = _gpu_name(_opencl())
+        on_gpu = gpu()
     except (InputError, tvm.error.RPCError):
-        gpu = None
-    return found, _memory(found), gpu, temperatures(), answer_s
+        on_gpu = None, None
+    return found, _memory(found), on_gpu, temperatures(), answer_s
 
 
 def upload(folder: Path, manifest: dict, threads: int | None) -> tuple[int, int | None, str | None]:
@@ -269,28 +279,65 @@ def _read(path: str) -> str | None:
 
 def _memory(found: Processor) -> int | None:
     """Bytes of memory, asked by code of ours; None where such code cannot be linked here."""
-    target = make_target(_BASELINE[found.machine]) if found.machine in _BASELINE else None
-    if target is None:
-        return None
-    try:
-        linking = export_arguments(target)
-    except InputError:
-        return None
 
     @T.prim_func
-    def sysinfo(handle: T.handle):
-        T.func_attr({"global_symbol": "sysinfo_of_device"})
+    def main(handle: T.handle):
         buffer = T.match_buffer(handle, (256,), "uint8")
         buffer[255] = T.Cast("uint8", T.call_extern("int32", "sysinfo", buffer.data))
 
-    with tempfile.TemporaryDirectory() as folder, target:
-        library = tvm.compile(tvm.IRModule({"sysinfo_of_device": sysinfo}), target=target)
-        library.export_library(str(Path(folder) / "sysinfo.so"), **linking)
-        _held.rpc.upload(str(Path(folder) / "sysinfo.so"))
+    if (library := _library(main, found)) is None:
+        return None
     answer = tvm.runtime.empty((256,), "uint8", _held.rpc.cpu())
-    _held.rpc.load_module("sysinfo.so")["sysinfo_of_device"](answer)
+    library["main"](answer)
     fields = struct.unpack_from(_SYSINFO, answer.numpy().tobytes())
     return fields[4] * fields[-1]
+
+
+@functools.cache
+def _half() -> bool | None:
+    """Whether the GPU computes in float16, by trial: TVM's runtime tells nothing of extensions."""
+    if _gpu_computes("float16"):
+        return True
+    return False if _gpu_computes("float32") else None
+
+
+def _gpu_computes(dtype: str) -> bool:
+    """Whether a kernel in that type gets to the device's GPU, through its compiler, and runs."""
+
+    @T.prim_func
+    def main(handle: T.handle):
+        x = T.match_buffer(handle, (1,), dtype)
+        for i in T.thread_binding(1, thread="blockIdx.x"):
+            x[i] = x[i] + T.Cast(dtype, 1)
+
+    gpu = _opencl()
+    try:
+        if (library := _library(main, processor(), on_gpu=True)) is None:
+            return False
+        x = tvm.runtime.empty((1,), dtype, gpu).copyfrom(np.ones(1, dtype))
+        library["main"](x)
+        return x.numpy()[0] == 2
+    except tvm.error.RPCError:
+        return False
+
+
+def _library(
+    main: tirx.PrimFunc, found: Processor, *, on_gpu: bool = False
+) -> tvm.runtime.Module | None:
+    """A function of ours, loaded on the device; None where it cannot be linked here."""
+    if found.machine not in _BASELINE:
+        return None
+    host = make_target(_BASELINE[found.machine])
+    try:
+        linking = export_arguments(host)
+    except InputError:
+        return None
+    target = Target({"kind": "opencl"}, host=host) if on_gpu else host
+    with tempfile.TemporaryDirectory() as folder, target:
+        path = Path(folder) / "probe.so"
+        module = tvm.IRModule({"main": main.with_attr("global_symbol", "main")})
+        tvm.compile(module, target=target).export_library(str(path), **linking)
+        return _loaded(path)
 
 
 def _reason(error: Exception) -> str:

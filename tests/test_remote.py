@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,7 +33,9 @@ KEY = "this-machine"
 
 
 @contextmanager
-def running(*arguments: str) -> Iterator[tuple[str, int]]:
+def running(
+    *arguments: str, environment: Mapping[str, str] = os.environ
+) -> Iterator[tuple[str, int]]:
     """An `rt3d` command that listens, until the block ends; the address that it prints."""
     process = subprocess.Popen(
         [sys.executable, "-m", "rt3d_tvm.cli", *arguments],
@@ -42,7 +44,7 @@ def running(*arguments: str) -> Iterator[tuple[str, int]]:
         text=True,
         cwd=ROOT,
         start_new_session=True,
-        env={**os.environ, "TVM_USE_RUNTIME_LIB": "1"},
+        env={**environment, "TVM_USE_RUNTIME_LIB": "1"},
     )
     try:
         host, port = process.stdout.readline().split()[-1].split(":")
@@ -55,11 +57,17 @@ def running(*arguments: str) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def serving(tracker: tuple[str, int], key: str, port: int, *more: str) -> Iterator[tuple[str, int]]:
+def serving(
+    tracker: tuple[str, int],
+    key: str,
+    port: int,
+    *more: str,
+    environment: Mapping[str, str] = os.environ,
+) -> Iterator[tuple[str, int]]:
     """This machine, registered with the tracker."""
     where = "{}:{}".format(*tracker)
     arguments = ("--tracker", where, "--key", key, "--port", str(port), *more)
-    with running("rpc-server", *arguments) as address:
+    with running("rpc-server", *arguments, environment=environment) as address:
         wait_for_device(tracker, key, wait_s=60)
         yield address
 

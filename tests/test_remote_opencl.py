@@ -5,6 +5,8 @@ docs/phone.md says, a server of this machine loads it and runs models and trials
 of this machine; the other tests need none.
 """
 
+import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -14,18 +16,19 @@ import pytest
 from rt3d_tvm import cli
 from rt3d_tvm.build import compile_onnx
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.remote import RemoteDevice
+from rt3d_tvm.remote import Device, RemoteDevice
 from rt3d_tvm.targets import make_target
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.records import read_database
 from rt3d_tvm.tune.space import decisions
 from rt3d_tvm.tune.tuner import tune_onnx
 from rt3d_tvm.verify import reference_session, relative_distance
+from tests.opencl import unpacked_pocl
 from tests.test_remote import running, serving
 from tests.test_tune_opencl import TARGET, layer
 from tests.two_layers import write_two_layers
 
-PLAIN, GPU = "no-opencl", "this-gpu"
+PLAIN, GPU, FLOAT32 = "no-opencl", "this-gpu", "float32-gpu"
 LIBRARY = os.environ.get("RT3D_TVM_OPENCL")
 needs_runtime = pytest.mark.skipif(
     LIBRARY is None,
@@ -50,6 +53,14 @@ def plain(tracker):
 def gpu(tracker):
     """This machine with TVM's OpenCL runtime, and the first driver that pip has installed."""
     with serving(tracker, GPU, 19590, "--library", LIBRARY) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def float32_gpu(tracker):
+    """This machine with TVM's OpenCL runtime and PoCL, which has no cl_khr_fp16."""
+    library = ("--library", LIBRARY)
+    with serving(tracker, FLOAT32, 19690, *library, environment=unpacked_pocl()) as address:
         yield address
 
 
@@ -109,6 +120,40 @@ def test_a_kernel_for_a_gpu_elsewhere_is_a_library_with_its_source(name, tmp_pat
     assert data.count(b"__kernel void main_kernel") >= 2
 
 
+@pytest.mark.parametrize("half", [True, None, False])
+def test_only_a_gpu_known_to_have_no_float16_is_refused(half, monkeypatch):
+    name = "Plain GPU, 4 units, driver 1"
+    device = Device(f"device {GPU}", deadline_s=1)
+    monkeypatch.setattr(device, "_call", lambda *_, **__: (name, half))
+    said = f"device {GPU}: {name} has no cl_khr_fp16: it cannot .* --precision fp32"
+    with pytest.raises(InputError, match=said) if half is False else contextlib.nullcontext():
+        device.check_half()
+
+
+@needs_runtime
+def test_a_gpu_without_float16_is_refused_beforehand(
+    tracker, float32_gpu, compiled_c3d, compiled_gpu, tmp_path, capsys
+):
+    """What a model or a search in float16 would end with is its compiler's message."""
+    folder, out, work = tmp_path / "fp16", tmp_path / "out.json", tmp_path / "work"
+    compile_onnx(compiled_c3d.onnx, folder, target="opencl", precision="fp16")
+    onnx_path = write_two_layers(tmp_path / "two.onnx")
+    where = "{}:{}".format(*tracker)
+    for argv in (
+        ["bench", folder, "--remote", where, "--json", out],
+        ["tune", onnx_path, "--target", "adreno", "--tracker", where, "--work-dir", work],
+    ):
+        assert cli.main([*map(str, argv), "--key", FLOAT32]) == 2
+        assert "has no cl_khr_fp16: it cannot compute in float16" in capsys.readouterr().err
+    assert not out.exists()
+    assert not work.exists()
+    ping = ["remote", "ping", "--tracker", where, "--key", FLOAT32, "--json", str(out)]
+    assert cli.main(ping) == 0
+    assert json.loads(out.read_text())["half"] is False
+    with RemoteDevice(tracker, FLOAT32) as device:
+        device.load(compiled_gpu)  # in float32
+
+
 @needs_runtime
 def test_a_model_runs_on_the_gpu_of_a_tracker_s_device(tracker, gpu, compiled_c3d, compiled_gpu):
     session = reference_session(compiled_c3d.onnx)
@@ -117,6 +162,7 @@ def test_a_model_runs_on_the_gpu_of_a_tracker_s_device(tracker, gpu, compiled_c3
     with RemoteDevice(tracker, GPU) as device:
         found = device.describe()
         assert found.gpu
+        assert found.half is not None
         assert "opencl" in found.targets
         artifact = device.load(compiled_gpu)
         y = artifact.run(x)

@@ -23,7 +23,7 @@ from rt3d_tvm.report import print_table, progress
 
 if TYPE_CHECKING:
     from rt3d_tvm.cli.command import Commands
-    from rt3d_tvm.remote import RemoteDevice
+    from rt3d_tvm.remote import Description, RemoteDevice
 
 
 def add_remote(commands: Commands) -> None:
@@ -94,7 +94,7 @@ def _remote_ping(args: argparse.Namespace) -> int:
             ("cores", f"{processor.cores}: {clusters or 'clocks unknown'}"),
             ("big cores", str(processor.big_cores)),
             ("memory", None if found.memory is None else f"{found.memory / 2**30:.1f} GiB"),
-            ("OpenCL", found.gpu or "none that TVM's runtime there knows"),
+            ("OpenCL", _gpu(found)),
             ("targets that fit", ", ".join(found.targets) or None),
             *((f"zone {name}", _degrees(value)) for name, value in found.temperatures.items()),
         ],
@@ -102,6 +102,13 @@ def _remote_ping(args: argparse.Namespace) -> int:
     )
     write_result(args, found)
     return 0
+
+
+def _gpu(found: Description) -> str:
+    """The GPU and the types that it computes in, as far as they are known."""
+    if found.gpu is None:
+        return "none that TVM's runtime there knows"
+    return found.gpu + {True: ", fp32 and fp16", False: ", fp32", None: ""}[found.half]
 
 
 def bench_on_device(args: argparse.Namespace) -> int:

@@ -155,6 +155,14 @@ def has_half(device: pyopencl.Device) -> bool:
     return "cl_khr_fp16" in device.extensions.split()
 
 
+def lacks_half(name: str) -> InputError:
+    """What is raised for a device of that name that is to compute in float16 and cannot."""
+    return InputError(
+        f"{name} has no cl_khr_fp16: it cannot compute in float16; compile and tune for it with "
+        "--precision fp32"
+    )
+
+
 def choose_device(wanted: str | None = None, *, half: bool = False) -> pyopencl.Device:
     """The first device whose name or platform contains ``wanted`` and that compiles kernels.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.opencl.drivers import has_half, load_pyopencl
+from rt3d_tvm.opencl.drivers import has_half, lacks_half, load_pyopencl
 from rt3d_tvm.opencl.plan import Plan
 
 if TYPE_CHECKING:
@@ -101,10 +101,7 @@ def _seconds(event: pyopencl.Event) -> float:
 
 def _check(plan: Plan, device: pyopencl.Device) -> None:
     if plan.half and not has_half(device):
-        raise InputError(
-            f"{device.name.strip()} has no cl_khr_fp16: it cannot compute in float16; "
-            "compile the model with --precision fp32 for it"
-        )
+        raise lacks_half(device.name.strip())
     most = device.max_work_group_size
     for launch in plan.launches:
         if launch.group_items > most:

@@ -49,9 +49,12 @@ def device_opener(
     target: str,
     threads: int | None,
     deadline_s: float,
+    *,
+    half: bool = False,
 ) -> tuple[Callable[[], Device], int, float, str | None]:
     """What opens a device to measure on, here or at a tracker, and how many there are.
 
+    half: whether kernels compute in float16; InputError for a tracker's GPU that does not.
     Third the age in seconds at which a session is to be opened anew, before its server ends it;
     then the name of its GPU, where kernels are to run on that.
     """
@@ -92,7 +95,7 @@ def device_opener(
             raise DeviceFailure(str(error), error.kind, device.address) from error
         return device
 
-    processor, gpu = _first_device(opened, offer.devices, on_gpu=on_gpu)
+    processor, gpu = _first_device(opened, offer.devices, on_gpu=on_gpu, half=half)
     host = made_for.host or made_for
     machine = str(host.attrs.get("mtriple", platform.machine())).partition("-")[0]
     if processor.machine not in (None, machine):
@@ -105,11 +108,13 @@ def device_opener(
 
 
 def _first_device(
-    opened: Callable[[], Device], devices: int, *, on_gpu: bool
+    opened: Callable[[], Device], devices: int, *, on_gpu: bool, half: bool
 ) -> tuple[Processor, str | None]:
     """The processor and the GPU of the first device that answers; they are of one kind."""
 
     def told(device: Device) -> tuple[Processor, str | None]:
+        if on_gpu and half:
+            device.check_half()
         return device.processor(), device.use_opencl() if on_gpu else None
 
     for _ in range(devices):

@@ -128,8 +128,8 @@ def tune_onnx(
     chosen = make_precision(precision or default_precision(target))
     check_precision(chosen, made_for, target)
     settings, here = {}, is_opencl(made_for) and tracker is None
+    half = chosen.dtype == "float16"
     if here:
-        half = chosen.dtype == "float16"
         opener = opencl_opener(key, target, threads, opencl, half, deadline_s)
         count, renew_s = 1, float("inf")
         # What is found holds for that device.
@@ -139,7 +139,9 @@ def tune_onnx(
         raise InputError(f"target {target} runs on {runs_on}, not on the OpenCL device {opencl!r}")
     else:
         export_arguments(made_for.host or made_for)
-        opener, count, renew_s, gpu = device_opener(tracker, key, target, threads, deadline_s)
+        opener, count, renew_s, gpu = device_opener(
+            tracker, key, target, threads, deadline_s, half=half
+        )
         settings |= {"gpu": gpu} if gpu else {}
     watch.say("import and lower")
     mod = import_onnx(Path(onnx_path))
