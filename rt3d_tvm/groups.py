@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.frontend import import_onnx
 from rt3d_tvm.passes.kgs_conv3d import KGSConv3d
 from rt3d_tvm.pipeline import lower
+from rt3d_tvm.scratch_folder import scratch_folder
 from rt3d_tvm.targets import is_opencl, make_target
 from rt3d_tvm.tracker import NO_TRACKER
 from rt3d_tvm.tune.space import decisions
@@ -228,10 +228,10 @@ def _time_layer(
 ) -> dict[KernelGroup, list[float]]:
     """Milliseconds of each run, the sizes in turns, so that a drifting clock meets them all."""
     x = np.random.default_rng(1).standard_normal((1, layer.channels, *layer.data), "float32")
-    with tempfile.TemporaryDirectory(prefix="rt3d-groups-") as folder:
+    with scratch_folder("rt3d-groups-") as folder:
         timers = {}
         for group in groups:
-            onnx_path, artifact = Path(folder) / "layer.onnx", Path(folder) / str(group)
+            onnx_path, artifact = folder / "layer.onnx", folder / str(group)
             write_layer(layer, synthesised_weight(layer, group=group, density=density), onnx_path)
             # Directly: no density in question is high enough for another algorithm.
             compile_onnx(onnx_path, artifact, target=target, group=group, winograd=False)
@@ -257,15 +257,15 @@ def _device_timer(
     made_for = make_target(target)
     opener, _, renew_s, _ = device_opener(tracker, key, target, None, DEADLINE_S)
     with (
-        tempfile.TemporaryDirectory(prefix="rt3d-groups-") as folder,
-        Builder(made_for, Path(folder)) as builder,
+        scratch_folder("rt3d-groups-") as folder,
+        Builder(made_for, folder) as builder,
         Devices(opener, 1, say=say, renew_s=renew_s) as devices,
     ):
 
         def time_layer(
             layer: ConvShape, groups: Sequence[KernelGroup], density: float, runs: int
         ) -> dict[KernelGroup, list[float]]:
-            tasks, path = [], Path(folder) / "layer.onnx"
+            tasks, path = [], folder / "layer.onnx"
             for group in groups:
                 write_layer(layer, synthesised_weight(layer, group=group, density=density), path)
                 (task,) = extract_tasks(

@@ -45,7 +45,7 @@ COMPILER = (
 # Neither half: they are imported by both, or call both from inside functions.
 NEUTRAL = (
     *("cli", "conv_shape", "doctor", "errors", "link"),
-    *("precision", "report", "whole_file"),
+    *("precision", "report", "scratch_folder", "whole_file"),
 )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from rt3d_tvm.passes.kgs_conv3d import read_report
 from rt3d_tvm.pipeline import lower
 from rt3d_tvm.precision import make_precision
 from rt3d_tvm.remote import Device, DeviceFailure
+from rt3d_tvm.scratch_folder import scratch_folder
 from rt3d_tvm.targets import check_precision, default_precision, is_opencl, make_target
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.check import drawn, why_wrong
@@ -175,8 +175,8 @@ def tune_onnx(
     )
     with (
         tuner,
-        tempfile.TemporaryDirectory(prefix="rt3d-tune-") as folder,
-        Builder(made_for, Path(folder), plans=here) as builder,
+        scratch_folder("rt3d-tune-") as folder,
+        Builder(made_for, folder, plans=here) as builder,
         Devices(
             opener, count, say=watch.say, pauses=pauses, renew_s=renew_s, patience_s=PATIENCE_S
         ) as devices,
