@@ -15,6 +15,7 @@ import pytest
 from rt3d_tvm.build import compile_onnx
 from rt3d_tvm.export import export_onnx
 from rt3d_tvm.prune.benchmark import benchmark_pair
+from tests.servers import running
 from topi_sparse.kernel_group import KernelGroup
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +72,13 @@ def _compiled(name: str, tmp_path_factory) -> Compiled:
         manifest = compile_onnx(folder / "model.onnx", folder / "artifact")
         _made[name] = Compiled(name, folder / "model.onnx", folder / "artifact", manifest)
     return _made[name]
+
+
+@pytest.fixture(scope="module")
+def tracker() -> Iterator[tuple[str, int]]:
+    """A tracker of this module's tests."""
+    with running("tracker", "--port", "19190") as address:
+        yield address
 
 
 @dataclass(frozen=True)

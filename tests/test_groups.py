@@ -21,9 +21,8 @@ from rt3d_tvm.groups import (
     write_layer,
 )
 from rt3d_tvm.models.conv_shapes import conv_shapes
-from rt3d_tvm.tracker import wait_for_device
 from rt3d_tvm.tune import devices, openers, tuner
-from tests.test_remote import running
+from tests.servers import serving
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.register_tile import columns_by_row_block
 
@@ -210,7 +209,7 @@ def test_bad_input_is_one_line_that_names_it(arguments, says, capsys):
     assert says in error
 
 
-def test_sizes_are_timed_on_a_device_as_well(tmp_path, monkeypatch):
+def test_sizes_are_timed_on_a_device_as_well(tracker, tmp_path, monkeypatch):
     """Over RPC, the convolution alone, in sessions that end before their server ends them."""
     path, renewals = tmp_path / "groups.json", []
 
@@ -220,15 +219,8 @@ def test_sizes_are_timed_on_a_device_as_well(tmp_path, monkeypatch):
             super().__init__(opener, count, **how)
 
     monkeypatch.setattr(devices, "Devices", Watched)
-    with (
-        running("tracker", "--port", "19790") as tracker,
-        running(
-            *("rpc-server", "--tracker", "{}:{}".format(*tracker)),
-            *("--key", "board", "--port", "19791"),
-        ),
-    ):
+    with serving(tracker, "board", 19791):
         where = ["--tracker", "{}:{}".format(*tracker), "--key", "board"]
-        wait_for_device(tracker, "board", wait_s=60)
         arguments = ["--shape", str(SMALL), "--groups", "4x4", "8x4", "--densities", "0.5"]
         assert main(["groups", *arguments, "--runs", "3", *where, "--json", str(path)]) == 0
     assert [value < openers.SESSION_DEADLINES * tuner.DEADLINE_S for value in renewals] == [True]

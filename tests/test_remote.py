@@ -4,15 +4,11 @@ import json
 import os
 import platform
 import shutil
-import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,56 +22,10 @@ from rt3d_tvm.deploy import elf_machine, load
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.remote import RemoteDevice
 from rt3d_tvm.tracker import list_devices, request_device, wait_for_device
+from tests.servers import running, serving
 from tests.two_layers import SHAPE, write_two_layers
 
-ROOT = Path(__file__).parents[1]
 KEY = "this-machine"
-
-
-@contextmanager
-def running(
-    *arguments: str, environment: Mapping[str, str] = os.environ
-) -> Iterator[tuple[str, int]]:
-    """An `rt3d` command that listens, until the block ends; the address that it prints."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rt3d_tvm.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-        env={**environment, "TVM_USE_RUNTIME_LIB": "1"},
-    )
-    try:
-        host, port = process.stdout.readline().split()[-1].split(":")
-        yield host, int(port)
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-@contextmanager
-def serving(
-    tracker: tuple[str, int],
-    key: str,
-    port: int,
-    *more: str,
-    environment: Mapping[str, str] = os.environ,
-) -> Iterator[tuple[str, int]]:
-    """This machine, registered with the tracker."""
-    where = "{}:{}".format(*tracker)
-    arguments = ("--tracker", where, "--key", key, "--port", str(port), *more)
-    with running("rpc-server", *arguments, environment=environment) as address:
-        wait_for_device(tracker, key, wait_s=60)
-        yield address
-
-
-@pytest.fixture(scope="module")
-def tracker():
-    with running("tracker", "--port", "19190") as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from rt3d_tvm.tune.space import decisions
 from rt3d_tvm.tune.tuner import tune_onnx
 from rt3d_tvm.verify import reference_session, relative_distance
 from tests.opencl import unpacked_pocl
-from tests.test_remote import running, serving
+from tests.servers import serving
 from tests.test_tune_opencl import TARGET, layer
 from tests.two_layers import write_two_layers
 
@@ -34,12 +34,6 @@ needs_runtime = pytest.mark.skipif(
     LIBRARY is None,
     reason="RT3D_TVM_OPENCL names no libtvm_runtime_opencl.so (docs/phone.md, part 6)",
 )
-
-
-@pytest.fixture(scope="module")
-def tracker():
-    with running("tracker", "--port", "19390") as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

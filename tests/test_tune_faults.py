@@ -29,7 +29,7 @@ from rt3d_tvm.tune import openers
 from rt3d_tvm.tune import tuner as tuner_module
 from rt3d_tvm.tune.tuner import TuningReport, tune_onnx
 from rt3d_tvm.tune.watch import Watch
-from tests.test_remote import running
+from tests.servers import running, serving
 from tests.test_tuner import onnx_path, rows, sabotaged, trials  # noqa: F401 fixtures
 
 ROOT = Path(__file__).parents[1]
@@ -38,12 +38,6 @@ KEY = "tuned"
 DEADLINE_S = 8.0
 # When a search is given up; on a machine busy with ten other things one took ten minutes.
 LIMIT_S = 1800
-
-
-@pytest.fixture(scope="module")
-def tracker():
-    with running("tracker", "--port", "19390") as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +50,7 @@ def lasting(tracker):
 @contextlib.contextmanager
 def server(tracker: tuple[str, int], port: int, key: str = KEY) -> Iterator[tuple[str, int]]:
     """This machine, registered with the tracker once more."""
-    where = "{}:{}".format(*tracker)
-    arguments = ("--tracker", where, "--key", key, "--port", str(port))
-    with running("rpc-server", *arguments) as address:
-        until = time.monotonic() + 60
-        while "{}:{}".format(*address) not in wait_for_device(tracker, key, wait_s=60).addresses:
-            assert time.monotonic() < until
-            time.sleep(0.2)
+    with serving(tracker, key, port) as address:
         yield address
     _until_forgotten(tracker, "{}:{}".format(*address))
 
