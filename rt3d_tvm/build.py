@@ -27,6 +27,7 @@ from rt3d_tvm.deploy import ALIGNMENT, FORMAT, MAGIC, MANIFEST, MODEL, WEIGHTS, 
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.frontend import import_onnx
 from rt3d_tvm.link import export_arguments
+from rt3d_tvm.opencl.lowering import tir_pipeline
 from rt3d_tvm.opencl.plan import PLAN, SOURCE
 from rt3d_tvm.opencl.planner import make_plan
 from rt3d_tvm.passes.dataflow import bindings, constant, dtype_of, is_op, static_shape
@@ -124,7 +125,9 @@ def compile_onnx(
         finalize = tvm.transform.Sequential(backend.finalize_passes(made_for))
         planned, largest = _planned_bytes(mod)
     report("generate code")
-    executable = relax.build(mod, made_for, relax_pipeline=finalize)
+    executable = relax.build(
+        mod, made_for, relax_pipeline=finalize, tir_pipeline=tir_pipeline(made_for)
+    )
     report("write")
     with _new_folder(out_dir) as folder:
         try:

@@ -5,6 +5,7 @@ import pytest
 
 from rt3d_tvm.opencl.cost_card import cost_cards, executions, read_kernels
 from rt3d_tvm.opencl.drivers import load_pyopencl
+from rt3d_tvm.opencl.executor import Executor
 from rt3d_tvm.opencl.plan import Plan
 from tests.opencl import device, plan_of
 from tests.oracle import packed
@@ -38,7 +39,7 @@ def counted(plan: Plan, arrays: list[np.ndarray]) -> list[np.ndarray]:
     context = cl.Context([chosen])
     queue = cl.CommandQueue(context)
     program = cl.Program(context, counting(plan.source)).build()
-    buffers = [cl.Buffer(context, cl.mem_flags.READ_WRITE, size) for size in plan.buffers]
+    buffers = Executor(plan, [], chosen, context=context).buffers
     for buffer, array in zip(buffers, arrays, strict=False):
         cl.enqueue_copy(queue, buffer, np.ascontiguousarray(array))
     results = []
@@ -60,6 +61,11 @@ def conv():
     return plan_of(kgs_conv3d_simt(case.conv), "adreno"), case.arrays()
 
 
+def textured():
+    case = one_case(dtype="float16", texture=True)
+    return plan_of(kgs_conv3d_simt(case.conv), "adreno"), case.arrays()
+
+
 def pool():
     function = ops.avg_pool3d(
         SHAPE, HALO, HALO, "float16", out=(1, 11, 3, 5, 4), window=(2, 2, 2), stride=(1, 1, 1)
@@ -72,7 +78,7 @@ def pack():
     return plan_of(function, "adreno"), [np.ones(SHAPE, "float32")]
 
 
-@pytest.mark.parametrize("make", [conv, pool, pack])
+@pytest.mark.parametrize("make", [conv, textured, pool, pack])
 def test_blocks_are_executed_as_often_as_a_run_counts(make):
     plan, arrays = make()
     kernels = read_kernels(plan.source)
@@ -111,3 +117,21 @@ def test_what_a_convolution_moves_and_computes():
     # 32 sums, 4 vectors of activations, a row of weights for each of 4 channels.
     assert card.registers == 32 + 16 + 32
     assert 0 < card.bound_ms < card.uncached_ms
+
+
+def test_what_a_texture_adds_to_a_convolution():
+    """It is written once, texel by texel, and read as often as the buffer would be."""
+    cards = {}
+    for texture in (False, True):
+        case = one_case(dtype="float16", texture=texture)
+        plan = plan_of(kgs_conv3d_simt(case.conv), "adreno")
+        plan = Plan(**{**vars(plan), "inputs": 1, "weights": 4})
+        _, *cards[texture] = cost_cards(plan, case.arrays()[1:])
+    (direct,), (filled, through) = cards[False], cards[True]
+    texels = 16 * 16 * 8 * 4  # with the halo
+    assert filled.executed_bytes == filled.tensor_bytes == 2 * texels * 4 * 2
+    assert filled.flops == 0
+    # The halo between two rows is no position of a texture's.
+    row, along = case.conv.out[4], case.conv.out[4] + 2
+    assert through.flops == pytest.approx(direct.flops * row / along, rel=0.05)
+    assert through.executed_bytes == pytest.approx(direct.executed_bytes * row / along, rel=0.1)

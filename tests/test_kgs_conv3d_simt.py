@@ -2,12 +2,16 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.opencl.executor import Executor
+from rt3d_tvm.opencl.plan import Plan
 from tests.opencl import plan_of, run_on_opencl
 from tests.oracle import ConvCase, packed, stored_weight
 from tests.test_kgs_conv3d import draw_convolution, draw_residual, draw_sizes, masked
@@ -26,7 +30,7 @@ def cases(draw) -> ConvCase:
     g_n = min(4, n) if channels == 1 else 4
     group = KernelGroup(g_m=draw(st.sampled_from([32, 16, 8, 4])), g_n=g_n)
     rows = draw(st.sampled_from([rows for rows in (4, 8, 16, 32) if rows <= group.g_m]))
-    return ConvCase.make(
+    case = ConvCase.make(
         **draw_convolution(draw, kernel, m, n, group),
         residual=draw_residual(draw, 4),
         tile=Tile(
@@ -43,6 +47,8 @@ def cases(draw) -> ConvCase:
         definition=KGSConv3dSIMT,
         rows_per_item=rows,
     )
+    through = draw(st.booleans()) and case.conv.why_no_texture() is None
+    return replace(case, conv=replace(case.conv, texture=through))
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
@@ -129,11 +135,67 @@ def test_weights_are_stored_as_activations_or_as_sums():
         one_case(dtype="float16", accumulate="float16", weight_dtype="float32")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2)])
+def test_a_texture_holds_the_input_for_all_that_is_read(dtype: str, stride):
+    """One kernel writes it, texel by texel; the other reads nothing of the input but texels."""
+    case = one_case(dtype=dtype, texture=True, residual=LAYOUT, stride=stride)
+    plan = plan_of(kgs_conv3d_simt(case.conv), "adreno")
+    (texture,) = plan.textures
+    # Columns, rows and layers: the halo is in it.
+    assert (texture.shape, texture.dtype) == ((16, 16, 8 * 4), dtype)
+    assert plan.buffers[texture.buffer] == 16 * 16 * 8 * 4 * 4 * np.dtype(dtype).itemsize
+    *_, fills, reads = plan.source.split("__kernel void ")
+    kind = "h" if dtype == "float16" else "f"
+    assert fills.count(f"write_image{kind}(") == fills.count("x_ptr +") == 1
+    assert reads.count(f"READ_IMAGE{kind.upper()}(_ptr") == 4
+    assert "x_ptr" not in reads
+    assert Plan.from_text(plan.to_text()) == plan
+    result = run_on_opencl(kgs_conv3d_simt(case.conv), case.arrays(), "adreno")
+    expected, bound = case.expected()
+    assert (abs(result - packed(expected, case.conv.y)) <= packed(bound, case.conv.y)).all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"data": (3, 32, 300, 14, 14)}, "7200 planes; a texture has at most 2048 layers"),
+        ({"data": (1, 32, 1, 9000, 14)}, "planes are of 9002x16; a texture's of at most 8192"),
+        ({"dilation": (1, 1, 200)}, "reaches 400 rows or columns far, more than 8 bits hold"),
+    ],
+)
+def test_an_input_that_fits_no_texture_says_why(changed, says: str):
+    with pytest.raises(ValueError, match=says):
+        replace(one_case().conv, **changed, texture=True)
+
+
+@pytest.mark.parametrize(
+    ("image_support", "layers", "says"),
+    [
+        (False, 0, "Old GPU has no textures, and a kernel reads one"),
+        (True, 16, r"a texture of \(16, 16, 32\); Old GPU allows \(8192, 8192, 16\)"),
+    ],
+)
+def test_a_device_without_such_textures_is_refused(image_support, layers, says: str):
+    plan = plan_of(kgs_conv3d_simt(one_case(texture=True).conv))
+    gpu = SimpleNamespace(
+        name="Old GPU ",
+        extensions="",
+        image_support=image_support,
+        image2d_max_width=8192,
+        image2d_max_height=8192,
+        image_max_array_size=layers,
+    )
+    with pytest.raises(InputError, match=says):
+        Executor(plan, [], gpu)
+
+
 def one_case(
     tile: Tile | None = None,
     *,
     dtype: str = "float32",
     weight_dtype: str | None = None,
+    stride: tuple[int, int, int] = (1, 1, 1),
     **fields,
 ) -> ConvCase:
     group = KernelGroup(g_m=8, g_n=4)
@@ -142,7 +204,7 @@ def one_case(
         seed=0,
         group=group,
         data=(1, 32, 4, 14, 14),
-        stride=(1, 1, 1),
+        stride=stride,
         padding=(1,) * 6,
         dilation=(1, 1, 1),
         tile=tile or Tile(lanes=8, width=4, chunk=8, by_element=True),

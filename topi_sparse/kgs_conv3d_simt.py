@@ -14,6 +14,9 @@ On a CPU, whose work-items are turns of a loop over vectors, the positions of on
 neighbours, whose activations share cache lines, and each number of them is broadcast from memory.
 Few filters may share the lanes with channels, as in kgs_conv3d: each filter's lanes are added up
 after the last column.
+
+A kernel may read its input through a texture: it copies the input into one first, which moves each
+number once, where every row block reads it once for each kept location of its window.
 """
 
 from __future__ import annotations
@@ -33,6 +36,14 @@ from topi_sparse.activation import activated
 from topi_sparse.halo import zero_halo
 from topi_sparse.kgs_conv3d import KGSConv3d, begin
 from topi_sparse.layout import ceil_div
+from topi_sparse.texture import (
+    BITS,
+    fill_texture,
+    locations,
+    read_texel,
+    taken_apart,
+    why_no_texture,
+)
 from topi_sparse.windows import whole
 from topi_sparse.work_item import VECTOR
 
@@ -51,6 +62,7 @@ class KGSConv3dSIMT(KGSConv3d):
     rows_per_item   filters a work-item, a divisor of g_m
     accumulate      the type of the accumulators, and of the bias that they start from
     weight_dtype    the type of the stored weights, dtype or accumulate
+    texture         whether the input is read through a texture
     """
 
     parts: ClassVar[Mapping[str, Callable]] = KGSConv3d.parts
@@ -58,8 +70,11 @@ class KGSConv3dSIMT(KGSConv3d):
     rows_per_item: int
     accumulate: str = "float32"
     weight_dtype: str = "float32"
+    texture: bool = False
 
     def __post_init__(self) -> None:
+        if self.texture and (reason := self.why_no_texture()):
+            raise ValueError(f"no texture for its input: {reason}")
         if self.weight_dtype not in (self.dtype, self.accumulate):
             raise ValueError(
                 f"weights in {self.weight_dtype}: {self.dtype}, as activations, or "
@@ -78,8 +93,11 @@ class KGSConv3dSIMT(KGSConv3d):
 
     @property
     def along_input(self) -> bool:
-        """Whether positions are counted along the input's rows, halo and all."""
-        return self.stride[1:] == (1, 1)
+        """Whether positions are counted along the input's rows, halo and all.
+
+        Not in a texture, which has rows, and nothing to be read beyond their ends.
+        """
+        return self.stride[1:] == (1, 1) and not self.texture
 
     @property
     def row_length(self) -> int:
@@ -106,7 +124,7 @@ class KGSConv3dSIMT(KGSConv3d):
         """
         groups = ceil_div(self.data[1], self.group.g_n)
         prunes = self.kept < self.rows[0] * groups * math.prod(self.kernel)
-        if not (self.adjacent and prunes and groups > 1 and self.items > 1):
+        if not (self.adjacent and prunes and groups > 1 and self.items > 1) or self.texture:
             return False
         return self.reads_once or self._beyond_caches(self.data)
 
@@ -143,19 +161,63 @@ class KGSConv3dSIMT(KGSConv3d):
         """Positions a work-item: those of its tile, where a plane, or its row, has as many."""
         return min(self.tile.width, self.out[4] if self.in_rows else self.positions)
 
+    def why_no_texture(self) -> str | None:
+        """Why the input cannot be read through a texture, or None where it can."""
+        furthest = max(
+            halo - before + (size - 1) * step
+            for halo, before, size, step in zip(
+                (self.x.halo_h, self.x.halo_w),
+                self.padding[1:3],
+                self.kernel[1:],
+                self.dilation[1:],
+                strict=True,
+            )
+        )
+        if furthest >= 1 << BITS:
+            return f"its window reaches {furthest} rows or columns far, more than {BITS} bits hold"
+        return why_no_texture(self.x, self.data)
+
     def offsets(self, columns: np.ndarray) -> np.ndarray:
-        """As in KGSConv3d, in vectors: an index that is VECTOR times something is aligned."""
-        return super().offsets(columns) // VECTOR
+        """As in KGSConv3d, in vectors: an index that is VECTOR times something is aligned.
+
+        In a texture the layer, row and column, as `texture.locations` has them.
+        """
+        if not self.texture:
+            return super().offsets(columns) // VECTOR
+        q, *window = columns.astype("int64").T
+        kd, kh, kw = (
+            k * step + first
+            for k, step, first in zip(window, self.dilation, self._first, strict=True)
+        )
+        return locations(q * self.group.g_n // VECTOR * self.data[2] + kd, kh, kw)
 
     def columns(self, offsets: np.ndarray, pointers: np.ndarray) -> np.ndarray:
         """The inverse of ``offsets``."""
-        return super().columns(offsets * VECTOR, pointers)
+        if not self.texture:
+            return super().columns(offsets * VECTOR, pointers)
+        kd = np.repeat(np.arange(len(pointers) - 1) % self.kernel[0], np.diff(pointers))
+        layer, *inside = taken_apart(offsets.astype("int64"))
+        front, *first = self._first
+        block = (layer - front - kd * self.dilation[0]) // self.data[2]
+        kh, kw = (
+            (at - start) // step
+            for at, start, step in zip(inside, first, self.dilation[1:], strict=True)
+        )
+        q = block * VECTOR // self.group.g_n
+        return np.stack([q, kd, kh, kw], axis=1).astype("int32")
+
+    @property
+    def _first(self) -> tuple[int, int, int]:
+        """Plane, row and column of x at location (0, 0, 0) of output position (0, 0, 0)."""
+        front, top, left = self.padding[:3]
+        return -front, self.x.halo_h - top, self.x.halo_w - left
 
 
 def kgs_conv3d_simt(conv: KGSConv3dSIMT) -> tvm.tirx.PrimFunc:
     """The PrimFunc (x, blocks, offsets, pointers, bias, [residual,] y) of one convolution.
 
-    Arguments and blocks ("halo", "tile") as those of kgs_conv3d; bias holds whole row blocks.
+    Arguments and blocks ("halo", "tile") as those of kgs_conv3d, and "texture" where it has one;
+    bias holds whole row blocks.
     """
     batch, _, depth, _, _ = conv.out
     count_p, _ = conv.rows
@@ -163,6 +225,8 @@ def kgs_conv3d_simt(conv: KGSConv3dSIMT) -> tvm.tirx.PrimFunc:
         args = begin(conv, SIMT_ATTRIBUTE)
         with T.sblock("root"):
             zero_halo(conv.y, conv.out, conv.dtype, args["y"])
+            if conv.texture:
+                args["texture"] = fill_texture(args["x"], conv.x, conv.data, conv.dtype)
             parts = conv.group.g_m // conv.rows_per_item
             extents = (batch, count_p, parts, depth, conv.items)
             with T.grid(*extents) as loops, T.sblock("tile"):
@@ -191,6 +255,71 @@ def _plane(conv: KGSConv3dSIMT, y, position):
     return y[n, 0 : shape[1], d, 0 : shape[3], 0 : shape[4], 0:VECTOR]
 
 
+class _Buffer:
+    """The input of output plane (n, d) as it is: places and kept columns are counts of vectors."""
+
+    def __init__(self, conv: KGSConv3dSIMT, args: Mapping, n, d) -> None:
+        self.conv, self.args = conv, args
+        self.strides = [stride // VECTOR for stride in conv.x.strides(conv.data)[:5]]
+        self.start = n * self.strides[0] + d * (conv.stride[0] * self.strides[2])
+        self.step = self.strides[4] * (1 if conv.along_input else conv.stride[2])
+
+    def place(self, position):
+        """Where the window of an output position starts."""
+        conv = self.conv
+        if conv.along_input:
+            return T.bind(self.start + position * self.step)
+        row, column = position // conv.row_length, position % conv.row_length
+        moved = row * (conv.stride[1] * self.strides[3]) + column * self.step
+        return T.bind(self.start + moved)
+
+    def beside(self, place, count: int):
+        """The place so many output columns further in a row."""
+        return place + count * self.step
+
+    def kept(self, j):
+        """Where kept column j is in a window."""
+        return T.bind(self.args["offsets"][j])
+
+    def vector(self, kept, place):
+        """Four channels of a kept column."""
+        return self.args["x"][0, 0, 0, 0, 0, T.Ramp((kept + place) * VECTOR, 1, VECTOR)]
+
+    def number(self, kept, place, channel: int):
+        """One of them."""
+        return self.args["x"][0, 0, 0, 0, 0, (kept + place) * VECTOR + channel]
+
+
+class _Texture:
+    """The same in a texture: a place is a column and a row, a kept column has a layer as well."""
+
+    def __init__(self, conv: KGSConv3dSIMT, args: Mapping, n, d) -> None:
+        self.conv, self.args = conv, args
+        planes = conv.x.shape(conv.data)[1] * conv.data[2]
+        self.layer = n * planes + d * conv.stride[0]
+
+    def place(self, position):
+        """Where the window of an output position starts."""
+        row, column = position // self.conv.row_length, position % self.conv.row_length
+        return T.bind(column * self.conv.stride[2]), T.bind(row * self.conv.stride[1])
+
+    def beside(self, place, count: int):
+        """The place so many output columns further in a row."""
+        column, row = place
+        return column + count * self.conv.stride[2], row
+
+    def kept(self, j):
+        """Where kept column j is in a window."""
+        layer, row, column = taken_apart(T.bind(self.args["offsets"][j]))
+        return T.bind(column), T.bind(row), T.bind(layer + self.layer)
+
+    def vector(self, kept, place):
+        """Four channels of a kept column."""
+        column, row, layer = kept
+        at = column + place[0], row + place[1], layer
+        return read_texel(self.args["texture"], self.conv.dtype, *at)
+
+
 def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
     """Start from the bias, add every kept column of the row block, finish, store."""
     n, p, part, d, item = position
@@ -215,7 +344,7 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
             start = bias(first_row + b * lanes, lanes) if channels == 1 else zero
             T.buffer_store(acc[i][b], start, [lane(0, lanes)])
 
-    strides = [stride // VECTOR for stride in conv.x.strides(conv.data)[:5]]
+    source = (_Texture if conv.texture else _Buffer)(conv, args, n, d)
     if conv.in_rows:  # the last work-item of a row begins early enough to end with it
         in_row = ceil_div(conv.row_length, width)
         first_column = T.min(item % in_row * width, conv.row_length - width)
@@ -227,26 +356,20 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
     else:
         flat = [item + i * conv.items for i in range(width)]
         outside = [conv.items * (i + 1) > conv.positions for i in range(width)]
-    here, step = [], strides[4] * (1 if conv.along_input else conv.stride[2])
+    here = []
     for position, may_be_outside in zip(flat, outside, strict=True):
         if conv.in_rows and here:
-            here.append(here[0] + len(here) * step)
+            here.append(source.beside(here[0], len(here)))
             continue
         if may_be_outside:
             position = T.min(position, conv.positions - 1)
-        row, column = position // conv.row_length, position % conv.row_length
-        if conv.along_input:
-            moved = position * step
-        else:
-            moved = row * (conv.stride[1] * strides[3]) + column * step
-        here.append(T.bind(n * strides[0] + d * (conv.stride[0] * strides[2]) + moved))
+        here.append(source.place(position))
 
     pointers, kd_range = args["pointers"], conv.valid_locations(d)
     begin, end = (T.bind(pointers[p * conv.kernel[0] + kd]) for kd in kd_range)
 
-    def activations(at):
-        loaded = args["x"][0, 0, 0, 0, 0, lane(at * VECTOR, VECTOR)]
-        return T.bind(to_sum(loaded, conv.dtype, VECTOR))
+    def activations(kept, at):
+        return T.bind(to_sum(source.vector(kept, at), conv.dtype, VECTOR))
 
     def prefetch(element, count: int) -> None:
         """Ask for so many vectors from this element on."""
@@ -263,14 +386,14 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
                     at = (n, block, d, row + layout.halo_h, column + layout.halo_w)
                     prefetch(args[name][(*at, 0)], width)
         with T.serial(begin, end) as j:
-            neighbour = args["offsets"][j] + here[0] + width * step
-            prefetch(args["x"][0, 0, 0, 0, 0, neighbour * VECTOR], width * step)
+            neighbour = args["offsets"][j] + source.beside(here[0], width)
+            prefetch(args["x"][0, 0, 0, 0, 0, neighbour * VECTOR], width * source.step)
     with T.serial(begin, end) as j:
-        offset = T.bind(args["offsets"][j])
-        # Where lanes of them are multiplied. Else they are needed once, one position after the
-        # other: loaded all at first they would take the registers of the sums.
-        by_element = conv.tile.by_element
-        loaded = [activations(offset + at) for at in here] if by_element else []
+        kept = source.kept(j)
+        # Where lanes of them are multiplied, or all of a texel is read. Else they are needed once,
+        # one position after the other: loaded all at first they would take the sums' registers.
+        at_first = conv.tile.by_element or (conv.texture and channels == 1)
+        loaded = [activations(kept, at) for at in here] if at_first else []
         for first in range(0, g_n, channels):
             weights = []
             for b in vectors:
@@ -278,14 +401,14 @@ def _register_tile(conv: KGSConv3dSIMT, args, acc, position) -> None:
                 stored = args["blocks"][lane(at, lanes)]
                 weights.append(T.bind(to_sum(stored, conv.weight_dtype, lanes)))
             for i, at in enumerate(here):
-                if by_element:
+                if at_first:
                     value = T.Broadcast(tvm.tirx.Shuffle([loaded[i]], [first]), lanes)
                 elif channels == 1:
-                    scalar = args["x"][0, 0, 0, 0, 0, (offset + at) * VECTOR + first]
+                    number = source.number(kept, at, first).astype(conv.accumulate)
                     # Bound, since TVM writes what is broadcast once for each lane.
-                    value = T.Broadcast(T.bind(scalar.astype(conv.accumulate)), lanes)
+                    value = T.Broadcast(T.bind(number), lanes)
                 else:
-                    value = _for_each_filter(conv, activations(offset + at))
+                    value = _for_each_filter(conv, activations(kept, at))
                 for b in vectors:
                     total = acc[i][b][lane(0, lanes)] + value * weights[b]
                     T.buffer_store(acc[i][b], total, [lane(0, lanes)])

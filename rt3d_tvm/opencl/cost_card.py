@@ -17,6 +17,7 @@ from math import prod
 import numpy as np
 
 from rt3d_tvm.opencl.plan import Launch, Plan
+from topi_sparse.texture import TEXEL
 
 # Adreno 650: float16 multiply-adds as OpenCL benchmarks sustain them, and LPDDR5 of 44 GB/s.
 FLOPS, BYTES = 1.66e12, 44e9
@@ -25,7 +26,9 @@ _FOR = re.compile(r"for \(int (\w+) = 0; \w+ < (.*); \+\+\w+\) \{")
 _IF = re.compile(r"if \((.*)\) \{")
 _LET = re.compile(r"(?:int|half|float|bool|long)\d* (\w+) = (.*);")
 _ARRAY = re.compile(r"(half|float|int)(\d*) \w+\[(\d+)\];")
-_PARAMETER = re.compile(r"__global (\w+?)(\d*)\* restrict (\w+)")
+_PARAMETER = re.compile(r"(?:__global (\w+?)(\d*)\* restrict|\w+ (image2d_array_t)) (\w+)")
+# A texel is read or written, in half or in float.
+_TEXEL = re.compile(r"\b(?:READ_IMAGE|write_image)([HFhf])\(")
 _SUM = re.compile(r"vstore(\d+)\(\(vload\d+\(0, \w+ \+ 0\) \+ \(.* \* \w+\)\), 0, \w+ \+ 0\);")
 _OPERATORS = {
     ast.Add: operator.add,
@@ -114,7 +117,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel of the source: its parameters with the bytes of an element, its lines and blocks."""
+    """A kernel of the source: its parameters with the bytes of an element, its lines and blocks.
+
+    A texture's elements are counted where they are read or written, which tells their type.
+    """
 
     parameters: tuple[tuple[str, int], ...]
     lines: tuple[str, ...]
@@ -128,8 +134,8 @@ def read_kernels(source: str) -> dict[str, Kernel]:
         name, rest = text.split("(", 1)
         head, body = rest.split(") {\n", 1)
         parameters = tuple(
-            (name, _BYTES_OF[kind] * int(lanes or 1))
-            for kind, lanes, name in _PARAMETER.findall(head)
+            (name, 0 if texture else _BYTES_OF[kind] * int(lanes or 1))
+            for kind, lanes, texture, name in _PARAMETER.findall(head)
         )
         lines = tuple(body.split("\n}\n", 1)[0].split("\n"))
         kernels[name] = Kernel(parameters, lines, _read_blocks(lines))
@@ -271,8 +277,11 @@ def _differs(text: str, varying: set[str]) -> bool:
 
 
 def _accesses(line: str, parameters: tuple[tuple[str, int], ...]) -> list[tuple[int, str]]:
-    """The bytes and the index of every access to global memory in a line."""
-    found = []
+    """The bytes and the index of every access to global memory, or a texture, in a line."""
+    found = [
+        (TEXEL * _BYTES_OF["half" if kind in "Hh" else "float"], line)
+        for kind in _TEXEL.findall(line)
+    ]
     for name, size in parameters:
         for match in re.finditer(rf"\b{name}(?= \+|\[)", line):
             before, after = line[: match.start()], line[match.end() :]

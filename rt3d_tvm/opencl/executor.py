@@ -9,7 +9,7 @@ import numpy as np
 
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.opencl.drivers import has_half, lacks_half, load_pyopencl
-from rt3d_tvm.opencl.plan import Plan
+from rt3d_tvm.opencl.plan import Plan, Texture
 
 if TYPE_CHECKING:
     import pyopencl
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class Executor:
     """A plan on one device, its kernels compiled and its weights uploaded.
 
-    InputError for a device that has no float16 where the plan computes in it, that allows fewer
-    work-items a group than a kernel has, or whose compiler refuses the source.
+    InputError for a device that has no float16 where the plan computes in it, no textures or too
+    small ones, that allows fewer work-items a group than a kernel has, or whose compiler refuses
+    the source.
     given: buffers of ``context`` for some of the plan's, by their index; what is compiled for them
     is not kept on disk.
     """
@@ -36,7 +37,7 @@ class Executor:
         self._cl = cl = load_pyopencl()
         self.plan, self.device = plan, device
         _check(plan, device)
-        self._context, given = context or cl.Context([device]), given or {}
+        self._context, given = context or cl.Context([device]), dict(given or {})
         self.queue = cl.CommandQueue(
             self._context, properties=cl.command_queue_properties.PROFILING_ENABLE
         )
@@ -46,9 +47,10 @@ class Executor:
         except cl.Error as error:
             lines = [line for line in str(error).splitlines() if "error" in line.lower()]
             raise InputError(f"{device.name}: cannot compile the kernels: {lines[:3]}") from error
+        made = {texture.buffer: self._texture(texture) for texture in plan.textures} | given
         self.buffers = [
-            given[i]
-            if i in given
+            made[i]
+            if i in made
             else cl.Buffer(self._context, cl.mem_flags.READ_WRITE, max(size, 1))
             for i, size in enumerate(plan.buffers)
         ]
@@ -88,6 +90,13 @@ class Executor:
         self.queue.finish()
         return [_seconds(event) for event in events]
 
+    def _texture(self, texture: Texture) -> pyopencl.Image:
+        cl = self._cl
+        kinds = {"float16": cl.channel_type.HALF_FLOAT, "float32": cl.channel_type.FLOAT}
+        texel = cl.ImageFormat(cl.channel_order.RGBA, kinds[texture.dtype])
+        flags = cl.mem_flags.READ_WRITE
+        return cl.create_image(self._context, flags, texel, shape=texture.shape, is_array=True)
+
     def _launched(self) -> list[pyopencl.Event]:
         return [
             self._cl.enqueue_nd_range_kernel(self.queue, kernel, size, items)
@@ -102,6 +111,7 @@ def _seconds(event: pyopencl.Event) -> float:
 def _check(plan: Plan, device: pyopencl.Device) -> None:
     if plan.half and not has_half(device):
         raise lacks_half(device.name.strip())
+    _check_textures(plan, device)
     most = device.max_work_group_size
     for launch in plan.launches:
         if launch.group_items > most:
@@ -109,3 +119,15 @@ def _check(plan: Plan, device: pyopencl.Device) -> None:
                 f"{launch.kernel} has {launch.group_items} work-items a group; "
                 f"{device.name.strip()} allows {most}"
             )
+
+
+def _check_textures(plan: Plan, device: pyopencl.Device) -> None:
+    if not plan.textures:
+        return
+    name = device.name.strip()
+    if not device.image_support:
+        raise InputError(f"{name} has no textures, and a kernel reads one; tune for that device")
+    most = (device.image2d_max_width, device.image2d_max_height, device.image_max_array_size)
+    for texture in plan.textures:
+        if any(extent > limit for extent, limit in zip(texture.shape, most, strict=True)):
+            raise InputError(f"a texture of {texture.shape}; {name} allows {most}")

@@ -39,12 +39,25 @@ class Launch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Texture:
+    """A buffer of the plan that is a texture (image2d_array_t): texels of four values of ``dtype``.
+
+    shape: its columns, rows and layers
+    """
+
+    buffer: int
+    shape: tuple[int, int, int]
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A model as a list of launches on buffers that stay on the device.
 
     buffers  bytes of each: first those of the inputs, then those of the weights, in the order of
              the manifest, then what is between the kernels; ``outputs`` are the last results
     half     whether a kernel computes in float16
+    textures those of the buffers between kernels that are textures
     """
 
     source: str
@@ -54,6 +67,7 @@ class Plan:
     outputs: tuple[int, ...]
     launches: tuple[Launch, ...]
     half: bool
+    textures: tuple[Texture, ...] = ()
 
     def to_text(self) -> str:
         """All of it as one JSON, for a kernel that is measured alone."""
@@ -67,11 +81,14 @@ class Plan:
     @classmethod
     def of(cls, fields: dict) -> Plan:
         """From its fields, whose tuples may be lists."""
-        launches = tuple(
-            Launch(**{key: _tuples(value) for key, value in launch.items()})
-            for launch in fields.pop("launches")
-        )
-        return cls(launches=launches, **{key: _tuples(value) for key, value in fields.items()})
+        parts = {
+            name: tuple(
+                kind(**{key: _tuples(value) for key, value in part.items()})
+                for part in fields.pop(name, ())
+            )
+            for name, kind in (("launches", Launch), ("textures", Texture))
+        }
+        return cls(**parts, **{key: _tuples(value) for key, value in fields.items()})
 
     def write(self, folder: Path) -> None:
         """Write the two files into a folder."""

@@ -20,7 +20,9 @@ from tvm.target import Target
 from tvm.tirx.build import codegen_build, split_host_device_mods
 
 import schedules.table
-from rt3d_tvm.opencl.plan import Launch, Plan
+from rt3d_tvm.opencl.lowering import tir_pipeline
+from rt3d_tvm.opencl.plan import Launch, Plan, Texture
+from rt3d_tvm.passes.allocate_textures import is_texture
 from rt3d_tvm.passes.dataflow import bindings, dtype_of, is_op, static_shape
 
 _AXES = "xyz"
@@ -50,6 +52,7 @@ def make_plan(mod: tvm.IRModule, target: Target, *, inputs: int) -> Plan:
         outputs=tuple(main.outputs),
         launches=tuple(main.launches),
         half="half" in source,
+        textures=tuple(main.textures),
     )
 
 
@@ -71,15 +74,24 @@ def kernel_plan(function: tirx.PrimFunc, target: Target) -> Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Scratch:
+    """Memory that the kernels of a PrimFunc share; ``texture``: its shape and type if it is one."""
+
+    name: str
+    size: int
+    texture: tuple[tuple[int, int, int], str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Kernel:
     """A kernel of a PrimFunc: what it takes, and its grid.
 
-    Its arguments are parameters of the PrimFunc, as an index, or scratch memory of it, as a name
-    and its bytes; ``sizes`` are the bytes of each.
+    Its arguments are parameters of the PrimFunc, as an index, or scratch memory of it; ``sizes``
+    are the bytes of each.
     """
 
     name: str
-    arguments: tuple[int | tuple[str, int], ...]
+    arguments: tuple[int | _Scratch, ...]
     sizes: tuple[int, ...]
     groups: tuple[int, int, int]
     items: tuple[int, int, int]
@@ -95,8 +107,7 @@ def _kernels(mod: tvm.IRModule, target: Target) -> tuple[dict[str, list[_Kernel]
     bound = tirx.transform.BindTarget(target)(
         relax.transform.AttachGlobalSymbol()(tvm.IRModule(functions))
     )
-    # What relax.build takes unless told otherwise; the one named "adreno" does not work as shipped.
-    lower, _, finish_device = tirx.get_tir_pipeline("default")
+    lower, _, finish_device = tirx.get_tir_pipeline(tir_pipeline(target))
     host, device = split_host_device_mods(lower(bound))
     source = "\n".join(
         codegen_build(finish_device()(part), of).inspect_source("cl") for of, part in device.items()
@@ -122,14 +133,22 @@ def _launched(host: tirx.PrimFunc, sizes: dict[str, int]) -> list[_Kernel]:
     """
     found, scratch, parameters = [], {}, list(sizes)
 
+    def keep(buffer: tirx.Buffer, texture: tuple | None = None) -> None:
+        size = prod(int(extent) for extent in buffer.shape) * buffer.dtype.bits // 8
+        size *= buffer.dtype.lanes
+        scratch[buffer.name] = _Scratch(name=buffer.name, size=size, texture=texture)
+
     def allocate(statement: tirx.AllocBuffer, visitor) -> None:
-        buffer = statement.buffer
-        extent = prod(int(extent) for extent in buffer.shape)
-        bits = buffer.dtype.bits * buffer.dtype.lanes
-        scratch[buffer.name] = (buffer.name, extent * bits // 8)
+        keep(statement.buffer)
         visitor.default_visit(statement)
 
-    def argument(name: str) -> int | tuple[str, int]:
+    def declare(statement: tirx.DeclBuffer, visitor) -> None:
+        if is_texture(statement):
+            shape = tuple(int(extent) for extent in statement.data.args[2].args)
+            keep(statement.buffer, (shape, str(statement.buffer.dtype)))
+        visitor.default_visit(statement)
+
+    def argument(name: str) -> int | _Scratch:
         return scratch[name] if name in scratch else parameters.index(name)
 
     def look(call: tvm.ir.Call, visitor) -> None:
@@ -138,13 +157,14 @@ def _launched(host: tirx.PrimFunc, sizes: dict[str, int]) -> list[_Kernel]:
             name, *rest = call.args
             buffers, extents = rest[: -len(axes)], rest[-len(axes) :]
             grid = dict(zip(axes, map(int, extents), strict=True))
+            arguments = tuple(argument(b.args[0].name) for b in buffers)
             found.append(
                 _Kernel(
                     name=str(name.value),
-                    arguments=tuple(argument(b.args[0].name) for b in buffers),
+                    arguments=arguments,
                     sizes=tuple(
-                        scratch[name][1] if (name := b.args[0].name) in scratch else sizes[name]
-                        for b in buffers
+                        a.size if isinstance(a, _Scratch) else sizes[parameters[a]]
+                        for a in arguments
                     ),
                     groups=tuple(grid.get(f"blockIdx.{axis}", 1) for axis in _AXES),
                     items=tuple(grid.get(f"threadIdx.{axis}", 1) for axis in _AXES),
@@ -152,7 +172,8 @@ def _launched(host: tirx.PrimFunc, sizes: dict[str, int]) -> list[_Kernel]:
             )
         visitor.default_visit(call)
 
-    tvm_ffi.structural_visit(host.body, [(tirx.AllocBuffer, allocate), (tvm.ir.Call, look)])
+    visits = [(tirx.AllocBuffer, allocate), (tirx.DeclBuffer, declare), (tvm.ir.Call, look)]
+    tvm_ffi.structural_visit(host.body, visits)
     return found
 
 
@@ -180,6 +201,7 @@ class _Main:
     def __init__(self, main: relax.Function, kernels: dict[str, list[_Kernel]]) -> None:
         self.kernels = kernels
         self.buffers = [_bytes(param) for param in main.params]
+        self.textures: list[Texture] = []
         self.launches: list[Launch] = []
         self.calls = 0
         self.index = {param: i for i, param in enumerate(main.params)}
@@ -216,18 +238,22 @@ class _Main:
 
     def launch(self, function: str, arguments: list[int]) -> None:
         """The launches of one call."""
-        scratch: dict[tuple[str, int], int] = {}
+        scratch: dict[_Scratch, int] = {}
         for kernel in self.kernels[function]:
             for argument in kernel.arguments:
-                if isinstance(argument, tuple) and argument not in scratch:
-                    scratch[argument] = self.new(argument[1])
+                if isinstance(argument, _Scratch) and argument not in scratch:
+                    scratch[argument] = self.new(argument.size)
+                    if argument.texture:
+                        shape, dtype = argument.texture
+                        texture = Texture(buffer=scratch[argument], shape=shape, dtype=dtype)
+                        self.textures.append(texture)
             self.launches.append(
                 Launch(
                     kernel=kernel.name,
                     call=self.calls,
                     function=function,
                     buffers=tuple(
-                        scratch[a] if isinstance(a, tuple) else arguments[a]
+                        scratch[a] if isinstance(a, _Scratch) else arguments[a]
                         for a in kernel.arguments
                     ),
                     sizes=kernel.sizes,

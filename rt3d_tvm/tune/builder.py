@@ -16,6 +16,7 @@ from tvm.target import Target
 from rt3d_tvm.deploy import available_cores
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.link import export_arguments
+from rt3d_tvm.opencl.lowering import tir_pipeline
 from rt3d_tvm.opencl.planner import kernel_plan
 from rt3d_tvm.passes.packed_call import PACKED_KERNELS
 from rt3d_tvm.tune.records import kernel_name
@@ -89,7 +90,8 @@ def _written(
             Path(path).write_text(plan.to_text(), encoding="utf-8")
             return None
         with target:
-            library = tvm.compile(built(conv, taken, target), target=target)
+            module = built(conv, taken, target)
+            library = tvm.compile(module, target=target, tir_pipeline=tir_pipeline(target))
         library.export_library(path, **export_arguments(target.host or target))
     except (RuntimeError, InputError, ValueError, OSError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]

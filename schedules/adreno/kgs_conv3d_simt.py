@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from tvm import s_tir
 from tvm.target import Target
 
-from schedules.adreno.loops import bind_groups, schedule_halo
+from schedules.adreno.loops import bind_groups, schedule_around
 
 # Work-items a group: two waves of an Adreno 6xx, which runs 64 fibers of 32 bits side by side.
 GROUP_ITEMS = 128
@@ -53,7 +53,7 @@ def schedule_kgs_conv3d_simt(sch: s_tir.Schedule, block, target: Target) -> None
         groups=(sch.fuse(item_out, rows_next), d_out, rows_out),
         items=(item_in, d_in, rows_in),
     )
-    schedule_halo(sch, target)
+    schedule_around(sch, target)
 
 
 def default_group(conv: Mapping, items: int, planes: int, rows: int) -> tuple[int, int, int]:

@@ -21,10 +21,10 @@ def bind_groups(sch: s_tir.Schedule, *, groups: tuple, items: tuple) -> None:
             sch.bind(loop, axis)
 
 
-def schedule_halo(sch: s_tir.Schedule, _target: Target) -> None:
-    """The zeros around a plane, written by one work-item a plane."""
+def schedule_around(sch: s_tir.Schedule, _target: Target) -> None:
+    """A kernel's zeros around planes, one work-item a plane, and its texture, one a texel."""
     for block in sch.get_child_blocks(sch.get_sblock("root")):
-        if sch.get(block).name_hint == "halo":
+        if sch.get(block).name_hint in ("halo", "texture"):
             _spread(sch, sch.fuse(*sch.get_loops(block)))
 
 
