@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +15,14 @@ from rt3d_tvm.opencl import planner
 from rt3d_tvm.opencl.artifact import load_opencl
 from rt3d_tvm.opencl.machine import OpenCLMachine
 from rt3d_tvm.opencl.plan import Plan
+from rt3d_tvm.passes.tuned_kernels import why_not
 from rt3d_tvm.pipeline import lower
+from rt3d_tvm.precision import make_precision
 from rt3d_tvm.remote import DeviceFailure
 from rt3d_tvm.targets import make_target
 from rt3d_tvm.tune.check import drawn, why_wrong
 from rt3d_tvm.tune.cost_model import features
-from rt3d_tvm.tune.records import share, workload
+from rt3d_tvm.tune.records import TUNED, TunedRecord, device_class, share, workload
 from rt3d_tvm.tune.space import Choice, Layer, Variant, decided, decisions, variants
 from rt3d_tvm.tune.tasks import extract_tasks
 from rt3d_tvm.tune.tuner import kernel_job
@@ -59,13 +62,18 @@ def test_every_kind_of_choice_computes_the_layer(dtype):
     assert {v.channels for v in found} == {1, 4}
     assert {v.rows for v in found} >= {4, 8}
     rng = np.random.default_rng(0)
-    for index in rng.choice(len(found), 5, replace=False):
-        conv = known.definition(found[index])
+    through = [variant for variant in found if variant.texture]
+    assert {replace(variant, texture=False) for variant in through} == set(found) - set(through)
+    for variant in (
+        *rng.choice(np.array(found, object), 3, replace=False),
+        *rng.choice(np.array(through, object), 3, replace=False),
+    ):
+        conv = known.definition(variant)
         taken = tuple(options[rng.integers(len(options))] for options in decisions(conv, TARGET)[1])
-        arrays = [conv.x.packed(case.x), *known.packed(found[index])]
+        arrays = [conv.x.packed(case.x), *known.packed(variant)]
         result = run_on_opencl(decided(conv, taken), arrays)
         y = conv.y.unpacked(result, conv.out)
-        assert (abs(y - expected) <= bound).all(), (found[index], taken)
+        assert (abs(y - expected) <= bound).all(), (variant, taken)
         assert np.isfinite(features(conv, known.conv, taken, TARGET)).all()
 
 
@@ -97,9 +105,11 @@ def test_no_choice_makes_a_group_too_large(items, planes):
 
 def test_a_choice_of_work_items_is_written_as_it_is_read():
     variant = Variant(g_m=8, width=12, chunk=8, channels=4, rows=8)
-    choice = Choice(variant=variant, decisions=((17,), (2,), (1,)))
-    assert Choice.from_json(choice.to_json()) == choice
-    assert "rows" not in Choice(variant=replace(variant, rows=0), decisions=()).to_json()
+    for through in (False, True):
+        choice = Choice(variant=replace(variant, texture=through), decisions=((17,), (2,), (1,)))
+        assert Choice.from_json(choice.to_json()) == choice
+    of_a_core = Choice(variant=replace(variant, rows=0), decisions=()).to_json()
+    assert not {"rows", "texture"} & set(of_a_core)
 
 
 def test_a_model_s_tasks_are_its_kernels_for_opencl(onnx_path):
@@ -177,6 +187,60 @@ def test_what_a_search_finds_is_what_a_build_uses(onnx_path, tmp_path, capsys):
     session = reference_session(onnx_path)
     reference = session.run(None, {session.get_inputs()[0].name: x})[0]
     assert relative_distance(load_opencl(tmp_path / "a").run(x), reference) <= 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_model_reads_through_the_textures_that_its_records_ask_for(
+    onnx_path, tmp_path, precision
+):
+    device(half=precision == "fp16")
+    work, out = tmp_path / "work", tmp_path / "artifact"
+    records = write_textures(onnx_path, work, precision)
+    manifest = compile_onnx(onnx_path, out, target="opencl", precision=precision, database=work)
+    assert all(str(work) in layer["tuned"] for layer in manifest["layers"])
+    assert len(Plan.read(out).textures) == len(records) == 2
+    x = np.random.default_rng(0).standard_normal(SHAPE, dtype="float32")
+    session = reference_session(onnx_path)
+    reference = session.run(None, {session.get_inputs()[0].name: x})[0]
+    # A layer in float16 adds some 0.2 % (docs/precision.md).
+    most = {"fp32": 1e-5, "fp16": 4e-3}[precision]
+    assert relative_distance(load_opencl(out).run(x), reference) <= most
+
+
+def test_a_record_for_an_input_that_fits_no_texture_is_left_aside():
+    known, _ = layer()
+    variant = replace(known.default, texture=True)
+    taken, _ = decisions(known.definition(variant), TARGET)
+    record = SimpleNamespace(choice=Choice(variant=variant, decisions=taken))
+    assert why_not(known, record, TARGET, None) is None
+    deep = Layer(replace(known.conv, data=(1, 32, 300, 14, 14)), known.constants)
+    reason = "through a texture: it has 2400 planes; a texture has at most 2048 layers"
+    assert reason in why_not(deep, record, TARGET, None)
+
+
+def write_textures(onnx_path, work, precision: str = "fp32") -> list[TunedRecord]:
+    """A work directory whose records ask for a texture for each kernel, and the records."""
+    dtype = make_precision(precision).dtype
+    records = []
+    for task in extract_tasks(lower(import_onnx(onnx_path), TARGET, dtype=dtype)):
+        variant, conv = replace(task.layer.default, texture=True), task.layer.conv
+        taken, _ = decisions(task.layer.definition(variant), TARGET)
+        records.append(
+            TunedRecord(
+                workload=workload(conv),
+                share=share(conv),
+                device_class=device_class(TARGET),
+                choice=Choice(variant=variant, decisions=taken),
+                default_ms=2.0,
+                tuned_ms=1.0,
+                model=onnx_path.name,
+                device="a device with textures",
+                versions={},
+            )
+        )
+    work.mkdir()
+    (work / TUNED).write_text("".join(f"{record.to_json()}\n" for record in records))
+    return records
 
 
 def other_decisions(onnx_path, line: dict) -> tuple:

@@ -65,6 +65,8 @@ def why_not(
     conv, choice = layer.conv, record.choice
     if group is not None and choice.variant.g_m != conv.group.g_m:
         return f"its row blocks are of {choice.variant.g_m} filters, {group.g_m} are asked for"
+    if choice.variant.texture and (reason := conv.why_no_texture()):
+        return f"it reads the input through a texture: {reason}"
     definition = layer.definition(choice.variant)
     _, known = decisions(definition, target)
     if len(known) != len(choice.decisions) or not all(

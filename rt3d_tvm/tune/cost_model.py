@@ -90,6 +90,7 @@ def _item_values(
         rows * width,
         vectors * width,
         conv.tile.lanes,
+        1 + conv.texture,
         # Loads for each multiply-add of a vector: of activations, of weights.
         1 / vectors,
         1 / width,

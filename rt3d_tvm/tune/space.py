@@ -42,7 +42,8 @@ class Variant:
     """A register tile: filters a row block, output columns, channel groups a chunk.
 
     channels: that share a vector with the filters, see Tile. rows: filters a work-item, whose
-    ``width`` is in positions; 0 for a kernel that has none.
+    ``width`` is in positions; 0 for a kernel that has none. texture: whether a work-item reads the
+    input through one.
     """
 
     g_m: int
@@ -50,6 +51,7 @@ class Variant:
     chunk: int
     channels: int = 1
     rows: int = 0
+    texture: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,7 @@ class Choice:
             "chunk": variant.chunk,
             "channels": variant.channels,
             **({"rows": variant.rows} if variant.rows else {}),
+            **({"texture": True} if variant.texture else {}),
             "decisions": [list(decision) for decision in self.decisions],
         }
 
@@ -75,8 +78,9 @@ class Choice:
     def from_json(cls, fields: dict) -> Choice:
         """What ``to_json`` gave; KeyError, TypeError or ValueError for anything else."""
         tile = {name: int(fields[name]) for name in ("g_m", "width", "chunk")}
-        # Records are older than the channels that share a vector, and than work-items.
+        # Records are older than the channels that share a vector, work-items and textures.
         newer = {"channels": int(fields.get("channels", 1)), "rows": int(fields.get("rows", 0))}
+        newer["texture"] = bool(fields.get("texture", False))
         variant = Variant(**tile, **newer)
         decisions = tuple(tuple(int(n) for n in decision) for decision in fields["decisions"])
         return cls(variant=variant, decisions=decisions)
@@ -94,12 +98,13 @@ class Layer:
     def default(self) -> Variant:
         """The tile that it has untuned."""
         conv = self.conv
+        item = {"rows": conv.rows_per_item, "texture": conv.texture} if is_simt(conv) else {}
         return Variant(
             g_m=conv.group.g_m,
             width=self.width(conv.tile.width),
             chunk=conv.tile.chunk,
             channels=conv.tile.channels,
-            rows=conv.rows_per_item if is_simt(conv) else 0,
+            **item,
         )
 
     def width(self, columns: int) -> int:
@@ -113,10 +118,10 @@ class Layer:
         conv, kept, weights = self.conv, self.conv.kept, self.conv.weights
         if variant.g_m != conv.group.g_m:
             kept, weights = self._counts(variant.g_m)
-        lanes, rows = min(variant.g_m * variant.channels, conv.y.c_block), {}
+        lanes, item = min(variant.g_m * variant.channels, conv.y.c_block), {}
         if variant.rows:
             lanes = min(variant.rows * variant.channels, MOST_LANES)
-            rows = {"rows_per_item": variant.rows}
+            item = {"rows_per_item": variant.rows, "texture": variant.texture}
         tile = replace(
             conv.tile,
             lanes=lanes,
@@ -125,7 +130,7 @@ class Layer:
             channels=variant.channels,
         )
         group = replace(conv.group, g_m=variant.g_m)
-        return replace(conv, group=group, kept=kept, weights=weights, tile=tile, **rows)
+        return replace(conv, group=group, kept=kept, weights=weights, tile=tile, **item)
 
     def packed(self, variant: Variant) -> tuple[np.ndarray, ...]:
         """The constants for that tile."""
@@ -134,7 +139,7 @@ class Layer:
             return self.constants
         weights = self._packed(variant)
         blocks = np.concatenate([weight.blocks for weight in weights])
-        offsets = self.conv.offsets(weights[0].columns)
+        offsets = self.definition(variant).offsets(weights[0].columns)
         bias = np.zeros(self._in_blocks_of(variant.g_m).stored_filters, self.constants[3].dtype)
         bias[: self.conv.filters] = self.constants[3][: self.conv.filters]
         return (blocks, offsets, weights[0].pointers, bias)
@@ -248,6 +253,8 @@ def _items(layer: Layer, target: Target, heights: Sequence[int]) -> list[Variant
                 if width == ceil_div(positions, ceil_div(positions, width)):
                     tile = {"width": width, "chunk": default.chunk, "channels": channels}
                     found.append(Variant(g_m=g_m, rows=rows, **tile))
+    if conv.why_no_texture() is None:
+        found += [replace(variant, texture=True) for variant in found]
     return list(dict.fromkeys(found))
 
 
