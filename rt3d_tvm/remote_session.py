@@ -6,7 +6,6 @@ device may be this machine: then a kernel that crashes or hangs takes this proce
 
 from __future__ import annotations
 
-import functools
 import logging
 import struct
 import tempfile
@@ -51,11 +50,15 @@ class _Model:
 
 @dataclass
 class _Session:
-    """What this process holds on the device; ``device`` is what its kernels run on."""
+    """What this process holds on the device; ``device`` is what its kernels run on.
+
+    half: what was found of the GPU's float16, once it was tried.
+    """
 
     rpc: rpc.RPCSession
     device: tvm.runtime.Device
     processor: Processor | None = None
+    half: tuple[bool | None, ...] = ()
     models: list[_Model] = field(default_factory=list)
     tensors: dict[str, tvm.runtime.Tensor] = field(default_factory=dict)
     libraries: int = 0
@@ -293,12 +296,12 @@ def _memory(found: Processor) -> int | None:
     return fields[4] * fields[-1]
 
 
-@functools.cache
 def _half() -> bool | None:
     """Whether the GPU computes in float16, by trial: TVM's runtime tells nothing of extensions."""
-    if _gpu_computes("float16"):
-        return True
-    return False if _gpu_computes("float32") else None
+    if not _held.half:
+        half = _gpu_computes("float16")
+        _held.half = (half if half or _gpu_computes("float32") else None,)
+    return _held.half[0]
 
 
 def _gpu_computes(dtype: str) -> bool:

@@ -140,7 +140,12 @@ def test_a_plan_survives_its_files(adreno, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
-    [(PLAN, "{", "damaged"), (PLAN, None, f"no {PLAN} in it"), (SOURCE, None, f"no {SOURCE} in")],
+    [
+        (PLAN, "{", "damaged"),
+        (PLAN, "{}", "damaged: 'launches'"),
+        (PLAN, None, f"no {PLAN} in it"),
+        (SOURCE, None, f"no {SOURCE} in"),
+    ],
 )
 def test_a_damaged_plan_is_refused(adreno, tmp_path, name, text, reason):
     Plan.read(adreno).write(tmp_path)

@@ -22,7 +22,9 @@ from rt3d_tvm.remote import DeviceFailure
 from rt3d_tvm.targets import make_target
 from rt3d_tvm.tune.check import drawn, why_wrong
 from rt3d_tvm.tune.cost_model import features
+from rt3d_tvm.tune.devices import together
 from rt3d_tvm.tune.records import TUNED, TunedRecord, device_class, share, workload
+from rt3d_tvm.tune.search import TaskSearch
 from rt3d_tvm.tune.space import Choice, Layer, Variant, decided, decisions, variants
 from rt3d_tvm.tune.tasks import extract_tasks
 from rt3d_tvm.tune.tuner import kernel_job
@@ -63,7 +65,9 @@ def test_every_kind_of_choice_computes_the_layer(dtype):
     assert {v.rows for v in found} >= {4, 8}
     rng = np.random.default_rng(0)
     through = [variant for variant in found if variant.texture]
-    assert {replace(variant, texture=False) for variant in through} == set(found) - set(through)
+    assert 10 < len(through) < len(found) - 10
+    # No two are one kernel.
+    assert all(known.definition(variant).width == variant.width for variant in found)
     for variant in (
         *rng.choice(np.array(found, object), 3, replace=False),
         *rng.choice(np.array(through, object), 3, replace=False),
@@ -112,6 +116,27 @@ def test_a_choice_of_work_items_is_written_as_it_is_read():
     assert not {"rows", "texture"} & set(of_a_core)
 
 
+@pytest.mark.parametrize("texture", ["false", 1, [0]])
+def test_a_texture_is_true_or_false_of_a_work_item(texture):
+    variant = Variant(g_m=8, width=12, chunk=8, channels=4, rows=8, texture=True)
+    fields = Choice(variant=variant, decisions=()).to_json()
+    with pytest.raises(ValueError, match="true or false is accepted, of a work-item"):
+        Choice.from_json({**fields, "texture": texture})
+    with pytest.raises(ValueError, match="texture True: true or false is accepted, of a work-item"):
+        Choice.from_json({**fields, "rows": 0})
+
+
+def test_a_search_steps_from_buffers_to_textures_and_changes_nothing_else(onnx_path):
+    task = extract_tasks(lower(import_onnx(onnx_path), TARGET))[0]
+    search = TaskSearch(task, TARGET, heights=None)
+    default = search.default.variant
+    steps = [choice.variant for choice in search._neighbours(search.default)]
+    # But for the width, which a texture's rows cut otherwise.
+    through = {replace(variant, width=0) for variant in steps if variant.texture}
+    assert through == {replace(default, width=0, texture=True)}
+    assert not all(variant.texture for variant in steps)
+
+
 def test_a_model_s_tasks_are_its_kernels_for_opencl(onnx_path):
     mod = lower(import_onnx(onnx_path), TARGET)
     tasks = extract_tasks(mod)
@@ -122,7 +147,9 @@ def test_a_model_s_tasks_are_its_kernels_for_opencl(onnx_path):
     assert workload(conv) != workload(replace(conv, accumulate="float16"))
     assert 0 < share(conv) <= 1
     weights = tasks[0].layer.weights()[0]
-    for variant in variants(tasks[0].layer, TARGET)[1:9]:
+    found = variants(tasks[0].layer, TARGET)
+    assert found[-1].texture
+    for variant in (*found[1:9], *found[-4:]):
         again = replace(tasks[0].layer, conv=tasks[0].layer.definition(variant))
         again = Layer(again.conv, tasks[0].layer.packed(variant))
         np.testing.assert_array_equal(again.weights()[0], weights)
@@ -160,6 +187,28 @@ def test_a_device_measures_kernels_and_tells_wrong_ones(tmp_path):
         assert isinstance(machine.temperatures(), dict)
         with pytest.raises(DeviceFailure, match="cannot compile the kernels"):
             machine.time_kernels([(broken, job.names)], turns=1, repeats=1, min_repeat_ms=1)
+
+
+def test_a_device_holds_the_offsets_of_buffers_and_of_textures_side_by_side(tmp_path):
+    """As where a search verifies: the arguments of all jobs at once, then each job."""
+    name, (known, _) = device(half=False).name.strip(), layer()
+    jobs = []
+    for variant in (known.default, replace(known.default, texture=True)):
+        conv, path = known.definition(variant), tmp_path / f"{variant.texture}.json"
+        plan = planner.kernel_plan(decided(conv, decisions(conv, TARGET)[0]), TARGET)
+        path.write_text(plan.to_text())
+        jobs.append(kernel_job(known, "layer", variant, path))
+    # Weights and data are the same, and sent once.
+    assert len(together(jobs).arguments) == len(jobs[0].arguments) + 1
+    with OpenCLMachine(name, deadline_s=120) as machine:
+        for key, value in together(jobs).arguments.items():
+            if isinstance(value, tuple):
+                machine.allocate(key, *value)
+            else:
+                machine.put(key, value)
+        results = [machine.run_kernel(job.path, job.names) for job in jobs]
+    for result in results:
+        assert why_wrong(known, result, results[0], drawn(known)) is None
 
 
 def test_what_a_search_finds_is_what_a_build_uses(onnx_path, tmp_path, capsys):

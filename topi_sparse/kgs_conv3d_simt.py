@@ -124,7 +124,9 @@ class KGSConv3dSIMT(KGSConv3d):
         """
         groups = ceil_div(self.data[1], self.group.g_n)
         prunes = self.kept < self.rows[0] * groups * math.prod(self.kernel)
-        if not (self.adjacent and prunes and groups > 1 and self.items > 1) or self.texture:
+        if not (self.adjacent and prunes and groups > 1 and self.items > 1):
+            return False
+        if self.texture:  # OpenCL's prefetch takes a pointer
             return False
         return self.reads_once or self._beyond_caches(self.data)
 
@@ -173,8 +175,9 @@ class KGSConv3dSIMT(KGSConv3d):
                 strict=True,
             )
         )
-        if furthest >= 1 << BITS:
-            return f"its window reaches {furthest} rows or columns far, more than {BITS} bits hold"
+        if furthest >= 1 << BITS:  # an offset has no more
+            most = (1 << BITS) - 1
+            return f"its window reaches {furthest} rows or columns far; at most {most} is accepted"
         return why_no_texture(self.x, self.data)
 
     def offsets(self, columns: np.ndarray) -> np.ndarray:
@@ -291,7 +294,10 @@ class _Buffer:
 
 
 class _Texture:
-    """The same in a texture: a place is a column and a row, a kept column has a layer as well."""
+    """The same in a texture: a place is a column and a row, a kept column has a layer as well.
+
+    Its texels are read whole, and nothing is asked for ahead: there is no ``number`` and no step.
+    """
 
     def __init__(self, conv: KGSConv3dSIMT, args: Mapping, n, d) -> None:
         self.conv, self.args = conv, args

@@ -11,6 +11,7 @@ from math import prod
 
 import numpy as np
 import tvm
+from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from topi_sparse.layout import PackedLayout
@@ -42,7 +43,7 @@ def why_no_texture(layout: PackedLayout, data: tuple[int, ...]) -> str | None:
 def fill_texture(x, layout: PackedLayout, data: tuple[int, ...], dtype: str):
     """A texture, and block "texture", which copies the packed tensor ``x`` into it."""
     shape = layout.shape(data)
-    texture = T.sblock_alloc_buffer(shape, dtype, scope=SCOPE)
+    texture = IRBuilder.name(TEXTURE, T.sblock_alloc_buffer(shape, dtype, scope=SCOPE))
     with T.grid(*shape[:5]) as loops, T.sblock(TEXTURE):
         n, block, d, h, w = (
             T.axis.spatial(extent, loop) for extent, loop in zip(shape[:5], loops, strict=True)

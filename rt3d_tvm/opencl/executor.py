@@ -126,8 +126,15 @@ def _check_textures(plan: Plan, device: pyopencl.Device) -> None:
         return
     name = device.name.strip()
     if not device.image_support:
-        raise InputError(f"{name} has no textures, and a kernel reads one; tune for that device")
+        raise InputError(f"{name} has no textures, and kernels read one; tune for that device")
     most = (device.image2d_max_width, device.image2d_max_height, device.image_max_array_size)
     for texture in plan.textures:
         if any(extent > limit for extent, limit in zip(texture.shape, most, strict=True)):
-            raise InputError(f"a texture of {texture.shape}; {name} allows {most}")
+            raise InputError(
+                f"a texture of {_extents(texture.shape)}; {name} allows {_extents(most)}; "
+                "tune for that device"
+            )
+
+
+def _extents(shape: Sequence[int]) -> str:
+    return "{} columns, {} rows and {} layers".format(*shape)

@@ -71,7 +71,7 @@ class Plan:
 
     def to_text(self) -> str:
         """All of it as one JSON, for a kernel that is measured alone."""
-        return json.dumps(asdict(self))
+        return json.dumps(self.fields())
 
     @classmethod
     def from_text(cls, text: str) -> Plan:
@@ -81,18 +81,26 @@ class Plan:
     @classmethod
     def of(cls, fields: dict) -> Plan:
         """From its fields, whose tuples may be lists."""
-        parts = {
-            name: tuple(
-                kind(**{key: _tuples(value) for key, value in part.items()})
-                for part in fields.pop(name, ())
+        launches, textures = (
+            tuple(kind(**{key: _tuples(value) for key, value in part.items()}) for part in parts)
+            for kind, parts in (
+                (Launch, fields.pop("launches")),
+                (Texture, fields.pop("textures", ())),
             )
-            for name, kind in (("launches", Launch), ("textures", Texture))
-        }
-        return cls(**parts, **{key: _tuples(value) for key, value in fields.items()})
+        )
+        rest = {key: _tuples(value) for key, value in fields.items()}
+        return cls(launches=launches, textures=textures, **rest)
+
+    def fields(self) -> dict:
+        """What ``of`` takes; without textures as it was before there were any."""
+        found = asdict(self)
+        if not self.textures:
+            del found["textures"]
+        return found
 
     def write(self, folder: Path) -> None:
         """Write the two files into a folder."""
-        fields = asdict(self)
+        fields = self.fields()
         (folder / SOURCE).write_text(fields.pop("source"), encoding="utf-8")
         (folder / PLAN).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 

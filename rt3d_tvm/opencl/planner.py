@@ -52,7 +52,7 @@ def make_plan(mod: tvm.IRModule, target: Target, *, inputs: int) -> Plan:
         outputs=tuple(main.outputs),
         launches=tuple(main.launches),
         half="half" in source,
-        textures=tuple(main.textures),
+        textures=tuple(main.textures.values()),
     )
 
 
@@ -136,6 +136,8 @@ def _launched(host: tirx.PrimFunc, sizes: dict[str, int]) -> list[_Kernel]:
     def keep(buffer: tirx.Buffer, texture: tuple | None = None) -> None:
         size = prod(int(extent) for extent in buffer.shape) * buffer.dtype.bits // 8
         size *= buffer.dtype.lanes
+        if buffer.name in scratch:
+            raise ValueError(f"two buffers of a function are called {buffer.name!r}")
         scratch[buffer.name] = _Scratch(name=buffer.name, size=size, texture=texture)
 
     def allocate(statement: tirx.AllocBuffer, visitor) -> None:
@@ -201,7 +203,7 @@ class _Main:
     def __init__(self, main: relax.Function, kernels: dict[str, list[_Kernel]]) -> None:
         self.kernels = kernels
         self.buffers = [_bytes(param) for param in main.params]
-        self.textures: list[Texture] = []
+        self.textures: dict[tuple, Texture] = {}
         self.launches: list[Launch] = []
         self.calls = 0
         self.index = {param: i for i, param in enumerate(main.params)}
@@ -237,16 +239,20 @@ class _Main:
         return len(self.buffers) - 1
 
     def launch(self, function: str, arguments: list[int]) -> None:
-        """The launches of one call."""
+        """The launches of one call. Textures are filled by each: calls share those of one shape."""
         scratch: dict[_Scratch, int] = {}
         for kernel in self.kernels[function]:
             for argument in kernel.arguments:
-                if isinstance(argument, _Scratch) and argument not in scratch:
+                if not isinstance(argument, _Scratch) or argument in scratch:
+                    continue
+                if argument.texture is None:
                     scratch[argument] = self.new(argument.size)
-                    if argument.texture:
-                        shape, dtype = argument.texture
-                        texture = Texture(buffer=scratch[argument], shape=shape, dtype=dtype)
-                        self.textures.append(texture)
+                    continue
+                if argument.texture not in self.textures:
+                    shape, dtype = argument.texture
+                    texture = Texture(buffer=self.new(argument.size), shape=shape, dtype=dtype)
+                    self.textures[argument.texture] = texture
+                scratch[argument] = self.textures[argument.texture].buffer
             self.launches.append(
                 Launch(
                     kernel=kernel.name,

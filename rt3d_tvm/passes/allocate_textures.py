@@ -13,7 +13,8 @@ After::
     T.call_packed("device_api.opencl.free_nd", ..., memory)
 
 TVM's own LowerTVMBuiltin refuses the first form, which its pipeline for Adreno makes; given a
-variable in the declaration's place, it writes the arguments of the freeing before it allocates.
+variable in the declaration's place, it writes the arguments of the freeing before it allocates. As
+with other memory of a function, nothing is given back where a kernel cannot be launched.
 """
 
 from __future__ import annotations
@@ -35,11 +36,10 @@ class AllocateTextures:
     def transform_function(
         self, func: tirx.PrimFunc, _mod: tvm.IRModule, _context: tvm.transform.PassContext
     ) -> tirx.PrimFunc:
-        """The function after."""
-        device = _device(func)
+        """The function after; ValueError for a texture of a function that runs on no device."""
         return func.with_body(
             tvm_ffi.structural_map(
-                func.body, (tirx.SeqStmt, lambda sequence: _allocated(sequence, device))
+                func.body, (tirx.SeqStmt, lambda sequence: _allocated(sequence, func))
             )
         )
 
@@ -62,11 +62,16 @@ def _device(func: tirx.PrimFunc) -> tuple:
         visitor.default_visit(statement)
 
     tvm_ffi.structural_visit(func.body, (tirx.AttrStmt, remember))
-    return (_OPENCL, found[0]) if found else ()
+    if not found:
+        raise ValueError("a texture in a function that has no device to take it from")
+    return _OPENCL, found[0]
 
 
-def _allocated(sequence: tirx.SeqStmt, device: tuple) -> tirx.SeqStmt:
-    """One sequence of statements, whose textures are given back at its end."""
+def _allocated(sequence: tirx.SeqStmt, func: tirx.PrimFunc) -> tirx.SeqStmt:
+    """One sequence of statements of a function, whose textures are given back at its end."""
+    if not any(map(is_texture, sequence.seq)):
+        return sequence
+    device = _device(func)
     taken, given_back = [], []
     for statement in sequence.seq:
         if not is_texture(statement):
@@ -81,7 +86,7 @@ def _allocated(sequence: tirx.SeqStmt, device: tuple) -> tirx.SeqStmt:
             tirx.DeclBuffer(buffer, data=memory),
         ]
         given_back.append(tirx.Evaluate(_packed("int32", "free_nd", *device, scope, memory)))
-    return tirx.SeqStmt([*taken, *given_back]) if given_back else sequence
+    return tirx.SeqStmt([*taken, *given_back])
 
 
 def _packed(ty, method: str, *args) -> tvm.ir.Call:

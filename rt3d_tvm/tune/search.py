@@ -112,10 +112,11 @@ class TaskSearch:
         for variant in self._variants:
             differing = [
                 name
-                for name in ("g_m", "channels", "rows", "width", "chunk")
+                for name in ("g_m", "channels", "rows", "width", "chunk", "texture")
                 if getattr(variant, name) != getattr(choice.variant, name)
             ]
-            if differing in (["width"], ["chunk"]):
+            # A texture's rows are its own, and may cut into other widths.
+            if differing in (["width"], ["chunk"], ["texture"], ["width", "texture"]):
                 found.append(self._with(variant, choice.decisions))
             # A work-item of more rows has room for fewer positions.
             elif differing and (

@@ -80,8 +80,10 @@ class Choice:
         tile = {name: int(fields[name]) for name in ("g_m", "width", "chunk")}
         # Records are older than the channels that share a vector, work-items and textures.
         newer = {"channels": int(fields.get("channels", 1)), "rows": int(fields.get("rows", 0))}
-        newer["texture"] = bool(fields.get("texture", False))
-        variant = Variant(**tile, **newer)
+        texture = fields.get("texture", False)
+        if not isinstance(texture, bool) or (texture and not newer["rows"]):
+            raise ValueError(f"texture {texture!r}: true or false is accepted, of a work-item")
+        variant = Variant(**tile, **newer, texture=texture)
         decisions = tuple(tuple(int(n) for n in decision) for decision in fields["decisions"])
         return cls(variant=variant, decisions=decisions)
 
@@ -239,22 +241,23 @@ def _items(layer: Layer, target: Target, heights: Sequence[int]) -> list[Variant
     """The work-items worth measuring, the default first."""
     conv, default = layer.conv, layer.default
     item = work_item(target, conv.dtype, conv.accumulate)
-    positions = math.prod(conv.out[3:])
     # Where few channels are no whole group, they cannot share the lanes.
     shared = {1, item.channels} if conv.group.g_n == GROUP_CHANNELS else {1}
     found = [default]
-    for g_m in heights:
-        fitting = [rows for rows in ITEM_ROWS if rows <= g_m]
-        for rows, channels in itertools.product(fitting, sorted(shared)):
-            sums = rows * channels
-            least, most = (int(item.accumulators * part) // sums for part in ITEM_SUMS)
-            for width in range(max(min(least, positions), 1), min(most, positions) + 1):
-                # Of widths that cut a plane into as many work-items, the least.
-                if width == ceil_div(positions, ceil_div(positions, width)):
-                    tile = {"width": width, "chunk": default.chunk, "channels": channels}
-                    found.append(Variant(g_m=g_m, rows=rows, **tile))
-    if conv.why_no_texture() is None:
-        found += [replace(variant, texture=True) for variant in found]
+    for texture in (False, True) if conv.why_no_texture() is None else (False,):
+        positions = math.prod(conv.out[3:])
+        if not item.by_element and not replace(conv, texture=texture).along_input:
+            positions = conv.out[4]  # neighbours are in one row
+        for g_m in heights:
+            fitting = [rows for rows in ITEM_ROWS if rows <= g_m]
+            for rows, channels in itertools.product(fitting, sorted(shared)):
+                sums = rows * channels
+                least, most = (int(item.accumulators * part) // sums for part in ITEM_SUMS)
+                for width in range(max(min(least, positions), 1), min(most, positions) + 1):
+                    # Of widths that cut a plane, or its row, into as many work-items, the least.
+                    if width == ceil_div(positions, ceil_div(positions, width)):
+                        tile = {"width": width, "chunk": default.chunk, "channels": channels}
+                        found.append(Variant(g_m=g_m, rows=rows, texture=texture, **tile))
     return list(dict.fromkeys(found))
 
 

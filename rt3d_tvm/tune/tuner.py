@@ -200,11 +200,12 @@ def kernel_job(
     """
     conv, values = layer.conv, drawn(layer)
     weights = f"{name}/{variant.g_m}/{variant.channels}/{variant.chunk}"
+    places = f"{weights}/{'texture' if variant.texture else 'buffer'}"
     blocks, offsets, pointers, bias = layer.packed(variant)
     arguments = {
         f"{name}/x": conv.x.packed(values["x"]),
         f"{weights}/blocks": blocks,
-        f"{weights}/offsets": offsets,
+        f"{places}/offsets": offsets,
         f"{weights}/pointers": pointers,
         f"{name}/{len(bias)}/bias": bias,
     }
@@ -315,7 +316,9 @@ class Tuner:
         """Build and measure what the search proposes; each outcome is logged as it comes."""
         choices = search.propose(count, self._model)
         # Those that share their weights one after the other: these are then sent once.
-        choices.sort(key=lambda c: (c.variant.g_m, c.variant.channels, c.variant.chunk))
+        choices.sort(
+            key=lambda c: (c.variant.g_m, c.variant.channels, c.variant.chunk, c.variant.texture)
+        )
         if search.default in choices:
             choices.remove(search.default)
             choices.insert(0, search.default)
