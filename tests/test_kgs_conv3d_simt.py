@@ -130,6 +130,15 @@ def test_lines_are_asked_for_ahead_where_they_come_from_memory(monkeypatch, limi
     assert (abs(result - packed(expected, case.conv.y)) <= packed(bound, case.conv.y)).all()
 
 
+def test_nothing_is_asked_for_ahead_in_float16(monkeypatch):
+    monkeypatch.setattr("topi_sparse.kgs_conv3d_simt.CACHED_BYTES", 0)
+    tile = Tile(lanes=16, width=12, chunk=8, channels=4)
+    asks = {dtype: one_case(tile, dtype=dtype).conv for dtype in ("float32", "float16")}
+    sources = {dtype: plan_of(kgs_conv3d_simt(conv)).source for dtype, conv in asks.items()}
+    assert "prefetch(" in sources["float32"]
+    assert "prefetch(" not in sources["float16"]
+
+
 def test_weights_are_stored_as_activations_or_as_sums():
     with pytest.raises(ValueError, match="weights in float32: float16, as activations, or float16"):
         one_case(dtype="float16", accumulate="float16", weight_dtype="float32")

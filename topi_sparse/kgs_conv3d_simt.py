@@ -122,9 +122,11 @@ class KGSConv3dSIMT(KGSConv3d):
         are left out and each is a place of its own. Where windows share them, asking takes longer
         than it saves, unless they come from memory.
         """
+        if self.dtype != "float32" or not self.adjacent:
+            return False
         groups = ceil_div(self.data[1], self.group.g_n)
         prunes = self.kept < self.rows[0] * groups * math.prod(self.kernel)
-        if not (self.adjacent and prunes and groups > 1 and self.items > 1):
+        if not (prunes and groups > 1 and self.items > 1):
             return False
         if self.texture:  # OpenCL's prefetch takes a pointer
             return False
