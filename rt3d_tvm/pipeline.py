@@ -47,7 +47,7 @@ def phases(
         # A reshape there and back between two layers would keep them from one layout.
         ("merge_views", relax.transform.RemoveRedundantReshape()),
         ("kgs_conv3d", kgs_conv3d),
-        ("keep_packed", KeepPacked()),
+        ("keep_packed", KeepPacked(target)),
         ("conv2plus1d", Conv2Plus1D(target)),
         ("tuned_kernels", TunedKernels(target, records, group)),
         ("merge_reshapes", relax.transform.RemoveRedundantReshape()),

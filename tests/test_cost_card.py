@@ -13,6 +13,7 @@ from tests.test_kgs_conv3d_simt import one_case
 from topi_sparse import packed as ops
 from topi_sparse.kgs_conv3d_simt import kgs_conv3d_simt
 from topi_sparse.layout import PackedLayout
+from topi_sparse.max_pool3d_simt import MaxPool3dSIMT, max_pool3d_simt
 
 HALO = PackedLayout(c_block=4, halo_h=1, halo_w=2)
 SHAPE = (1, 11, 4, 6, 5)
@@ -66,7 +67,22 @@ def textured():
     return plan_of(kgs_conv3d_simt(case.conv), "adreno"), case.arrays()
 
 
-def pool():
+def max_pool():
+    pool = MaxPool3dSIMT(
+        data=SHAPE,
+        out=SHAPE,
+        window=(3, 3, 3),
+        stride=(1, 1, 1),
+        padding=(1, 1, 1),
+        x=HALO,
+        y=HALO,
+        tile=(2, 3, 1),
+        dtype="float16",
+    )
+    return plan_of(max_pool3d_simt(pool), "adreno"), [packed(np.ones(SHAPE, "float16"), HALO)]
+
+
+def avg_pool():
     function = ops.avg_pool3d(
         SHAPE, HALO, HALO, "float16", out=(1, 11, 3, 5, 4), window=(2, 2, 2), stride=(1, 1, 1)
     )
@@ -78,7 +94,7 @@ def pack():
     return plan_of(function, "adreno"), [np.ones(SHAPE, "float32")]
 
 
-@pytest.mark.parametrize("make", [conv, textured, pool, pack])
+@pytest.mark.parametrize("make", [conv, textured, max_pool, avg_pool, pack])
 def test_blocks_are_executed_as_often_as_a_run_counts(make):
     plan, arrays = make()
     kernels = read_kernels(plan.source)

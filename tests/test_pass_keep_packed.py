@@ -14,6 +14,7 @@ from rt3d_tvm.passes.lift_constants import lift_constants
 from rt3d_tvm.targets import make_target
 from tests.oracle import sum_bound
 from tests.test_pass_kgs_conv3d import conv, draw, module, operators, run, weight_of
+from topi_sparse.max_pool3d_simt import POOL_ATTRIBUTE
 
 TARGET = make_target("x86-64-avx2")  # channel blocks of 8
 CHANNELS = weight_of((16, 8, 3, 3, 3))
@@ -109,6 +110,20 @@ def test_what_cannot_be_packed_gets_plain_values(operator):
     """An operator without a packed form stands between an unpack and a pack, with equal results."""
     after = check(between(operator))
     assert int(after.attrs[CHANGES_ATTRIBUTE]) > 2
+
+
+@pytest.mark.parametrize(
+    ("target", "of_work_items"), [("opencl", True), ("adreno", True), ("x86-64-avx2", False)]
+)
+def test_a_pool_is_that_of_work_items_where_there_are_some(target, of_work_items):
+    chosen = make_target(target)
+    packs = KGSConv3d(chosen)(
+        module((1, 8, 4, 6, 7), between(lambda b, y: relax.op.nn.max_pool3d(y, **SAME)))
+    )
+    after = KeepPacked(chosen)(packs)
+    (pool,) = (name for name in operators(after) if name.startswith("max_pool3d"))
+    assert (POOL_ATTRIBUTE in after[pool].attrs) == of_work_items
+    assert int(after.attrs[CHANGES_ATTRIBUTE]) == 2
 
 
 def test_a_residual_block_needs_no_layout_change_inside():

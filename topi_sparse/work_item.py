@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +63,13 @@ CPU = {"accumulators": 384, "rows": 32, "positions": 24, "channels": 4, "by_elem
 # it out, and the first layers, whose planes are large and weights few, pass it on to all others:
 # S3D's largest error in float16 goes from 2.6 to 1.4 % by it.
 FEW_WEIGHTS = 1 / 50
+
+# Results of a pool that a work-item has along D, and beside each other in a plane: most first. With
+# 4 x 4 windows of 3 x 3 x 3 read 6 x 3 x 6 vectors, and have in registers 12 results that are not
+# complete yet, up to 9 vectors and some 4 addresses: 25 of the 32 that leave an Adreno two pairs.
+POOL_PLANES, POOL_BESIDE = (4, 2, 1, 1, 1), (4, 4, 4, 2, 1)
+# Vectors that it reads at most, each of them written out, where it has more than one result.
+MOST_POOL_LOADS = 144
 
 # Instructions that add up the channels of a vector of sums: six shuffles and three additions.
 ADDING_UP = 9
@@ -150,3 +159,28 @@ def item_group(weight: np.ndarray, *, positions: int, item: WorkItem) -> KernelG
         return parts * (columns * column + blocks * sums)
 
     return group(min(sorted(GROUP_HEIGHTS, reverse=True), key=work))
+
+
+def item_pool_tile(
+    out: Sequence[int], *, window: Sequence[int], stride: Sequence[int], item: WorkItem
+) -> tuple[int, int, int]:
+    """Results a work-item along D, H and W of a pool whose result is (B, C, D, H, W).
+
+    Of neighbours that compute at the same time each has a column, so that they read one run of
+    memory; else a work-item has the run.
+    """
+    shapes = [(n, 1) if item.by_element else (1, n) for n in POOL_BESIDE]
+    tiles = [
+        tuple(
+            ceil_div(extent, ceil_div(extent, n))
+            for extent, n in zip(out[2:], (planes, *shape), strict=True)
+        )
+        for planes, shape in zip(POOL_PLANES, shapes, strict=True)
+    ]
+
+    def read(tile: tuple[int, int, int]) -> int:
+        return math.prod(
+            (n - 1) * min(step, k) + k for n, step, k in zip(tile, stride, window, strict=True)
+        )
+
+    return next((tile for tile in tiles if read(tile) <= MOST_POOL_LOADS), tiles[-1])

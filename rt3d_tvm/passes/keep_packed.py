@@ -21,11 +21,14 @@ definitions for the layouts that this gives.
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import tvm
 from tvm import relax
+from tvm.target import Target
 
 from rt3d_tvm.passes.dataflow import (
     bindings,
@@ -47,6 +50,8 @@ from rt3d_tvm.passes.packed_call import (
 from topi_sparse import packed
 from topi_sparse.kgs_conv3d import KGSConv3d
 from topi_sparse.layout import PackedLayout
+from topi_sparse.max_pool3d_simt import MaxPool3dSIMT, max_pool3d_simt
+from topi_sparse.work_item import WorkItem, item_pool_tile, work_item
 
 # The module attributes under which the pass writes how many layout changes it has left, and, as
 # JSON, which operators on packed values made it unpack them, and why.
@@ -56,7 +61,18 @@ UNPACKED_ATTRIBUTE = "not_packed"
 
 @tvm.transform.module_pass(opt_level=0, name="KeepPacked")
 class KeepPacked:
-    """Take out the layout changes between kernels that KGSConv3d has put in."""
+    """Take out the layout changes between kernels that KGSConv3d has put in.
+
+    target: what the kernels are for, as KGSConv3d was told. Where it has work-items, an operator
+    becomes the kernel that is written for them, if there is one; else, and without a target, a
+    loop nest.
+    """
+
+    def __init__(self, target: Target | None = None) -> None:
+        self.makers = {name: make for name, (_, make) in _OPERATORS.items()}
+        if target is not None and target.kind.name == "opencl":
+            item = work_item(target)
+            self.makers |= {name: functools.partial(make, item) for name, make in _SIMT.items()}
 
     def transform_module(
         self, mod: tvm.IRModule, _context: tvm.transform.PassContext
@@ -64,7 +80,7 @@ class KeepPacked:
         """The module with packed values kept packed wherever every operator between allows it."""
         # A value that several convolutions read has been packed for each.
         mod = relax.transform.EliminateCommonSubexpr()(mod)
-        rewriter = _Rewriter(mod)
+        rewriter = _Rewriter(mod, self.makers)
         mod = relax.transform.DeadCodeElimination()(rewritten(mod, rewriter))
         mod = mod.with_attr(UNPACKED_ATTRIBUTE, json.dumps(rewriter.not_packed))
         return mod.with_attr(CHANGES_ATTRIBUTE, _layout_changes(mod))
@@ -151,6 +167,23 @@ def _max_pool(call: relax.Call, data, layouts, y, dtype):
     return packed.max_pool3d(data[0], layouts[0], y, dtype, padding=padding, **_windows(call))
 
 
+def _max_pool_simt(item: WorkItem, call: relax.Call, data, layouts, y, dtype):
+    windows = _windows(call)
+    tile = item_pool_tile(
+        windows["out"], window=windows["window"], stride=windows["stride"], item=item
+    )
+    pool = MaxPool3dSIMT(
+        **windows,
+        data=data[0],
+        padding=ints(call.attrs.padding)[:3],
+        x=layouts[0],
+        y=y,
+        tile=tile,
+        dtype=dtype,
+    )
+    return max_pool3d_simt(pool)
+
+
 def _avg_pool(call: relax.Call, data, layouts, y, dtype):
     return packed.avg_pool3d(data[0], layouts[0], y, dtype, **_windows(call))
 
@@ -180,6 +213,9 @@ _OPERATORS = {
     "relax.concat": (_concat_why_not, lambda call, *args: packed.concat(*args)),
 }
 
+# Operator -> its packed PrimFunc for such work-items.
+_SIMT = {"relax.nn.max_pool3d": _max_pool_simt}
+
 
 def _tensors(call: relax.Call) -> list[relax.Expr]:
     """The tensors an operator reads, those in a tuple one by one; a constant scalar is none."""
@@ -198,11 +234,12 @@ class _Rewriter(relax.PyExprMutator):
     layout_of    the layout in which a variable of the old function, or its twin, is stored now
     twin         the new variable that holds the value, packed
     only_packed  those that have no plain form yet
+    makers       operator -> what makes its packed PrimFunc
     """
 
-    def __init__(self, mod: tvm.IRModule) -> None:
+    def __init__(self, mod: tvm.IRModule, makers: Mapping[str, Callable]) -> None:
         super().__init__(mod)
-        self.mod = mod
+        self.mod, self.makers = mod, makers
         self.not_packed: list[str] = []
 
     def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
@@ -231,8 +268,7 @@ class _Rewriter(relax.PyExprMutator):
             self.set_var_remap(var, self.twin[var])  # a view of it may be all that is read
         else:
             tensors = _tensors(call)
-            make = _OPERATORS[call.op.name][1]
-            func = make(
+            func = self.makers[call.op.name](
                 call,
                 [static_shape(tensor) for tensor in tensors],
                 [self.layout_of[tensor] for tensor in tensors],

@@ -25,7 +25,7 @@ def schedule_around(sch: s_tir.Schedule, _target: Target) -> None:
     """A kernel's zeros around planes, one work-item a plane, and its texture, one a texel."""
     for block in sch.get_child_blocks(sch.get_sblock("root")):
         if sch.get(block).name_hint in ("halo", "texture"):
-            _spread(sch, sch.fuse(*sch.get_loops(block)))
+            spread(sch, sch.fuse(*sch.get_loops(block)))
 
 
 def schedule_loops(sch: s_tir.Schedule, blocks: list[SBlockInfo]) -> None:
@@ -43,7 +43,7 @@ def _schedule_nest(sch: s_tir.Schedule, block: SBlockInfo) -> None:
     is_vector = len(loops) > 1 and int(sch.get(loops[-1]).extent) == VECTOR
     lanes = [loops.pop()] if is_vector else []
     sch.reorder(*loops, *reduced, *lanes)
-    item = _spread(sch, sch.fuse(*loops))
+    item = spread(sch, sch.fuse(*loops))
     for lane in lanes:
         sch.vectorize(lane)
     if sch.get(block.block_rv).init is not None:
@@ -55,7 +55,7 @@ def _schedule_nest(sch: s_tir.Schedule, block: SBlockInfo) -> None:
             sch.decompose_reduction(block.block_rv, reduced[0])
 
 
-def _spread(sch: s_tir.Schedule, loop):
+def spread(sch: s_tir.Schedule, loop):
     """Bind a loop to groups of work-items, and return the loop over those of one group."""
     size = min(int(sch.get(loop).extent), GROUP_ITEMS)
     group, item = sch.split(loop, [None, size])

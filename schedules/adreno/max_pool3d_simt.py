@@ -1,0 +1,14 @@
+"""Work-groups of max_pool3d_simt: tiles in the order in which they are stored."""
+
+from __future__ import annotations
+
+from tvm import s_tir
+from tvm.target import Target
+
+from schedules.adreno.loops import schedule_around, spread
+
+
+def schedule_max_pool3d_simt(sch: s_tir.Schedule, block, target: Target) -> None:
+    """Neighbours have neighbouring columns, then rows, planes and channel blocks."""
+    spread(sch, sch.fuse(*sch.get_loops(block)))
+    schedule_around(sch, target)

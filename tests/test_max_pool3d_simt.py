@@ -1,0 +1,141 @@
+"""max_pool3d_simt on an OpenCL device: equal to float64's maxima, and few loads for each."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from rt3d_tvm.opencl.cost_card import cost_cards
+from rt3d_tvm.targets import make_target
+from tests.opencl import plan_of, run_on_opencl
+from tests.oracle import packed
+from topi_sparse.layout import PackedLayout
+from topi_sparse.max_pool3d_simt import POOL_ATTRIBUTE, MaxPool3dSIMT, max_pool3d_simt
+from topi_sparse.work_item import item_pool_tile, work_item
+
+SAME = {"window": (3, 3, 3), "stride": (1, 1, 1), "padding": (1, 1, 1)}
+layouts = st.builds(
+    PackedLayout, c_block=st.just(4), halo_h=st.integers(0, 2), halo_w=st.integers(0, 2)
+)
+sizes = st.tuples(*(st.integers(1, 3),) * 3)
+
+
+def pooled(data: np.ndarray, pool: dict, *, ceil_mode: bool = False) -> np.ndarray:
+    wide = torch.from_numpy(data).double()
+    geometry = pool["window"], pool["stride"], pool["padding"]
+    return functional.max_pool3d(wide, *geometry, ceil_mode=ceil_mode).numpy().astype(data.dtype)
+
+
+@st.composite
+def cases(draw) -> tuple[MaxPool3dSIMT, np.ndarray, np.ndarray]:
+    """A pool with its input and its result, both plain."""
+    window = draw(sizes)
+    geometry = {
+        "window": window,
+        "stride": draw(sizes),
+        "padding": tuple(draw(st.integers(0, k // 2)) for k in window),
+    }
+    shape = (draw(st.integers(1, 2)), draw(st.sampled_from([1, 4, 11])))
+    shape += tuple(draw(st.integers(3, 11)) for _ in range(3))
+    dtype = draw(st.sampled_from(["float32", "float16"]))
+    # Below 0, so that a zero of a halo would show.
+    data = np.random.default_rng(0).standard_normal(shape).astype(dtype) - np.asarray(4, dtype)
+    expected = pooled(data, geometry, ceil_mode=draw(st.booleans()))
+    tile = tuple(draw(st.integers(1, min(4, extent))) for extent in expected.shape[2:])
+    pool = MaxPool3dSIMT(
+        **geometry,
+        data=shape,
+        out=expected.shape,
+        x=draw(layouts),
+        y=draw(layouts),
+        tile=tile,
+        dtype=dtype,
+    )
+    return pool, data, expected
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cases())
+def test_any_pool_is_exact(case):
+    pool, data, expected = case
+    result = run_on_opencl(max_pool3d_simt(pool), [packed(data, pool.x)])
+    # NaN anywhere differs as well: the halo must be written, as zeros.
+    np.testing.assert_array_equal(result, packed(expected, pool.y))
+
+
+def same_pool(target: str, dtype: str = "float16", depth: int = 8) -> MaxPool3dSIMT:
+    """As in the branches of S3D's blocks."""
+    shape, layout = (1, 64, depth, 28, 28), PackedLayout(c_block=4)
+    item = work_item(make_target(target))
+    tile = item_pool_tile(shape, window=SAME["window"], stride=SAME["stride"], item=item)
+    return MaxPool3dSIMT(**SAME, data=shape, out=shape, x=layout, y=layout, tile=tile, dtype=dtype)
+
+
+@pytest.mark.parametrize(("target", "tile"), [("adreno", (4, 4, 1)), ("opencl", (4, 1, 4))])
+@pytest.mark.parametrize(("depth", "loads"), [(8, 6 * 3 * 6), (4, 4 * 3 * 6)])
+def test_a_tile_loads_what_its_windows_share_once(target, tile, depth, loads):
+    """In place of 16 x 27; no plane twice where a work-item has all of them."""
+    pool = same_pool(target, depth=depth)
+    assert pool.tile == tile
+    source = plan_of(max_pool3d_simt(pool), target).source
+    assert source.count("vload4(0, x_ptr") == loads
+    assert source.count("y_ptr +") == 16
+    assert "for (" not in source
+    assert "select(" not in source
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_numbers_are_converted_once(dtype):
+    source = plan_of(max_pool3d_simt(same_pool("opencl", dtype))).source
+    half = dtype == "float16"
+    assert source.count("convert_float4(") == (108 if half else 0)
+    assert source.count("convert_half4(") == (16 if half else 0)
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "tile"),
+    [
+        ((1, 3, 3), (1, 2, 2), (4, 4, 1)),
+        ((2, 2, 2), (2, 2, 2), (4, 4, 1)),
+        ((3, 3, 3), (2, 2, 2), (2, 4, 1)),
+        ((4, 4, 4), (4, 4, 4), (1, 2, 1)),
+        ((3, 4, 5), (1, 1, 1), (2, 4, 1)),
+        ((9, 9, 9), (9, 9, 9), (1, 1, 1)),
+    ],
+)
+def test_a_tile_reads_no_more_than_is_worth_writing_out(window, stride, tile):
+    item = work_item(make_target("adreno"))
+    assert item_pool_tile((1, 4, 8, 8, 8), window=window, stride=stride, item=item) == tile
+
+
+def test_an_axis_is_shared_out_evenly():
+    item = work_item(make_target("opencl"))
+    tile = item_pool_tile((1, 4, 1, 7, 9), window=(1, 3, 3), stride=(1, 1, 1), item=item)
+    assert tile == (1, 1, 3)
+
+
+def test_a_tile_is_no_larger_than_the_result():
+    with pytest.raises(ValueError, match=r"a tile of \(9, 1, 4\) results: there are \(8, 28, 28\)"):
+        dataclasses.replace(same_pool("opencl"), tile=(9, 1, 4))
+
+
+def test_the_kernel_carries_its_definition():
+    pool = same_pool("opencl")
+    fields = json.loads(max_pool3d_simt(pool).attrs[POOL_ATTRIBUTE])
+    assert tuple(fields["tile"]) == pool.tile
+    assert tuple(fields["window"]) == pool.window
+
+
+def test_neighbours_of_a_gpu_read_neighbouring_vectors():
+    """Of the packed layout's columns, which are next to each other."""
+    (launch,) = (plan := plan_of(max_pool3d_simt(same_pool("adreno")), "adreno")).launches
+    assert launch.group_items == 128
+    (card,) = cost_cards(plan, [])
+    results = 64 * 8 * 28 * 28
+    # 108 loads and 16 stores of 16 results.
+    assert card.executed_bytes == 2 * results * (108 + 16) // 16
