@@ -14,7 +14,7 @@ from tvm.target import Target
 
 from schedules.adreno.kgs_conv3d_simt import schedule_kgs_conv3d_simt
 from schedules.adreno.loops import schedule_loops as schedule_adreno_loops
-from schedules.adreno.max_pool3d_simt import schedule_max_pool3d_simt
+from schedules.adreno.tiles import schedule_tiles
 from schedules.cpu.depthwise_conv3d import schedule_depthwise_conv3d
 from schedules.cpu.kgs_conv2plus1d import schedule_kgs_conv2plus1d
 from schedules.cpu.kgs_conv3d import schedule_kgs_conv3d
@@ -73,7 +73,9 @@ RULES: dict[str, tuple[ScheduleRule, ...]] = {
     ),
     "adreno": (
         KernelRule("kgs_conv3d_simt", schedule_kgs_conv3d_simt),
-        KernelRule("max_pool3d_simt", schedule_max_pool3d_simt),
+        KernelRule("max_pool3d_simt", schedule_tiles),
+        KernelRule("pack_simt", schedule_tiles),
+        KernelRule("concat_simt", schedule_tiles),
         LoopsRule(schedule_adreno_loops),
     ),
 }

@@ -11,9 +11,11 @@ from tests.opencl import device, plan_of
 from tests.oracle import packed
 from tests.test_kgs_conv3d_simt import one_case
 from topi_sparse import packed as ops
+from topi_sparse.concat_simt import concat_simt
 from topi_sparse.kgs_conv3d_simt import kgs_conv3d_simt
 from topi_sparse.layout import PackedLayout
 from topi_sparse.max_pool3d_simt import MaxPool3dSIMT, max_pool3d_simt
+from topi_sparse.pack_simt import pack_simt
 
 HALO = PackedLayout(c_block=4, halo_h=1, halo_w=2)
 SHAPE = (1, 11, 4, 6, 5)
@@ -90,11 +92,17 @@ def avg_pool():
 
 
 def pack():
-    function = ops.pack(SHAPE, HALO, "float16", plain="float32")
+    function = pack_simt(SHAPE, HALO, "float16", plain="float32", beside=1)
     return plan_of(function, "adreno"), [np.ones(SHAPE, "float32")]
 
 
-@pytest.mark.parametrize("make", [conv, textured, max_pool, avg_pool, pack])
+def concat():
+    parts = [(*SHAPE[:1], channels, *SHAPE[2:]) for channels in (8, 4, 11)]
+    function = concat_simt(parts, [HALO] * 3, HALO, "float16", beside=1)
+    return plan_of(function, "adreno"), [packed(np.ones(part, "float16"), HALO) for part in parts]
+
+
+@pytest.mark.parametrize("make", [conv, textured, max_pool, avg_pool, pack, concat])
 def test_blocks_are_executed_as_often_as_a_run_counts(make):
     plan, arrays = make()
     kernels = read_kernels(plan.source)

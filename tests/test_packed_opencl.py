@@ -10,7 +10,9 @@ from torch.nn import functional
 from tests.opencl import plan_of, run_on_opencl
 from tests.oracle import packed, sum_bound
 from topi_sparse import packed as ops
+from topi_sparse.concat_simt import concat_simt, why_not_concat_simt
 from topi_sparse.layout import PackedLayout
+from topi_sparse.pack_simt import pack_simt
 
 layouts = st.builds(
     PackedLayout, c_block=st.just(4), halo_h=st.integers(0, 2), halo_w=st.integers(0, 2)
@@ -51,6 +53,26 @@ def test_pack_and_unpack(shape, layout, dtype):
 
 
 @slow
+@given(shapes, layouts, dtypes, st.sampled_from([1, 2, 8]))
+def test_pack_simt(shape, layout, dtype, beside):
+    x = draw(shape, "float32")
+    function = pack_simt(shape, layout, dtype, plain="float32", beside=beside)
+    check(function, [x], x.astype(dtype), layout)
+
+
+@pytest.mark.parametrize("channels", [3, 4, 7])
+def test_pack_simt_stores_vectors_of_the_channels_that_there_are(channels):
+    """A condition for whole blocks where the last one is not, and none for a number."""
+    shape, layout = (1, channels, 2, 4, 16), PackedLayout(c_block=4, halo_h=1, halo_w=1)
+    source = plan_of(pack_simt(shape, layout, "float16", plain="float32", beside=8)).source
+    kernel = source.split("_kernel_1(")[-1]
+    assert kernel.count("x_ptr[") == 8 * channels
+    assert kernel.count("vstore4((convert_half4(") == 8 * -(-channels // 4)
+    assert kernel.count("if (") == (channels == 7)
+    assert "y_ptr[" not in kernel
+
+
+@slow
 @given(shapes, layouts, layouts, layouts, dtypes)
 def test_relu_minimum_and_add(shape, a, b, y, dtype):
     x0, x1 = draw(shape, dtype), draw(shape, dtype, 1)
@@ -68,6 +90,29 @@ def test_concat(batch, channels, a, b, y):
     data = [draw(part, "float16", seed) for seed, part in enumerate(parts)]
     arrays = [packed(x, layout) for x, layout in zip(data, (a, b, a), strict=True)]
     check(ops.concat(parts, [a, b, a], y, "float16"), arrays, np.concatenate(data, 1), y)
+
+
+@slow
+@given(
+    st.integers(1, 2),
+    st.sampled_from([(8, 4, 5), (4, 4), (12, 8, 4, 7)]),
+    *(layouts,) * 3,
+    st.sampled_from([1, 4]),
+    dtypes,
+)
+def test_concat_simt(batch, channels, a, b, y, beside, dtype):
+    parts = [(batch, c, 2, 3, 6) for c in channels]
+    data = [draw(part, dtype, seed) for seed, part in enumerate(parts)]
+    inputs = [(a, b)[i % 2] for i in range(len(parts))]
+    arrays = [packed(x, layout) for x, layout in zip(data, inputs, strict=True)]
+    function = concat_simt(parts, inputs, y, dtype, beside=beside)
+    check(function, arrays, np.concatenate(data, 1), y)
+
+
+def test_a_part_that_ends_inside_a_channel_block_is_not_concatenated_by_vectors():
+    assert why_not_concat_simt([(1, 8, 2, 3, 4), (1, 5, 2, 3, 4)]) is None
+    reason = why_not_concat_simt([(1, 5, 2, 3, 4), (1, 8, 2, 3, 4)])
+    assert reason == "a part has 5 channels, no multiple of 4"
 
 
 @slow

@@ -14,6 +14,7 @@ from rt3d_tvm.passes.lift_constants import lift_constants
 from rt3d_tvm.targets import make_target
 from tests.oracle import sum_bound
 from tests.test_pass_kgs_conv3d import conv, draw, module, operators, run, weight_of
+from topi_sparse.concat_simt import CONCAT_ATTRIBUTE
 from topi_sparse.max_pool3d_simt import POOL_ATTRIBUTE
 
 TARGET = make_target("x86-64-avx2")  # channel blocks of 8
@@ -124,6 +125,19 @@ def test_a_pool_is_that_of_work_items_where_there_are_some(target, of_work_items
     (pool,) = (name for name in operators(after) if name.startswith("max_pool3d"))
     assert (POOL_ATTRIBUTE in after[pool].attrs) == of_work_items
     assert int(after.attrs[CHANGES_ATTRIBUTE]) == 2
+
+
+@pytest.mark.parametrize(("channels", "of_work_items"), [((16, 8, 5), True), ((5, 8), False)])
+def test_a_concat_is_that_of_work_items_where_its_parts_fill_their_blocks(channels, of_work_items):
+    def body(builder, x):
+        parts = [builder.emit(conv(x, weight_of((m, 8, 1, 1, 1)), padding=0)) for m in channels]
+        whole = builder.emit(relax.op.concat(parts, axis=1))
+        return conv(whole, weight_of((8, sum(channels), 1, 1, 1)), padding=0)
+
+    target = make_target("opencl")
+    after = KeepPacked(target)(KGSConv3d(target)(module((1, 8, 4, 6, 7), body)))
+    (concat,) = (name for name in operators(after) if name.startswith("concat"))
+    assert (CONCAT_ATTRIBUTE in after[concat].attrs) == of_work_items
 
 
 def test_a_residual_block_needs_no_layout_change_inside():

@@ -184,3 +184,12 @@ def item_pool_tile(
         )
 
     return next((tile for tile in tiles if read(tile) <= MOST_POOL_LOADS), tiles[-1])
+
+
+def item_copies(item: WorkItem) -> int:
+    """Positions beside each other that a work-item copies, from one layout into another.
+
+    Where work-items take turns so many as are the longest vector; to find out where one position
+    is takes longer than to copy it.
+    """
+    return 1 if item.by_element else MOST_LANES // VECTOR

@@ -48,10 +48,11 @@ from rt3d_tvm.passes.packed_call import (
     packed_kernel,
 )
 from topi_sparse import packed
+from topi_sparse.concat_simt import concat_simt, why_not_concat_simt
 from topi_sparse.kgs_conv3d import KGSConv3d
 from topi_sparse.layout import PackedLayout
 from topi_sparse.max_pool3d_simt import MaxPool3dSIMT, max_pool3d_simt
-from topi_sparse.work_item import WorkItem, item_pool_tile, work_item
+from topi_sparse.work_item import WorkItem, item_copies, item_pool_tile, work_item
 
 # The module attributes under which the pass writes how many layout changes it has left, and, as
 # JSON, which operators on packed values made it unpack them, and why.
@@ -184,6 +185,12 @@ def _max_pool_simt(item: WorkItem, call: relax.Call, data, layouts, y, dtype):
     return max_pool3d_simt(pool)
 
 
+def _concat_simt(item: WorkItem, call: relax.Call, data, layouts, y, dtype):
+    if why_not_concat_simt(data) is not None:
+        return packed.concat(data, layouts, y, dtype)
+    return concat_simt(data, layouts, y, dtype, beside=item_copies(item))
+
+
 def _avg_pool(call: relax.Call, data, layouts, y, dtype):
     return packed.avg_pool3d(data[0], layouts[0], y, dtype, **_windows(call))
 
@@ -214,7 +221,7 @@ _OPERATORS = {
 }
 
 # Operator -> its packed PrimFunc for such work-items.
-_SIMT = {"relax.nn.max_pool3d": _max_pool_simt}
+_SIMT = {"relax.nn.max_pool3d": _max_pool_simt, "relax.concat": _concat_simt}
 
 
 def _tensors(call: relax.Call) -> list[relax.Expr]:

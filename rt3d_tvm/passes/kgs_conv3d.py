@@ -25,6 +25,7 @@ kept in float32 for a reason (why_float32).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -48,11 +49,13 @@ from rt3d_tvm.passes.dataflow import (
 from rt3d_tvm.passes.kernels import CANDIDATES, Convolution, Kernel, cheapest, why_none
 from rt3d_tvm.passes.packed_call import emit_pack, emit_unpack
 from rt3d_tvm.passes.simt_kernels import SIMT_CANDIDATES
+from topi_sparse import packed
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_conv3d import KGSConv3d as Definition
 from topi_sparse.kgs_weight import KGSWeight
+from topi_sparse.pack_simt import pack_simt
 from topi_sparse.register_tile import GROUP_CHANNELS, GROUP_HEIGHTS, vector_unit
-from topi_sparse.work_item import work_item
+from topi_sparse.work_item import item_copies, work_item
 
 # The module attribute under which the pass writes what became of each convolution.
 REPORT_ATTRIBUTE = "kgs_conv3d_report"
@@ -134,9 +137,11 @@ class KGSConv3d:
                 f"kernel group {group}: there are kernels for {GROUP_HEIGHTS} filters "
                 f"x (1, 2, 4) channels"
             )
+        self.pack = packed.pack
         if target.kind.name == "opencl":
             self.units = {name: work_item(target, name, accumulate) for name in ("float32", dtype)}
             self.candidates = SIMT_CANDIDATES
+            self.pack = functools.partial(pack_simt, beside=item_copies(self.units[dtype]))
         else:
             self.units = {name: vector_unit(target, name) for name in ("float32", dtype)}
             self.candidates = CANDIDATES
@@ -413,11 +418,11 @@ class _Rewriter(relax.PyExprMutator):
     def emit_kernel(self, chain: _Chain, kernel: Kernel, binding: relax.VarBinding) -> relax.Var:
         """pack, the kernel's calls, unpack."""
         dtype = kernel.products.dtype
-        x = emit_pack(self.builder_, self.visit_expr(chain.conv.args[0]), kernel.x, dtype)
-        residual = None
+        pack, residual = self.settings.pack, None
+        x = emit_pack(self.builder_, self.visit_expr(chain.conv.args[0]), kernel.x, dtype, pack)
         if chain.residual is not None:
             shortcut = self.visit_expr(chain.residual)
-            residual = emit_pack(self.builder_, shortcut, kernel.y, dtype)
+            residual = emit_pack(self.builder_, shortcut, kernel.y, dtype, pack)
         y = kernel.emit(self.builder_, x, residual)
         plain = binding.var
         result = emit_unpack(self.builder_, y, static_shape(plain), kernel.y, dtype_of(plain))

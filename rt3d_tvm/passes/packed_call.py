@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 
 import tvm
@@ -47,13 +48,21 @@ def emit_call(
 
 
 def emit_pack(
-    builder: relax.BlockBuilder, x: relax.Expr, layout: PackedLayout, dtype: str
+    builder: relax.BlockBuilder,
+    x: relax.Expr,
+    layout: PackedLayout,
+    dtype: str,
+    pack: Callable[..., tvm.tirx.PrimFunc] = packed.pack,
 ) -> relax.Var:
-    """Emit the change of a plain tensor into ``layout`` and ``dtype``; a view where it is none."""
+    """Emit the change of a plain tensor into ``layout`` and ``dtype``; a view where it is none.
+
+    pack: what makes the PrimFunc.
+    """
     data, plain = static_shape(x), dtype_of(x)
     if is_view(data, layout) and dtype == plain:
         return builder.emit(relax.op.reshape(x, layout.shape(data)))
-    return emit_call(builder, "pack", _marked(packed.pack, data, layout, dtype, plain), [x])
+    function = pack(data, layout, dtype, plain=plain)
+    return emit_call(builder, "pack", _marked(function, "pack", data, layout, dtype), [x])
 
 
 def emit_unpack(
@@ -67,7 +76,8 @@ def emit_unpack(
     dtype = dtype_of(x)
     if is_view(data, layout) and dtype == plain:
         return builder.emit(relax.op.reshape(x, data))
-    return emit_call(builder, "unpack", _marked(packed.unpack, data, layout, dtype, plain), [x])
+    function = packed.unpack(data, layout, dtype, plain=plain)
+    return emit_call(builder, "unpack", _marked(function, "unpack", data, layout, dtype), [x])
 
 
 def is_view(data: tuple[int, ...], layout: PackedLayout) -> bool:
@@ -76,9 +86,10 @@ def is_view(data: tuple[int, ...], layout: PackedLayout) -> bool:
     return one_position and data[1] % layout.c_block == 0
 
 
-def _marked(kind, data, layout: PackedLayout, dtype: str, plain: str) -> tvm.tirx.PrimFunc:
-    mark = {"kind": kind.__name__, "data": data, "layout": asdict(layout), "dtype": dtype}
-    function = kind(data, layout, dtype, plain=plain)
+def _marked(
+    function: tvm.tirx.PrimFunc, kind: str, data, layout: PackedLayout, dtype: str
+) -> tvm.tirx.PrimFunc:
+    mark = {"kind": kind, "data": data, "layout": asdict(layout), "dtype": dtype}
     return function.with_attr({LAYOUT_ATTRIBUTE: json.dumps(mark)})
 
 

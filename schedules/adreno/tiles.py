@@ -1,4 +1,4 @@
-"""Work-groups of max_pool3d_simt: tiles in the order in which they are stored."""
+"""Work-groups of kernels whose work-items share nothing: pools, layout changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tvm.target import Target
 from schedules.adreno.loops import schedule_around, spread
 
 
-def schedule_max_pool3d_simt(sch: s_tir.Schedule, block, target: Target) -> None:
+def schedule_tiles(sch: s_tir.Schedule, block, target: Target) -> None:
     """Neighbours have neighbouring columns, then rows, planes and channel blocks."""
     spread(sch, sch.fuse(*sch.get_loops(block)))
     schedule_around(sch, target)
