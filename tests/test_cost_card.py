@@ -138,8 +138,8 @@ def test_what_a_convolution_moves_and_computes():
     assert read < card.executed_bytes < 1.3 * read  # each weight once for a plane's work-items
     assert card.tensor_bytes == sum(array.nbytes for array in arrays) + plan.launches[-1].sizes[-1]
     assert card.intensity == card.flops / card.tensor_bytes
-    # 32 sums, 4 vectors of activations, a row of weights for each of 4 channels.
-    assert card.registers == 32 + 16 + 32
+    # 32 sums, 4 vectors of activations, the weights of a channel.
+    assert card.registers == 32 + 16 + 8
     assert 0 < card.bound_ms < card.uncached_ms
 
 

@@ -19,6 +19,7 @@ from topi_sparse.max_pool3d_simt import POOL_ATTRIBUTE, MaxPool3dSIMT, max_pool3
 from topi_sparse.work_item import item_pool_tile, work_item
 
 SAME = {"window": (3, 3, 3), "stride": (1, 1, 1), "padding": (1, 1, 1)}
+LAYOUT = PackedLayout(c_block=4)
 layouts = st.builds(
     PackedLayout, c_block=st.just(4), halo_h=st.integers(0, 2), halo_w=st.integers(0, 2)
 )
@@ -70,10 +71,10 @@ def test_any_pool_is_exact(case):
 
 def same_pool(target: str, dtype: str = "float16", depth: int = 8) -> MaxPool3dSIMT:
     """As in the branches of S3D's blocks."""
-    shape, layout = (1, 64, depth, 28, 28), PackedLayout(c_block=4)
+    shape = (1, 64, depth, 28, 28)
     item = work_item(make_target(target))
     tile = item_pool_tile(shape, window=SAME["window"], stride=SAME["stride"], item=item)
-    return MaxPool3dSIMT(**SAME, data=shape, out=shape, x=layout, y=layout, tile=tile, dtype=dtype)
+    return MaxPool3dSIMT(**SAME, data=shape, out=shape, x=LAYOUT, y=LAYOUT, tile=tile, dtype=dtype)
 
 
 @pytest.mark.parametrize(("target", "tile"), [("adreno", (4, 4, 1)), ("opencl", (4, 1, 4))])
@@ -87,6 +88,28 @@ def test_a_tile_loads_what_its_windows_share_once(target, tile, depth, loads):
     assert source.count("y_ptr +") == 16
     assert "for (" not in source
     assert "select(" not in source
+
+
+@pytest.mark.parametrize("window", [(1, 3, 3), (2, 2, 2), (3, 3, 3), (4, 4, 4)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_two_pairs_of_waves_fit_into_an_adreno_s_registers(window, stride):
+    """Up to 32 of 4 x 32 bit, 4 of them for addresses."""
+    strides, data = (stride,) * 3, (1, 8, 8, 28, 28)
+    out = (1, 8, *((size - k) // stride + 1 for size, k in zip(data[2:], window, strict=True)))
+    item = work_item(make_target("adreno"))
+    pool = MaxPool3dSIMT(
+        data=data,
+        out=out,
+        window=window,
+        stride=strides,
+        padding=(0, 0, 0),
+        x=LAYOUT,
+        y=LAYOUT,
+        tile=item_pool_tile(out, window=window, stride=strides, item=item),
+        dtype="float16",
+    )
+    (card,) = cost_cards(plan_of(max_pool3d_simt(pool), "adreno"), [])
+    assert card.registers <= 4 * (32 - 4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -93,6 +93,7 @@ def _register_tile(pool: MaxPool3dSIMT, x, y, at: tuple, item: list) -> None:
     axes = [_Axis.of(pool, axis, index) for axis, index in enumerate(item)]
     planes, rows, columns = axes
     lanes = T.Ramp(0, 1, VECTOR)
+    free: list = []
 
     def load(plane, row, column):
         value = x[(*at, plane, row + pool.x.halo_h, column + pool.x.halo_w, lanes)]
@@ -102,22 +103,37 @@ def _register_tile(pool: MaxPool3dSIMT, x, y, at: tuple, item: list) -> None:
         value = value if pool.dtype == COMPARED else _cast(pool.dtype, value)
         T.buffer_store(y, value, [*at, plane, row + pool.y.halo_h, column + pool.y.halo_w, lanes])
 
-    so_far: dict[tuple[int, int, int], tvm.tirx.PrimExpr] = {}
+    def hold(value):
+        """A register that holds a value, until it is in ``free`` again."""
+        # No T.bind: TVM would write each maximum out again wherever it is taken further.
+        register = free.pop() if free else T.sblock_alloc_buffer((VECTOR,), COMPARED, scope="local")
+        T.buffer_store(register, value, [lanes])
+        return register
+
+    so_far: dict[tuple[int, int, int], tvm.tirx.Buffer] = {}
     for d, plane in planes.places.items():
         loaded: dict[tuple[int, int], tvm.tirx.PrimExpr] = {}
         for i, in_rows in enumerate(rows.windows):
-            for h, w in itertools.product(in_rows, columns.places):
-                if (h, w) not in loaded:
-                    loaded[h, w] = load(plane, rows.places[h], columns.places[w])
-            of_rows = {w: _largest(loaded[h, w] for h in in_rows) for w in columns.places}
+            of_rows = {}
+            for w, column in columns.places.items():
+                for h in in_rows:
+                    if (h, w) not in loaded:
+                        loaded[h, w] = load(plane, rows.places[h], column)
+                of_rows[w] = hold(_largest(loaded[h, w] for h in in_rows))
             for j, in_columns in enumerate(columns.windows):
-                of_plane = _largest(of_rows[w] for w in in_columns)
+                of_plane = hold(_largest(of_rows[w][lanes] for w in in_columns))
                 for result in ((k, i, j) for k, into in enumerate(planes.windows) if d in into):
-                    known = [so_far[result], of_plane] if result in so_far else [of_plane]
-                    so_far[result] = _largest(known)
+                    if result in so_far:
+                        largest = T.max(so_far[result][lanes], of_plane[lanes])
+                        T.buffer_store(so_far[result], largest, [lanes])
+                    else:
+                        so_far[result] = hold(of_plane[lanes])
                     if d == planes.windows[result[0]][-1]:
                         place = [axis.first + n for axis, n in zip(axes, result, strict=True)]
-                        store(so_far.pop(result), *place)
+                        store(so_far[result][lanes], *place)
+                        free.append(so_far.pop(result))
+                free.append(of_plane)
+            free += of_rows.values()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,4 +177,4 @@ def _cast(dtype: str, value):
 
 
 def _largest(values: Iterable):
-    return functools.reduce(lambda a, b: T.bind(T.max(a, b)), values)
+    return functools.reduce(T.max, values)

@@ -66,7 +66,7 @@ FEW_WEIGHTS = 1 / 50
 
 # Results of a pool that a work-item has along D, and beside each other in a plane: most first. With
 # 4 x 4 windows of 3 x 3 x 3 read 6 x 3 x 6 vectors, and have in registers 12 results that are not
-# complete yet, up to 9 vectors and some 4 addresses: 25 of the 32 that leave an Adreno two pairs.
+# complete yet, 7 others and some 4 of addresses: 23 of the 32 that leave an Adreno two pairs.
 POOL_PLANES, POOL_BESIDE = (4, 2, 1, 1, 1), (4, 4, 4, 2, 1)
 # Vectors that it reads at most, each of them written out, where it has more than one result.
 MOST_POOL_LOADS = 144

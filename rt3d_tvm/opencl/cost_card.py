@@ -8,6 +8,7 @@ evaluated for all work-items at once, with the tables of kept columns where a lo
 from __future__ import annotations
 
 import ast
+import itertools
 import operator
 import re
 from collections.abc import Mapping
@@ -25,7 +26,8 @@ _BYTES_OF = {"half": 2, "float": 4, "int": 4, "char": 1, "long": 8}
 _FOR = re.compile(r"for \(int (\w+) = 0; \w+ < (.*); \+\+\w+\) \{")
 _IF = re.compile(r"if \((.*)\) \{")
 _LET = re.compile(r"(?:int|half|float|bool|long)\d* (\w+) = (.*);")
-_ARRAY = re.compile(r"(half|float|int)(\d*) \w+\[(\d+)\];")
+_ARRAY = re.compile(r"(half|float|int)(\d*) (\w+)\[(\d+)\];")
+_VECTOR = re.compile(r"(half|float)(\d*) (\w+)(?: = .*)?;")
 _PARAMETER = re.compile(r"(?:__global (\w+?)(\d*)\* restrict|\w+ (image2d_array_t)) (\w+)")
 # A texel is read or written, in half or in float.
 _TEXEL = re.compile(r"\b(?:READ_IMAGE|write_image)([HFhf])\(")
@@ -57,7 +59,8 @@ class CostCard:
     An access that is the same for all neighbours along x, who have the positions of a plane, counts
     once for them. ``tensor_bytes``: every
     tensor that it is given once, which is what has to come from or go to memory even if each
-    access but the first finds a cache. registers: of 32 bit a work-item, if none is used twice.
+    access but the first finds a cache. registers: of 32 bit a work-item, if each is free again
+    behind the last line that names what is in it.
     """
 
     kernel: str
@@ -304,11 +307,18 @@ def _index(after: str) -> str:
 
 
 def _registers(kernel: Kernel) -> int:
-    """Arrays and vectors of a work-item, in registers of 32 bit: all that its text declares."""
-    bits = 0
-    for line in map(str.strip, kernel.lines):
-        if found := _ARRAY.fullmatch(line):
-            bits += 8 * _BYTES_OF[found[1]] * int(found[2] or 1) * int(found[3])
-        elif found := re.match(r"(half|float)(\d*) \w+ =", line):
-            bits += 8 * _BYTES_OF[found[1]] * int(found[2] or 1)
-    return -(-bits // 32)
+    """The most that arrays and vectors of a work-item take at a time, in registers of 32 bit."""
+    last = {
+        name: number
+        for number, line in enumerate(kernel.lines)
+        for name in re.findall(r"\w+", line)
+    }
+    change = [0] * len(kernel.lines)
+    for number, line in enumerate(map(str.strip, kernel.lines)):
+        found = _ARRAY.fullmatch(line) or _VECTOR.fullmatch(line)
+        if found:
+            kind, lanes, name, *extent = found.groups()
+            bits = 8 * _BYTES_OF[kind] * int(lanes or 1) * int(extent[0] if extent else 1)
+            change[number] += bits
+            change[last[name]] -= bits
+    return -(-max(itertools.accumulate(change)) // 32)
