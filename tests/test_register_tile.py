@@ -73,7 +73,9 @@ def inner_loop(
         ("cortex-a77", "4x4"),
         ("cortex-a77", "16x4"),
         ("arm64", "8x4"),
+        ("x86-64-avx2", "32x4"),
         ("x86-64-avx2", "16x4"),
+        ("x86-64-avx2", "8x4"),
         ("x86-64-avx2", "4x4"),
         ("x86-64-avx512", "16x4"),
         ("x86-64-avx512", "8x4"),
@@ -155,6 +157,14 @@ def test_the_group_to_prune_in_is_also_chosen_to_run_in(target, group):
     weight = keep.repeat(chosen.g_m, 0).repeat(4, 1)
     found = default_group(weight, out_width=28, c_block=unit.lanes, unit=unit)
     assert found == chosen
+
+
+@pytest.mark.parametrize(("out_width", "group"), [(7, "32x4"), (28, "16x4")])
+def test_the_rest_of_a_row_counts_for_the_group(out_width, group):
+    """Dense, AVX2: with 16 filters 2 of 7 columns are left, which idle more than 1 of 32 filters."""
+    unit = vector_unit(make_target("x86-64-avx2"))
+    weight = np.ones((64, 64, 3, 3, 3), "float32")
+    assert str(default_group(weight, out_width=out_width, c_block=8, unit=unit)) == group
 
 
 def test_a_target_without_vectors_is_refused():

@@ -436,19 +436,25 @@ def _sum_columns(
         starts = [args["offsets"][j] + here + i * steps[2] for i in range(columns)]
         if tile.by_element:
             groups = [T.bind(x[n, 0, 0, 0, 0, T.Ramp(start, 1, g_n)]) for start in starts]
+
+        def value(channel, i):
+            """A channel of column i in every lane, or those that share a vector."""
+            if channels > 1:
+                inputs = x[n, 0, 0, 0, 0, T.Ramp(starts[i] + channel, 1, channels)]
+                return tvm.tirx.Shuffle([inputs] * (lanes // channels), [*range(lanes)])
+            if tile.by_element:
+                return T.Broadcast(tvm.tirx.Shuffle([groups[i]], [channel]), lanes)
+            return T.Broadcast(x[n, 0, 0, 0, 0, starts[i] + channel], lanes)
+
         for part in _parts(columns, by_element=tile.by_element):
-            for channel, i in itertools.product(range(0, g_n, channels), part):
-                if channels > 1:
-                    inputs = x[n, 0, 0, 0, 0, T.Ramp(starts[i] + channel, 1, channels)]
-                    value = tvm.tirx.Shuffle([inputs] * (lanes // channels), [*range(lanes)])
-                elif tile.by_element:
-                    value = T.Broadcast(tvm.tirx.Shuffle([groups[i]], [channel]), lanes)
-                else:
-                    value = T.Broadcast(x[n, 0, 0, 0, 0, starts[i] + channel], lanes)
-                for b in vectors:
-                    w = args["blocks"][lane(weight + channel * rows + b * lanes)]
-                    total = acc[b][lane(i * lanes)] + value * w
-                    T.buffer_store(acc[b], total, [lane(i * lanes)])
+            pairs = [*itertools.product(part, vectors)]
+            # Of inputs and weights those that are fewer stay in registers for all of the others.
+            if len(part) < len(vectors) and not tile.by_element:
+                pairs.sort(key=lambda pair: pair[1])
+            for channel, (i, b) in itertools.product(range(0, g_n, channels), pairs):
+                w = args["blocks"][lane(weight + channel * rows + b * lanes)]
+                total = acc[b][lane(i * lanes)] + value(channel, i) * w
+                T.buffer_store(acc[b], total, [lane(i * lanes)])
 
 
 def _add_channels(conv: KGSConv3d, acc, results, *, rows: int, columns: int) -> None:

@@ -5,6 +5,7 @@ The rules count issue slots, as a reader can do by hand; tuning may find better 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,16 +135,26 @@ def tile_width(
     else:  # a multiply-add cannot broadcast several channels by itself
         broadcasts = unit.broadcasts and channels == 1
         scalars = 0 if broadcasts else SCALARS_IN_FLIGHT if vectors == 1 else 1
-        most = (unit.registers - vectors - scalars) // vectors
+        # A channel's weights are in registers, and its scalars pass through; or the other way.
+        most = max(
+            (unit.registers - vectors - scalars) // vectors,
+            (unit.registers - 1) // (vectors + 1),
+        )
     most = min(max(most, 1), out_width)
 
     def slots(width: int) -> float:
-        whole, rest = divmod(out_width, width)
-        last = issue_slots(vectors, lanes, rest, unit, channels) if rest else 0
-        return whole * issue_slots(vectors, lanes, width, unit, channels) + last
+        return of_row(
+            width, out_width, lambda columns: issue_slots(vectors, lanes, columns, unit, channels)
+        )
 
     # Of equal ones, one that needs no second body for the rest, then the widest.
     return min(range(1, most + 1), key=lambda width: (slots(width), out_width % width > 0, -width))
+
+
+def of_row(width: int, out_width: int, cost: Callable[[int], float]) -> float:
+    """What a row of ``out_width`` columns costs in tiles of ``width``, with the rest of it."""
+    whole, rest = divmod(out_width, width)
+    return whole * cost(width) + (cost(rest) if rest else 0)
 
 
 def loads(vectors: int, lanes: int, width: int, unit: VectorUnit, channels: int = 1) -> float:
@@ -175,6 +186,7 @@ def work(
 ) -> np.ndarray:
     """Issue slots for one output column of ``blocks`` row blocks, and the load slots among them.
 
+    Of the mean column of a row, whose last tile is narrower and may leave the pipes idle.
     mapping: one of ``lane_mappings``; products: kept columns x channels of all these row blocks.
     """
     lanes, channels = mapping
@@ -182,10 +194,16 @@ def work(
     width = tile_width(
         vectors=vectors, lanes=lanes, out_width=out_width, unit=unit, channels=channels
     )
-    steps = products / channels / width
+
+    steps = products / channels / out_width
+
+    def of_column(cost: Callable[..., float]) -> float:
+        return steps * of_row(
+            width, out_width, lambda columns: cost(vectors, lanes, columns, unit, channels)
+        )
+
     sums = SUM_SLOTS * vectors * ceil_div(lanes, unit.pipe_lanes) * blocks if channels > 1 else 0
-    slots = steps * issue_slots(vectors, lanes, width, unit, channels) + sums
-    return np.array([slots, steps * loads(vectors, lanes, width, unit, channels)])
+    return np.array([of_column(issue_slots) + sums, of_column(loads)])
 
 
 def default_tile(
