@@ -161,7 +161,7 @@ def test_the_group_to_prune_in_is_also_chosen_to_run_in(target, group):
 
 @pytest.mark.parametrize(("out_width", "group"), [(7, "32x4"), (28, "16x4")])
 def test_the_rest_of_a_row_counts_for_the_group(out_width, group):
-    """Dense, AVX2: with 16 filters 2 of 7 columns are left, which idle more than 1 of 32 filters."""
+    """Dense, AVX2: 5 and 2 columns of 16 filters idle more than 3, 3 and 1 of 32."""
     unit = vector_unit(make_target("x86-64-avx2"))
     weight = np.ones((64, 64, 3, 3, 3), "float32")
     assert str(default_group(weight, out_width=out_width, c_block=8, unit=unit)) == group
