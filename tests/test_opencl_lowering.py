@@ -2,14 +2,10 @@
 
 import re
 
-import pytest
-import tvm
 from tvm import tirx
-from tvm.ir import PointerType, PrimType, StringImm
 from tvm.tirx.build import split_host_device_mods
 
 from rt3d_tvm.opencl.lowering import tir_pipeline
-from rt3d_tvm.passes.allocate_textures import AllocateTextures
 from rt3d_tvm.targets import make_target
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.space import built, decisions
@@ -33,34 +29,6 @@ def test_a_texture_is_there_before_the_first_kernel_and_given_back_after_the_las
     assert runtime == ["device_api.opencl.alloc_nd", "device_api.opencl.free_nd"]
     assert called.index(runtime[0]) < called.index(kernels[1])
     assert called[-1] == runtime[1]
-
-
-@pytest.mark.parametrize("count", [0, 2])
-def test_every_texture_of_a_function_is_given_back(count):
-    """And a function without one stays as it is."""
-    pointer = PointerType(PrimType("float16"), "global.texture")
-    asked = tirx.call_intrin(pointer, "tirx.nd_mem_alloc_with_scope", StringImm("global.texture"))
-    declared = [
-        tirx.DeclBuffer(tirx.decl_buffer((8,), "float16", scope="global.texture"), data=asked)
-        for _ in range(count)
-    ]
-    sequence = tirx.SeqStmt([*declared, tirx.Evaluate(1), tirx.Evaluate(2)])
-    body = tirx.AttrStmt("default", "device_id", 0, sequence)
-    module = tvm.IRModule({"main": tirx.PrimFunc([], body)})
-    changed = AllocateTextures()(module)
-    called = re.findall(r"device_api.opencl.(\w+)", changed.script())
-    assert called == ["alloc_nd"] * count + ["free_nd"] * count
-    if not count:
-        tvm.ir.assert_structural_equal(changed, module)
-
-
-def test_a_texture_of_no_device_is_an_error():
-    pointer = PointerType(PrimType("float16"), "global.texture")
-    asked = tirx.call_intrin(pointer, "tirx.nd_mem_alloc_with_scope", StringImm("global.texture"))
-    buffer = tirx.decl_buffer((8,), "float16", scope="global.texture")
-    body = tirx.SeqStmt([tirx.DeclBuffer(buffer, data=asked), tirx.Evaluate(1)])
-    with pytest.raises(ValueError, match="no device to take it from"):
-        AllocateTextures()(tvm.IRModule({"main": tirx.PrimFunc([], body)}))
 
 
 def test_a_library_holds_both_ways_to_read_the_input(tmp_path):
