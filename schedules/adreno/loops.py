@@ -1,4 +1,4 @@
-"""Any loop nest of a tensor expression on a GPU: pools, adds, concats, means, layout changes."""
+"""Any loop nest of a tensor expression on a GPU: what has no kernel of its own, such as adds."""
 
 from __future__ import annotations
 
