@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make demo       prune, compile, check and time C3D on this machine"
 	@echo "make test       the tests; make test-full adds the full-size models"
-	@echo "make peers      other engines, for scripts/compare_peers.py"
+	@echo "make peers      other engines, for scripts/peers/compare_peers.py"
 	@echo "make lint       ruff; make bench: the demo's table for all three models; make clean: remove what was built, .venv apart"
 
 setup: $(READY)
@@ -42,7 +42,7 @@ bench: $(READY)
 	for model in c3d r2plus1d s3d; do $(VENV)/bin/python scripts/demo.py --model $$model --out build/bench/$$model || exit 1; done
 
 # OpenVINO and MNN, to compare with, and the runtimes alone, to see what memory they take; then:
-# .venv/bin/python scripts/compare_peers.py
+# .venv/bin/python scripts/peers/compare_peers.py
 peers: $(READY) .venv-peers/.ready .venv-plain/.ready
 
 .venv-%/.ready: requirements-%.txt

@@ -16,7 +16,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["rt3d_tvm*", "topi_sparse*", "schedules*"]),
-    package_data={"rt3d_tvm": ["records/*/*/*.jsonl"]},
+    package_data={"rt3d_tvm": ["compile/choices/shipped/*/*/*.jsonl"]},
     install_requires=[
         # Both exact: apache-tvm-ffi 0.1.15 crashes apache-tvm 0.27 in JSON serialisation.
         "apache-tvm==0.27.0.post1",

@@ -1,1 +1,5 @@
 """Structured-sparse 3D CNNs from pruning to phone: RT3D as an extension of Apache TVM."""
+
+from rt3d_tvm.moved import keep_former_names
+
+keep_former_names()

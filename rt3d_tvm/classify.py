@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from rt3d_tvm.artifact.load import Artifact, load
 from rt3d_tvm.data.clips import VideoSource, read_clips
 from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
-from rt3d_tvm.deploy import Artifact, load
 from rt3d_tvm.errors import InputError
 
 TOP = 5

@@ -12,15 +12,15 @@ from tvm.s_tir.dlight import ScheduleRule
 from tvm.s_tir.dlight.analysis import normalize_prim_func
 from tvm.target import Target
 
-from schedules.adreno.kgs_conv3d_simt import schedule_kgs_conv3d_simt
-from schedules.adreno.loops import schedule_loops as schedule_adreno_loops
-from schedules.adreno.tiles import schedule_tiles
 from schedules.cpu.depthwise_conv3d import schedule_depthwise_conv3d
 from schedules.cpu.kgs_conv2plus1d import schedule_kgs_conv2plus1d
 from schedules.cpu.kgs_conv3d import schedule_kgs_conv3d
 from schedules.cpu.loops import schedule_loops
 from schedules.cpu.winograd import schedule_winograd_transform
 from schedules.decisions import DECISIONS_ATTRIBUTE, scheduled
+from schedules.opencl.kgs_conv3d import schedule_opencl_kgs_conv3d
+from schedules.opencl.loops import schedule_loops as schedule_opencl_loops
+from schedules.opencl.tiles import schedule_tiles
 
 
 class KernelRule(ScheduleRule):
@@ -72,11 +72,11 @@ RULES: dict[str, tuple[ScheduleRule, ...]] = {
         LoopsRule(schedule_loops),
     ),
     "adreno": (
-        KernelRule("kgs_conv3d_simt", schedule_kgs_conv3d_simt),
-        KernelRule("max_pool3d_simt", schedule_tiles),
-        KernelRule("pack_simt", schedule_tiles),
-        KernelRule("concat_simt", schedule_tiles),
-        LoopsRule(schedule_adreno_loops),
+        KernelRule("opencl_kgs_conv3d", schedule_opencl_kgs_conv3d),
+        KernelRule("opencl_max_pool3d", schedule_tiles),
+        KernelRule("opencl_pack", schedule_tiles),
+        KernelRule("opencl_concat", schedule_tiles),
+        LoopsRule(schedule_opencl_loops),
     ),
 }
 

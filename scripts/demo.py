@@ -16,23 +16,23 @@ from pathlib import Path
 
 import torch
 
-from rt3d_tvm.bench import Timing, bench
-from rt3d_tvm.build import compile_onnx
+from rt3d_tvm.artifact.load import available_cores, load
+from rt3d_tvm.artifact.verify import verify
 from rt3d_tvm.classify import Preprocessing, classify_video
+from rt3d_tvm.compile.build import compile_onnx
+from rt3d_tvm.compile.targets import make_target
+from rt3d_tvm.console import print_table, write_json
 from rt3d_tvm.data.generate import make_clip
-from rt3d_tvm.deploy import available_cores, load
 from rt3d_tvm.export import export_onnx
+from rt3d_tvm.measure.bench import Timing, bench
 from rt3d_tvm.models import CLIP_MODELS, MODELS
 from rt3d_tvm.models.seeded import noise_clip
 from rt3d_tvm.prune.benchmark import SEED, BenchmarkPair, benchmark_pair
-from rt3d_tvm.report import print_table, write_json
-from rt3d_tvm.targets import make_target
-from rt3d_tvm.verify import verify
-from topi_sparse.register_tile import pruning_group, vector_unit
+from topi_sparse.cpu.register_tile import pruning_group, vector_unit
 
 # direct: the dense model by the kernels of pruned layers, which is what eta is against.
 KINDS = ("dense", "direct", "sparse")
-RUN_PLAIN = Path(__file__).with_name("run_plain.py")
+RUN_PLAIN = Path(__file__).parents[1] / "examples" / "run_plain.py"
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rt3d_tvm.build import compile_onnx
+from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.export import export_onnx
 from rt3d_tvm.prune.benchmark import benchmark_pair
 from tests.servers import running
@@ -27,7 +27,7 @@ REDUCED_PICTURES = {
     "mobilenet_v2": (0.5, None, 64),
 }
 GROUP = KernelGroup(g_m=8, g_n=4)
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = ROOT / "scripts"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Phone:
     state: Path
 
     def script(self, *arguments: str) -> subprocess.CompletedProcess:
-        """Run scripts/emulated_phone.sh on this phone."""
+        """Run scripts/phone/emulated_phone.sh on this phone."""
         return _phone_script(self.state, *arguments)
 
 
@@ -112,7 +112,7 @@ def phone(tmp_path_factory) -> Iterator[Phone]:
 def _phone_script(state: Path, *arguments: str) -> subprocess.CompletedProcess:
     # The first start of all downloads an arm64 root of some 600 MB.
     return subprocess.run(
-        [ROOT / "scripts" / "emulated_phone.sh", *arguments],
+        [ROOT / "scripts" / "phone" / "emulated_phone.sh", *arguments],
         env={**os.environ, "PHONE_STATE": str(state), "PYTHON": sys.executable},
         capture_output=True,
         text=True,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rt3d_tvm.frontend import import_onnx
-from rt3d_tvm.pipeline import lower
-from rt3d_tvm.targets import make_target
+from rt3d_tvm.compile.frontend import import_onnx
+from rt3d_tvm.compile.pipeline import lower
+from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.tune import tuner as tuner_module
-from rt3d_tvm.tune.devices import Devices
+from rt3d_tvm.tune.fleet import Devices
 from rt3d_tvm.tune.tasks import extract_tasks
 from rt3d_tvm.tune.tuner import Tuner, TuningReport
 from rt3d_tvm.tune.watch import Watch

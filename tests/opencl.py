@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import tvm
 
+from rt3d_tvm.artifact.opencl.drivers import choose_device, load_pyopencl
+from rt3d_tvm.artifact.opencl.executor import Executor
+from rt3d_tvm.artifact.opencl.plan import Plan
+from rt3d_tvm.compile.opencl_planner import kernel_plan
+from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.opencl.drivers import choose_device, load_pyopencl
-from rt3d_tvm.opencl.executor import Executor
-from rt3d_tvm.opencl.plan import Plan
-from rt3d_tvm.opencl.planner import kernel_plan
-from rt3d_tvm.targets import make_target
 
 # Thousands of small kernels would fill pyopencl's cache on disk.
 os.environ["PYOPENCL_NO_CACHE"] = "1"
-_POCL = Path(__file__).parents[1] / "scripts" / "pocl.sh"
+_POCL = Path(__file__).parents[1] / "scripts" / "phone" / "pocl.sh"
 
 
 @functools.cache
@@ -35,7 +35,7 @@ def device(*, half: bool, name: str | None = None):
 def unpacked_pocl() -> dict[str, str]:
     """The environment in which PoCL, which has no float16, is the only driver that a loader finds.
 
-    The test is skipped where scripts/pocl.sh cannot unpack it.
+    The test is skipped where scripts/phone/pocl.sh cannot unpack it.
     """
     # Downloads some 55 MB, once.
     printed = subprocess.run([_POCL], capture_output=True, text=True, timeout=600)

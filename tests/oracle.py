@@ -10,8 +10,8 @@ import tvm
 from torch.nn import functional
 
 from schedules.table import rules
+from topi_sparse.cpu.kgs_conv3d import KGSConv3d, kgs_conv3d
 from topi_sparse.kernel_group import KernelGroup
-from topi_sparse.kgs_conv3d import KGSConv3d, kgs_conv3d
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout
 

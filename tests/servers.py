@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rt3d_tvm.tracker import wait_for_device
+from rt3d_tvm.devices.tracker import wait_for_device
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,8 +8,8 @@ import tvm
 from tvm import relax
 
 from rt3d_tvm.cli import _parser
-from rt3d_tvm.frontend import import_onnx
-from rt3d_tvm.targets import make_target
+from rt3d_tvm.compile.frontend import import_onnx
+from rt3d_tvm.compile.targets import make_target
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def test_the_pass_in_a_pipeline_of_ones_own(compiled_c3d, capsys):
 
 
 def test_the_loader_shown_is_the_loader_that_is_tested():
-    script = (ROOT / "scripts" / "run_plain.py").read_text(encoding="utf-8")
+    script = (ROOT / "examples" / "run_plain.py").read_text(encoding="utf-8")
     assert block("artifact_id") in script
 
 

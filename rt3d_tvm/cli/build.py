@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rt3d_tvm.cli.arguments import add_folder, add_kernels, add_opencl, add_target, at_least_one
 from rt3d_tvm.cli.command import EXIT_FAILED, add_command, write_result
 from rt3d_tvm.cli.models import add_model_arguments, input_shape, model_with_weights
-from rt3d_tvm.report import print_table, progress
+from rt3d_tvm.console import print_table, progress
 
 if TYPE_CHECKING:
     from rt3d_tvm.cli.command import Commands
@@ -68,7 +68,7 @@ def add_compile(commands: Commands) -> None:
 
 
 def _compile(args: argparse.Namespace) -> int:
-    from rt3d_tvm.build import compile_onnx
+    from rt3d_tvm.compile.build import compile_onnx
 
     with progress("compile") as stage:
         manifest = compile_onnx(
@@ -133,7 +133,7 @@ def _verify(args: argparse.Namespace) -> int:
     from dataclasses import asdict
     from math import isfinite
 
-    from rt3d_tvm.verify import verify
+    from rt3d_tvm.artifact.verify import verify
 
     result = verify(
         args.folder, args.onnx, inputs=args.inputs, limit=args.limit, device=args.opencl

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.report import write_json
+from rt3d_tvm.console import write_json
 
 if TYPE_CHECKING:
     # What add_subparsers() returns; argparse has no public name for it.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.arguments import at_least_one
 from rt3d_tvm.cli.command import add_command, write_result
-from rt3d_tvm.report import progress
+from rt3d_tvm.console import progress
 
 if TYPE_CHECKING:
     from rt3d_tvm.cli.command import Commands

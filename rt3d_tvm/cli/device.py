@@ -19,11 +19,11 @@ from rt3d_tvm.cli.arguments import (
 )
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.run import add_video, classify
-from rt3d_tvm.report import print_table, progress
+from rt3d_tvm.console import print_table, progress
 
 if TYPE_CHECKING:
     from rt3d_tvm.cli.command import Commands
-    from rt3d_tvm.remote import Description, RemoteDevice
+    from rt3d_tvm.devices.remote import Description, RemoteDevice
 
 
 def add_remote(commands: Commands) -> None:
@@ -55,7 +55,7 @@ def add_remote(commands: Commands) -> None:
 
 
 def _remote_list(args: argparse.Namespace) -> int:
-    from rt3d_tvm.tracker import list_devices, wait_for_device
+    from rt3d_tvm.devices.tracker import list_devices, wait_for_device
 
     if args.key is None:
         offers = list_devices(args.tracker)
@@ -73,7 +73,7 @@ def _remote_list(args: argparse.Namespace) -> int:
 
 
 def _device(args: argparse.Namespace) -> RemoteDevice:
-    from rt3d_tvm.remote import RemoteDevice
+    from rt3d_tvm.devices.remote import RemoteDevice
 
     return RemoteDevice(args.tracker, args.key, wait_s=args.wait, deadline_s=args.deadline)
 
@@ -115,8 +115,8 @@ def bench_on_device(args: argparse.Namespace) -> int:
     """Upload a compiled model, time it and show the times; `rt3d bench --remote` too."""
     import numpy as np
 
-    from rt3d_tvm.deploy import MANIFEST, read_manifest
-    from rt3d_tvm.device import hottest
+    from rt3d_tvm.artifact.load import MANIFEST, read_manifest
+    from rt3d_tvm.devices.processor import hottest
 
     taken = read_manifest(args.folder / MANIFEST)["inputs"][0]
     clip = np.random.default_rng(0).standard_normal(taken["shape"]).astype(taken["dtype"])
@@ -160,7 +160,7 @@ def add_tracker(commands: Commands) -> None:
 
 
 def _tracker(args: argparse.Namespace) -> int:
-    from rt3d_tvm.rpc_server import track
+    from rt3d_tvm.devices.server import track
 
     track(host=args.host, port=args.port, announce=_announce("tracker"))
     return 0
@@ -185,7 +185,7 @@ def add_rpc_server(commands: Commands) -> None:
 
 
 def _rpc_server(args: argparse.Namespace) -> int:
-    from rt3d_tvm.rpc_server import serve
+    from rt3d_tvm.devices.server import serve
 
     serve(
         tracker=args.tracker,

@@ -21,8 +21,8 @@ from rt3d_tvm.cli.arguments import (
 from rt3d_tvm.cli.command import EXIT_FAILED, add_command, write_result
 from rt3d_tvm.cli.device import bench_on_device
 from rt3d_tvm.cli.models import input_shape
+from rt3d_tvm.console import print_table, progress
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.report import print_table, progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,9 +66,9 @@ def _bench(args: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from rt3d_tvm.bench import DeviceClock, bench
-    from rt3d_tvm.deploy import MANIFEST, available_cores, read_manifest
-    from rt3d_tvm.opencl.artifact import is_for_opencl, load_here
+    from rt3d_tvm.artifact.load import MANIFEST, available_cores, read_manifest
+    from rt3d_tvm.artifact.opencl.artifact import is_for_opencl, load_here
+    from rt3d_tvm.measure.bench import DeviceClock, bench
 
     manifest = read_manifest(args.folder / MANIFEST)
     shape = manifest["inputs"][0]["shape"]
@@ -105,7 +105,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _bench_layers(args: argparse.Namespace, clip: np.ndarray, on: dict) -> int:
-    from rt3d_tvm.bench import bench_layers
+    from rt3d_tvm.measure.bench import bench_layers
 
     timings = bench_layers(args.folder, clip, runs=args.runs, **on)
     threads = on["threads"]
@@ -130,7 +130,7 @@ def _bench_layers(args: argparse.Namespace, clip: np.ndarray, on: dict) -> int:
 
 
 def _onnx_engine(path: Path, shape: list[int], threads: int) -> Callable[[np.ndarray], object]:
-    from rt3d_tvm.verify import reference_session
+    from rt3d_tvm.artifact.verify import reference_session
 
     session = reference_session(path, threads=threads)
     taken = session.get_inputs()[0]
@@ -193,7 +193,7 @@ def _groups(args: argparse.Namespace) -> int:
     from collections import Counter
 
     from rt3d_tvm.conv_shape import ConvShape
-    from rt3d_tvm.groups import DENSITIES, GROUPS, SHARE, choose_group, heaviest
+    from rt3d_tvm.measure.pruning_group import DENSITIES, GROUPS, SHARE, choose_group, heaviest
 
     if args.shape is not None:
         layers = Counter(ConvShape.parse(text) for text in args.shape)
@@ -240,7 +240,7 @@ def add_doctor(commands: Commands) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from rt3d_tvm.doctor import diagnose, healthy
+    from rt3d_tvm.measure.doctor import diagnose, healthy
 
     checks = diagnose()
     print_table(

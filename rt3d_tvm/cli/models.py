@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.arguments import at_least_one, kernel_group
 from rt3d_tvm.cli.command import add_command, write_result
+from rt3d_tvm.console import print_table
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.report import print_table
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.arguments import add_folder, add_opencl, add_threads, at_least_one
 from rt3d_tvm.cli.command import add_command, write_result
-from rt3d_tvm.report import print_table
+from rt3d_tvm.console import print_table
 
 if TYPE_CHECKING:
+    from rt3d_tvm.artifact.load import Artifact
+    from rt3d_tvm.artifact.opencl.artifact import OpenCLArtifact
     from rt3d_tvm.cli.command import Commands
-    from rt3d_tvm.deploy import Artifact
-    from rt3d_tvm.opencl.artifact import OpenCLArtifact
-    from rt3d_tvm.remote import RemoteArtifact
+    from rt3d_tvm.devices.remote import RemoteArtifact
 
 
 def add_run(commands: Commands) -> None:
@@ -26,7 +26,7 @@ def add_run(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rt3d_tvm.opencl.artifact import load_here
+    from rt3d_tvm.artifact.opencl.artifact import load_here
 
     return classify(args, lambda: load_here(args.folder, threads=args.threads, device=args.opencl))
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rt3d_tvm.cli.arguments import at_least_one
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.models import add_model_arguments, add_sizes, input_shape, model_with_weights
+from rt3d_tvm.console import print_table, progress
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.report import print_table, progress
 
 if TYPE_CHECKING:
     from torch import nn

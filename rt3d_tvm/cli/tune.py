@@ -15,7 +15,7 @@ from rt3d_tvm.cli.arguments import (
     seconds,
 )
 from rt3d_tvm.cli.command import add_command, write_result
-from rt3d_tvm.report import print_table
+from rt3d_tvm.console import print_table
 
 if TYPE_CHECKING:
     from rt3d_tvm.cli.command import Commands
@@ -61,7 +61,7 @@ def add_tune(commands: Commands) -> None:
 
 
 def _tune(args: argparse.Namespace) -> int:
-    from rt3d_tvm.tune.devices import Pauses
+    from rt3d_tvm.tune.fleet import Pauses
     from rt3d_tvm.tune.tuner import tune_onnx
     from rt3d_tvm.tune.watch import watched
 

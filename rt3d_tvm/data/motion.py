@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from rt3d_tvm.console import write_json
 from rt3d_tvm.data.generate import clutter, write_video
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.report import write_json
 
 SETTINGS_FILE = "motion.json"
 SPLITS = ("train", "test")

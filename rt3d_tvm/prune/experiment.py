@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from rt3d_tvm.console import write_json
 from rt3d_tvm.data.datasets import VideoDataset, open_dataset
 from rt3d_tvm.data.motion import MotionSettings, write_motion
 from rt3d_tvm.errors import InputError
@@ -46,7 +47,6 @@ from rt3d_tvm.prune.train import (
     train_pruned,
 )
 from rt3d_tvm.prune.work import WorkFolder
-from rt3d_tvm.report import write_json
 from topi_sparse.kernel_group import KernelGroup
 
 ALGORITHMS = ("heuristic", "regularization", "reweighted")

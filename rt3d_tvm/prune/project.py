@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rt3d_tvm.console import print_table
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.prune.macs import LayerMacs, count_macs, layer_positions
 from rt3d_tvm.prune.schemes import Scheme
-from rt3d_tvm.report import print_table
 from topi_sparse.kernel_group import KernelGroup
 
 _PRUNABLE = (nn.Conv2d, nn.Conv3d)

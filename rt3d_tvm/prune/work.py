@@ -12,8 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rt3d_tvm.console import write_json
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.report import write_json
 from rt3d_tvm.whole_file import whole_file
 
 _SETTINGS = "settings.json"

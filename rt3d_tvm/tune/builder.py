@@ -13,17 +13,17 @@ from pathlib import Path
 import tvm
 from tvm.target import Target
 
-from rt3d_tvm.deploy import available_cores
+from rt3d_tvm.artifact.load import available_cores
+from rt3d_tvm.compile.choices.records import kernel_name
+from rt3d_tvm.compile.choices.space import built, decided
+from rt3d_tvm.compile.ir.packed_call import PACKED_KERNELS
+from rt3d_tvm.compile.link import export_arguments
+from rt3d_tvm.compile.opencl_lowering import tir_pipeline
+from rt3d_tvm.compile.opencl_planner import kernel_plan
+from rt3d_tvm.devices.worker import Worker, ignore_interrupts
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.link import export_arguments
-from rt3d_tvm.opencl.lowering import tir_pipeline
-from rt3d_tvm.opencl.planner import kernel_plan
-from rt3d_tvm.passes.packed_call import PACKED_KERNELS
-from rt3d_tvm.tune.records import kernel_name
-from rt3d_tvm.tune.space import built, decided
-from rt3d_tvm.worker import Worker, ignore_interrupts
 from schedules.decisions import Decisions
-from topi_sparse.kgs_conv3d import KGSConv3d
+from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 
 # What the names of the files end with.
 LIBRARY, PLAN = ".so", ".json"

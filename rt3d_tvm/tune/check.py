@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rt3d_tvm.tune.space import Layer, is_simt
+from rt3d_tvm.compile.choices.space import Layer, is_simt
 
 # Positions that are computed again; each is a sum over a whole window.
 POSITIONS = 256

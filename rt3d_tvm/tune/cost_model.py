@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 from tvm.target import Target
 
-from rt3d_tvm.tune.space import is_simt
+from rt3d_tvm.compile.choices.space import is_simt
 from schedules.decisions import Decisions
-from topi_sparse.kgs_conv3d import KGSConv3d
-from topi_sparse.kgs_conv3d_simt import KGSConv3dSIMT
+from topi_sparse.cpu.kgs_conv3d import KGSConv3d
+from topi_sparse.cpu.register_tile import issue_slots, vector_unit
 from topi_sparse.layout import ceil_div
-from topi_sparse.register_tile import issue_slots, vector_unit
+from topi_sparse.opencl.kgs_conv3d import OpenCLKGSConv3d
 
 # Fewer trials than this say nothing yet.
 MIN_TRIALS = 16
@@ -72,7 +72,7 @@ def features(conv: KGSConv3d, default: KGSConv3d, taken: Decisions, target: Targ
 
 
 def _item_values(
-    conv: KGSConv3dSIMT, default: KGSConv3dSIMT, taken: Decisions, _target: Target
+    conv: OpenCLKGSConv3d, default: OpenCLKGSConv3d, taken: Decisions, _target: Target
 ) -> list[float]:
     """Of a kernel of work-items: its tile and its work-group."""
     batch, _, depth, _, _ = conv.out

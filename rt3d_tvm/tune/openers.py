@@ -7,13 +7,13 @@ import platform
 from collections.abc import Callable
 from functools import partial
 
-from rt3d_tvm.deploy import available_cores
-from rt3d_tvm.device import Processor, fitting_targets
+from rt3d_tvm.artifact.load import available_cores
+from rt3d_tvm.compile.targets import is_opencl, make_target
+from rt3d_tvm.devices.opencl_machine import OpenCLMachine
+from rt3d_tvm.devices.processor import Processor, fitting_targets
+from rt3d_tvm.devices.remote import Device, DeviceFailure, RemoteDevice, ThisMachine
+from rt3d_tvm.devices.tracker import NO_TRACKER, wait_for_device
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.opencl.machine import OpenCLMachine
-from rt3d_tvm.remote import Device, DeviceFailure, RemoteDevice, ThisMachine
-from rt3d_tvm.targets import is_opencl, make_target
-from rt3d_tvm.tracker import NO_TRACKER, wait_for_device
 
 # Sessions with a device last a few deadlines of a trial: so long a kernel that hangs keeps it.
 SESSION_DEADLINES = 4

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from tvm.target import Target
 
+from rt3d_tvm.compile.choices.space import Choice, Variant, decisions, variants
 from rt3d_tvm.tune.cost_model import CostModel, features
-from rt3d_tvm.tune.space import Choice, Variant, decisions, variants
 from rt3d_tvm.tune.tasks import Task
 from schedules.decisions import Decisions
 

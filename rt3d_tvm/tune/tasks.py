@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import tvm
 
-from rt3d_tvm.passes.dataflow import bindings, constant
-from rt3d_tvm.passes.packed_call import called, packed_kernel
-from rt3d_tvm.tune.records import SHARE_FACTOR, share, workload
-from rt3d_tvm.tune.space import Layer
-from topi_sparse.kgs_conv3d import KGSConv3d
+from rt3d_tvm.compile.choices.records import SHARE_FACTOR, share, workload
+from rt3d_tvm.compile.choices.space import Layer
+from rt3d_tvm.compile.ir.dataflow import bindings, constant
+from rt3d_tvm.compile.ir.packed_call import called, tunable
+from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,12 +51,6 @@ def extract_tasks(mod: tvm.IRModule) -> list[Task]:
             name = f"{name} ({names[name]})"
         tasks.append(Task(name=name, layer=layer, calls=calls))
     return tasks
-
-
-def tunable(func: tvm.tirx.PrimFunc | None) -> KGSConv3d | None:
-    """The definition of a kernel that there is something to choose for, or None."""
-    kernel = None if func is None else packed_kernel(func)
-    return kernel[1] if kernel and isinstance(kernel[1], KGSConv3d) else None
 
 
 def title(conv: KGSConv3d) -> str:

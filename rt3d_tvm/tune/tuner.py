@@ -18,24 +18,9 @@ from pathlib import Path
 import numpy as np
 from tvm.target import Target
 
-from rt3d_tvm.deploy import available_cores, file_sha256
-from rt3d_tvm.errors import InputError
-from rt3d_tvm.frontend import import_onnx
-from rt3d_tvm.link import export_arguments
-from rt3d_tvm.opencl.drivers import choose_device, describe
-from rt3d_tvm.passes.kgs_conv3d import read_report
-from rt3d_tvm.pipeline import lower
-from rt3d_tvm.precision import make_precision
-from rt3d_tvm.remote import Device, DeviceFailure
-from rt3d_tvm.scratch_folder import scratch_folder
-from rt3d_tvm.targets import check_precision, default_precision, is_opencl, make_target
-from rt3d_tvm.tune.builder import Builder
-from rt3d_tvm.tune.check import drawn, why_wrong
-from rt3d_tvm.tune.cost_model import CostModel
-from rt3d_tvm.tune.devices import Devices, Job, Outcome, Pauses, Timing, together
-from rt3d_tvm.tune.log import TrialLog
-from rt3d_tvm.tune.openers import device_opener, opencl_opener
-from rt3d_tvm.tune.records import (
+from rt3d_tvm.artifact.load import available_cores, file_sha256
+from rt3d_tvm.artifact.opencl.drivers import choose_device, describe
+from rt3d_tvm.compile.choices.records import (
     FORMAT,
     TUNED,
     TunedRecord,
@@ -44,13 +29,28 @@ from rt3d_tvm.tune.records import (
     workload,
     write_records,
 )
+from rt3d_tvm.compile.choices.space import Choice, Layer, Variant
+from rt3d_tvm.compile.frontend import import_onnx
+from rt3d_tvm.compile.link import export_arguments
+from rt3d_tvm.compile.passes.kgs_conv3d import read_report
+from rt3d_tvm.compile.pipeline import lower
+from rt3d_tvm.compile.targets import check_precision, default_precision, is_opencl, make_target
+from rt3d_tvm.devices.remote import Device, DeviceFailure
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.precision import make_precision
+from rt3d_tvm.scratch_folder import scratch_folder
+from rt3d_tvm.tune.builder import Builder
+from rt3d_tvm.tune.check import drawn, why_wrong
+from rt3d_tvm.tune.cost_model import CostModel
+from rt3d_tvm.tune.fleet import Devices, Job, Outcome, Pauses, Timing, together
+from rt3d_tvm.tune.log import TrialLog
+from rt3d_tvm.tune.openers import device_opener, opencl_opener
 from rt3d_tvm.tune.search import TaskSearch, next_task
-from rt3d_tvm.tune.space import Choice, Layer, Variant
 from rt3d_tvm.tune.tasks import Task, extract_tasks
 from rt3d_tvm.tune.watch import State, Watch
-from rt3d_tvm.tune.work import open_work
+from rt3d_tvm.tune.work_dir import open_work
+from topi_sparse.cpu.kgs_conv2plus1d import PAIR_ATTRIBUTE
 from topi_sparse.kernel_group import KernelGroup
-from topi_sparse.kgs_conv2plus1d import PAIR_ATTRIBUTE
 
 # Trials a layer; how many of them are compiled and measured at a time; of one layer at most so many
 # times its share, where it takes most of the model's time.

@@ -26,14 +26,14 @@ from pathlib import Path
 import numpy as np
 from estimate import FMA, Estimate, estimate, total
 
-from rt3d_tvm.deploy import MANIFEST, read_manifest
+from rt3d_tvm.artifact.load import MANIFEST, read_manifest
+from rt3d_tvm.artifact.verify import reference_session, relative_distance
+from rt3d_tvm.console import print_table, write_json
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.precision import PRECISIONS
-from rt3d_tvm.report import print_table, write_json
-from rt3d_tvm.verify import reference_session, relative_distance
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS, REPOSITORY = HERE.parent, HERE.parents[1]
+REPOSITORY = HERE.parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 HOME = Path(os.environ.get("ARMMETER_HOME") or CACHE / "rt3d-armmeter").absolute()
 MNN_CONVERT = REPOSITORY / ".venv-peers" / "bin" / "mnnconvert"
@@ -77,7 +77,7 @@ def emulate(command: list, *, environment: Mapping[str, str], timeout: float, to
 
 def run_python(script: Path, arguments: list, *, peers: bool, timeout: float) -> dict:
     """Run a script with the guest's Python, with TVM and, on demand, the peers at hand."""
-    paths = [needed(HOME / "site"), SCRIPTS, REPOSITORY]
+    paths = [needed(HOME / "site"), HERE.parent / "peers", REPOSITORY]
     if peers:
         paths.append(needed(HOME / "peers", "--peers"))
     environment = {

@@ -41,7 +41,7 @@ def whole_run(engine: str, model: Path, x: np.ndarray) -> Callable[[], np.ndarra
 
 def layers(model: Path, x: np.ndarray) -> Callable[[], np.ndarray]:
     """One inference of an artifact, each call in it marked by itself."""
-    from rt3d_tvm.deploy import load
+    from rt3d_tvm.artifact.load import load
 
     artifact = load(model, threads=1)
 

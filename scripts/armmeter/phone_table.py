@@ -18,14 +18,14 @@ from pathlib import Path
 from armmeter import TIMEOUT_S, load_result, measure, precision_of, warnings
 from estimate import Estimate, estimate, total
 
-from rt3d_tvm.build import compile_onnx
-from rt3d_tvm.deploy import file_sha256
+from rt3d_tvm.artifact.load import file_sha256
+from rt3d_tvm.compile.build import compile_onnx
+from rt3d_tvm.console import print_table, write_json
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
 from rt3d_tvm.models import CLIP_MODELS, MODELS
 from rt3d_tvm.precision import PRECISIONS
 from rt3d_tvm.prune.benchmark import benchmark_pair
-from rt3d_tvm.report import print_table, write_json
 from topi_sparse.kernel_group import KernelGroup
 
 GROUP = KernelGroup(g_m=8, g_n=4)

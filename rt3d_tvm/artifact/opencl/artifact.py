@@ -1,0 +1,103 @@
+"""An artifact for OpenCL on a device of this machine, as deploy.load has one on the cores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rt3d_tvm.artifact.load import (
+    MANIFEST,
+    WEIGHTS,
+    Artifact,
+    check_input,
+    load,
+    map_weights,
+    read_manifest,
+)
+from rt3d_tvm.artifact.opencl.drivers import choose_device
+from rt3d_tvm.artifact.opencl.executor import Executor
+from rt3d_tvm.artifact.opencl.plan import Plan
+from rt3d_tvm.errors import InputError
+
+if TYPE_CHECKING:
+    import pyopencl
+
+
+@dataclass(frozen=True, eq=False)
+class OpenCLArtifact:
+    """A model whose kernels and weights are on a device; ``run`` is that of deploy.Artifact."""
+
+    manifest: dict
+    executor: Executor
+
+    @property
+    def device_name(self) -> str:
+        """Of the device, as its driver has it."""
+        return self.executor.device.name.strip()
+
+    @property
+    def accumulate(self) -> str:
+        """The type that kernels add up in."""
+        stored = self.manifest["precision"]["dtype"]
+        return stored if stored == "float32" else self.manifest["accumulate"]
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """The model's output for one float32 input; InputError for another shape or type."""
+        return self.timed(x)[0]
+
+    def timed(self, x: np.ndarray) -> tuple[np.ndarray, list[float]]:
+        """The same, and the milliseconds of each call of the manifest, by the device's clock."""
+        check_input(self.manifest, x)
+        outputs = [(tuple(out["shape"]), out["dtype"]) for out in self.manifest["outputs"]]
+        (result,), launches = self.executor.timed(x, outputs=outputs)
+        calls = [0.0] * len(self.manifest["calls"])
+        for launch, ms in zip(self.executor.plan.launches, launches, strict=True):
+            calls[launch.call] += ms
+        return result, calls
+
+    def call_ms(self, x: np.ndarray) -> list[float]:
+        """The milliseconds of each call alone."""
+        return self.timed(x)[1]
+
+
+def is_for_opencl(manifest: dict) -> bool:
+    """Whether an artifact's kernels are OpenCL C."""
+    return manifest.get("target", {}).get("tvm", {}).get("kind") == "opencl"
+
+
+def load_opencl(folder: Path, *, device: str | pyopencl.Device | None = None) -> OpenCLArtifact:
+    """Load an artifact of target opencl or adreno onto a device: the first that can run it.
+
+    device: a part of its name, for another, or the device itself. InputError for an artifact of
+    another target, and where there is no such device.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder / MANIFEST)
+    plan = Plan.read(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"{folder}: no {WEIGHTS} in it; a folder made by `rt3d compile` has one")
+    weights = map_weights(folder, manifest, bytes.fromhex(manifest["id"]), of=MANIFEST)
+    if device is None or isinstance(device, str):
+        device = choose_device(device, half=plan.half)
+    return OpenCLArtifact(manifest, Executor(plan, weights, device))
+
+
+def load_here(
+    folder: Path, *, threads: int | None = None, device: str | None = None
+) -> Artifact | OpenCLArtifact:
+    """Load an artifact onto what runs it on this machine: its cores, or an OpenCL device.
+
+    threads are those of the cores, ``device`` names the OpenCL device. InputError where the one
+    that is given is of the other kind.
+    """
+    manifest = read_manifest(Path(folder) / MANIFEST)
+    if is_for_opencl(manifest):
+        if threads is not None:
+            raise InputError(f"{folder} runs on an OpenCL device: threads have no effect")
+        return load_opencl(folder, device=device)
+    if device is not None:
+        raise InputError(f"{folder} is for {manifest['target']['name']}, not for an OpenCL device")
+    return load(folder, threads=threads)

@@ -1,0 +1,118 @@
+"""Does an artifact compute what ONNX Runtime does? And are its files the ones that were written?"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rt3d_tvm.artifact.load import MANIFEST, file_sha256, read_manifest
+from rt3d_tvm.artifact.opencl.artifact import load_here
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.precision import PRECISIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """Largest |y - ref| over the largest |ref|, of all inputs; and how far inputs move the output.
+
+    sensitivity: the largest difference between the references of two inputs, over the largest
+    |ref|. Where it is small, a small error proves little. limit: the largest error that passes.
+    """
+
+    inputs: int
+    max_rel_error: float
+    sensitivity: float | None
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the limit."""
+        return self.max_rel_error <= self.limit
+
+
+def verify(
+    folder: Path,
+    onnx_path: Path,
+    *,
+    inputs: int = 2,
+    seed: int = 0,
+    limit: float | None = None,
+    device: str | None = None,
+) -> Verification:
+    """Run the artifact and ONNX Runtime on the same seeded standard normal inputs.
+
+    ``limit``: the largest error that passes; by default what the artifact's precision allows.
+    ``device``: a part of the name of the OpenCL device to run an artifact for OpenCL on.
+    InputError for an artifact whose files do not have the checksums of its manifest, and for an
+    ONNX file that ONNX Runtime does not load or whose input or output is another.
+    """
+    manifest = read_manifest(Path(folder) / MANIFEST)
+    for name, expected in manifest["sha256"].items():
+        if not (Path(folder) / name).is_file():
+            raise InputError(f"{folder}: no {name} in it; a folder made by `rt3d compile` has one")
+        if file_sha256(Path(folder) / name) != expected:
+            raise InputError(f"{Path(folder) / name}: not the file that {MANIFEST} describes")
+    artifact = load_here(folder, device=device)
+    reference = reference_session(onnx_path)
+    expected_input = artifact.manifest["inputs"][0]
+    session_input = reference.get_inputs()[0]
+    taken = (session_input.type, session_input.shape)
+    if taken != ("tensor(float)", expected_input["shape"]):
+        raise InputError(
+            f"{onnx_path} takes {taken[0]} of shape {taken[1]}, the artifact tensor(float) of "
+            f"shape {expected_input['shape']}: they are not of one model"
+        )
+    rng = np.random.default_rng(seed)
+    errors, references = [], []
+    for _ in range(inputs):
+        x = rng.standard_normal(expected_input["shape"], dtype="float32")
+        ref, y = reference.run(None, {session_input.name: x})[0], artifact.run(x)
+        if ref.shape != y.shape:
+            raise InputError(
+                f"{onnx_path} gives {ref.shape}, the artifact {y.shape}: they are not of one model"
+            )
+        errors.append(relative_distance(y, ref))
+        references.append(ref)
+    precision = manifest.get("precision", asdict(PRECISIONS["fp32"]))
+    return Verification(
+        inputs=inputs,
+        limit=precision["max_rel_error"] if limit is None else limit,
+        max_rel_error=max(errors),
+        sensitivity=max(
+            (relative_distance(references[0], ref) for ref in references[1:]), default=None
+        ),
+    )
+
+
+def relative_distance(y: np.ndarray, ref: np.ndarray) -> float:
+    """Largest |y - ref| over the largest |ref|: 0 where both are 0, the largest float for a NaN."""
+    distance, size = np.max(abs(y - ref)), np.max(abs(ref))
+    if distance == 0:
+        return 0.0
+    relative = float(distance / size) if size else float("inf")
+    return relative if np.isfinite(relative) else sys.float_info.max
+
+
+def reference_session(onnx_path: Path, *, threads: int | None = None):
+    """ONNX Runtime on the CPU for a model file; InputError where it cannot load it."""
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import (
+        Fail,
+        InvalidArgument,
+        InvalidGraph,
+        InvalidProtobuf,
+        NoSuchFile,
+    )
+
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(
+            str(onnx_path), options, providers=["CPUExecutionProvider"]
+        )
+    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile) as error:
+        raise InputError(f"{onnx_path}: ONNX Runtime cannot load it: {error}") from error

@@ -1,0 +1,111 @@
+"""FullyConnectedAsConv3d: matmul with a constant weight -> conv3d on a single position.
+
+Before::
+
+    lv = R.matmul(x, const)            # (B, K) @ (K, M)
+    lv1 = R.add(lv, const)             # (M,), if there
+    lv2 = R.nn.relu(lv1)               # if there
+
+After::
+
+    lv = R.reshape(x, (B, K, 1, 1, 1))
+    lv1 = R.nn.conv3d(lv, const)       # (M, K, 1, 1, 1)
+    lv2 = R.add(lv1, const)            # (1, M, 1, 1, 1)
+    lv3 = R.nn.relu(lv2)
+    lv4 = R.reshape(lv3, (B, M))
+
+A fully connected layer is a 1x1x1 convolution, so it shares the sparse kernel and its weight
+format. The reshapes are views.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from rt3d_tvm.compile.ir.dataflow import (
+    bindings,
+    constant,
+    is_op,
+    only_reader,
+    rewritten,
+    static_shape,
+    users,
+)
+
+
+@tvm.transform.module_pass(opt_level=0, name="FullyConnectedAsConv3d")
+class FullyConnectedAsConv3d:
+    """Rewrite every matmul of a matrix with a constant matrix."""
+
+    def transform_module(
+        self, mod: tvm.IRModule, _context: tvm.transform.PassContext
+    ) -> tvm.IRModule:
+        """The module with its fully connected layers as convolutions."""
+        mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
+        return rewritten(mod, _Rewriter(mod))
+
+
+def why_not(call: relax.Call) -> str | None:
+    """Why this matmul cannot become a conv3d, or None where it can."""
+    weight, shape = constant(call.args[1]), static_shape(call.args[0])
+    if weight is None:
+        return "its weight is not a constant"
+    if shape is None or len(shape) != 2 or weight.ndim != 2:
+        return f"it multiplies {call.args[0].ty} with {call.args[1].ty}, not two matrices"
+    return None
+
+
+@relax.expr_functor.mutator
+class _Rewriter(relax.PyExprMutator):
+    """Emits each layer at the last binding it takes in, and drops the others."""
+
+    def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
+        reads = users(function)
+        self.layer_at: dict[relax.Var, list[relax.Call]] = {}
+        self.dropped: set[relax.Var] = set()
+        for binding in bindings(function):
+            if is_op(binding.value, "relax.matmul") and why_not(binding.value) is None:
+                layer, width = [binding], static_shape(binding.var)[1]
+                while (reader := only_reader(layer[-1].var, reads)) and _is_fused(
+                    reader.value, width
+                ):
+                    layer.append(reader)
+                self.layer_at[layer[-1].var] = [member.value for member in layer]
+                self.dropped.update(member.var for member in layer[:-1])
+        self.builder_.update_func(name, self.visit_expr(function))
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        if binding.var in self.layer_at:
+            emit = self.builder_.emit
+            if not isinstance(binding.var, relax.DataflowVar):
+                emit = self.builder_.emit_output
+            self.set_var_remap(binding.var, emit(self.layer(*self.layer_at[binding.var])))
+        elif binding.var not in self.dropped:
+            super().visit_var_binding_(binding)
+
+    def layer(self, matmul: relax.Call, *behind: relax.Call) -> relax.Call:
+        """The reshape that ends the layer; all before it is emitted."""
+        batch, k = static_shape(matmul.args[0])
+        weight = constant(matmul.args[1])
+        x = self.builder_.emit(
+            relax.op.reshape(self.visit_expr(matmul.args[0]), (batch, k, 1, 1, 1))
+        )
+        kernel = np.ascontiguousarray(weight.T).reshape(-1, k, 1, 1, 1)
+        y = self.builder_.emit(relax.op.nn.conv3d(x, relax.const(kernel)))
+        for call in behind:
+            if is_op(call, "relax.nn.relu"):
+                y = self.builder_.emit(relax.op.nn.relu(y))
+            else:
+                bias = next(v for v in map(constant, call.args) if v is not None)
+                y = self.builder_.emit(relax.op.add(y, relax.const(bias.reshape(1, -1, 1, 1, 1))))
+        return relax.op.reshape(y, (batch, weight.shape[1]))
+
+
+def _is_fused(call: relax.Expr, width: int) -> bool:
+    """A bias of one value for each of the ``width`` outputs, or a ReLU."""
+    if is_op(call, "relax.add"):
+        biases = [value for value in map(constant, call.args) if value is not None]
+        return len(biases) == 1 and biases[0].shape in ((width,), (1, width))
+    return is_op(call, "relax.nn.relu")

@@ -1,0 +1,377 @@
+"""A device behind a TVM RPC tracker: find it, put an artifact on it, run it, time it.
+
+TVM's client waits for ever for a device that went away. Everything that talks to one therefore runs
+in a process of its own, which is ended at a deadline of this side's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from rt3d_tvm.artifact.load import MANIFEST, MODEL, WEIGHTS, check_input, elf_machine, read_manifest
+from rt3d_tvm.artifact.opencl.artifact import is_for_opencl
+from rt3d_tvm.artifact.opencl.drivers import lacks_half
+from rt3d_tvm.devices import session as remote_session
+from rt3d_tvm.devices.processor import Processor, fitting_targets
+from rt3d_tvm.devices.tracker import ANSWER_S, address_text, request_device, wait_for_device
+from rt3d_tvm.devices.worker import Worker
+from rt3d_tvm.errors import InputError
+
+# Seconds: until a device is free, and for one operation on it; an upload has a second for each MB
+# besides.
+WAIT_S = 60.0
+DEADLINE_S = 120.0
+_UPLOAD_BYTES_PER_S = 1e6
+
+# TVM's server counts the length of a whole session in these deadlines and ends it then, whatever it
+# is doing: so long a kernel that hangs can keep the device.
+SESSION_DEADLINES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """A device: its processor, its memory in bytes (None: could not be asked), what runs on it.
+
+    gpu: its name, units and driver; None where TVM's runtime there knows none. half: whether it
+    computes in float16; None where that could not be asked.
+    """
+
+    key: str
+    address: str
+    processor: Processor
+    memory: int | None
+    gpu: str | None
+    half: bool | None
+    targets: tuple[str, ...]
+    temperatures: dict[str, float]
+    answer_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteTiming:
+    """Milliseconds of each run of an artifact on a device, and the temperatures around them.
+
+    It ran on so many ``threads``, or else on the GPU of that name; then they are of its kernels
+    alone.
+    """
+
+    key: str
+    address: str
+    threads: int | None
+    gpu: str | None
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    samples_ms: tuple[float, ...]
+    upload_s: float
+    upload_bytes: int
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+class DeviceFailure(InputError):
+    """What went wrong on a device. kind: "no answer", "died" or "error".
+
+    address: the device's, where it failed before there was a session.
+    """
+
+    def __init__(self, message: str, kind: str, address: str | None = None) -> None:
+        super().__init__(message)
+        self.kind, self.address = kind, address
+
+
+class Device:
+    """A device held by a process of its own until `close`.
+
+    DeviceFailure for whatever goes wrong on it. Each operation ends by its deadline, in seconds; an
+    operation that fails ends the session. side: the module whose functions run in the process.
+    """
+
+    side = remote_session
+
+    def __init__(self, name: str, *, deadline_s: float) -> None:
+        self.name, self._deadline_s = name, deadline_s
+        self._worker = Worker()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session: the device is free again."""
+        self._worker.kill()
+
+    def interrupt(self) -> None:
+        """End the session from another thread, whose operation fails; it has to `close` then."""
+        self._worker.interrupt()
+
+    def temperatures(self) -> dict[str, float]:
+        """Degrees Celsius by thermal zone; empty where the device shows none."""
+        return self._call("read its temperatures", self.side.temperatures)
+
+    def use_threads(self, threads: int | None = None) -> None:
+        """Run kernels on that many threads, the fastest cores first; by default on the big ones.
+
+        DeviceFailure where its server has fewer than that many.
+        """
+        wanted = threads or self.processor().big_cores
+        running = self._call("set its threads", self.side.use_threads, wanted)
+        if threads is not None and running < threads:
+            raise DeviceFailure(
+                f"{self.name}: {threads} threads: its server has {running}", "error"
+            )
+
+    def use_opencl(self) -> str:
+        """Run kernels on its GPU; its name, with its units and driver.
+
+        DeviceFailure where TVM's runtime there knows none.
+        """
+        return self._call("use its GPU", self.side.use_opencl)
+
+    def check_half(self) -> None:
+        """InputError where its GPU cannot compute in float16; one that nothing is known of passes.
+
+        DeviceFailure where there is no GPU.
+        """
+        # A kernel is made here for that; a linker's first use may take longer than a trial may.
+        limit = max(self._deadline_s, DEADLINE_S)
+        name, half = self._call("use its GPU", self.side.gpu, deadline_s=limit)
+        if half is False:
+            raise lacks_half(f"{self.name}: {name}")
+
+    def processor(self) -> Processor:
+        """Its processor."""
+        return self._call("describe itself", self.side.processor)
+
+    def put(self, name: str, value: np.ndarray) -> None:
+        """Keep an array on the device under a name."""
+        self._call(
+            f"take an argument of {value.nbytes / 1e6:.1f} MB",
+            self.side.put,
+            name,
+            value,
+            deadline_s=self._deadline_s + value.nbytes / _UPLOAD_BYTES_PER_S,
+        )
+
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        """Room for an array on the device under a name."""
+        self._call("make room", self.side.allocate, name, shape, dtype)
+
+    def drop(self, names: Collection[str]) -> None:
+        """Free the arrays of those names."""
+        self._call("free arguments", self.side.drop, names)
+
+    def time_kernels(
+        self, kernels: Sequence[tuple[Path, tuple[str, ...]]], **how: int
+    ) -> list[list[float]]:
+        """Seconds of each run of each kernel, in turns; see `remote_session.time_kernels`."""
+        return self._call("run a kernel", partial(self.side.time_kernels, **how), kernels)
+
+    def run_kernel(self, path: Path, names: tuple[str, ...]) -> np.ndarray:
+        """What a kernel writes into its last argument."""
+        return self._call("run a kernel", self.side.run_kernel, path, names)
+
+    def _call(self, what: str, function: Callable, *args: object, deadline_s: float | None = None):
+        """Call a function of remote_session in the session's process."""
+        deadline_s = deadline_s or self._deadline_s
+        if not self._worker.alive and function is not remote_session.prepare:
+            raise DeviceFailure(f"{self.name}: this session has ended; open another", "died")
+        self._worker.start(remote_session.guarded, function, *args, deadline_s=deadline_s)
+        try:
+            value, error = self._worker.result()
+        except TimeoutError:
+            raise DeviceFailure(
+                f"{self.name}: no answer within {deadline_s:g} s when asked to {what}", "no answer"
+            ) from None
+        except ChildProcessError as died:
+            raise DeviceFailure(f"{self.name} could not {what}: {died}", "died") from died
+        if error is not None:
+            self.close()
+            kind = "died" if error == remote_session.ENDED else "error"
+            raise DeviceFailure(f"{self.name} could not {what}: {error}", kind)
+        return value
+
+
+class ThisMachine(Device):
+    """This machine as a device, in a process of its own that a kernel may take down."""
+
+    def __init__(self, *, threads: int, deadline_s: float = DEADLINE_S) -> None:
+        super().__init__("this machine", deadline_s=deadline_s)
+        try:
+            self._call("start", remote_session.prepare, deadline_s=DEADLINE_S)
+            self._call("start", remote_session.connect_here, threads)
+        except BaseException:
+            self.close()
+            raise
+        self.address = "this machine"
+
+
+class RemoteDevice(Device):
+    """One device of a tracker; nobody else can use it meanwhile.
+
+    InputError for a tracker or device that does not answer, and for one that is busy longer than
+    ``wait_s``. session_s: how long the server lets the session last.
+    """
+
+    def __init__(
+        self,
+        tracker: tuple[str, int],
+        key: str,
+        *,
+        wait_s: float = WAIT_S,
+        deadline_s: float = DEADLINE_S,
+        session_s: float | None = None,
+    ):
+        super().__init__(f"device {key}", deadline_s=deadline_s)
+        self.key, self._session_s = key, session_s or SESSION_DEADLINES * deadline_s
+        wait_for_device(tracker, key)
+        try:
+            # Imports TVM there, which takes longer than a server keeps a match key for.
+            self._call("start", remote_session.prepare, deadline_s=max(deadline_s, DEADLINE_S))
+            self.address = self._connect(tracker, wait_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def describe(self) -> Description:
+        """What the device is, and how long an empty call to it takes."""
+        processor, memory, (gpu, half), temperatures, answer_s = self._call(
+            "describe itself", remote_session.describe
+        )
+        return Description(
+            key=self.key,
+            address=self.address,
+            processor=processor,
+            memory=memory,
+            gpu=gpu,
+            half=half,
+            targets=fitting_targets(processor, gpu=gpu is not None),
+            temperatures=temperatures,
+            answer_ms=1e3 * answer_s,
+        )
+
+    def load(self, folder: Path, *, threads: int | None = None) -> RemoteArtifact:
+        """Upload the artifact in ``folder`` and load it there.
+
+        The weights go from the mapped file straight into the tensors that the model reads.
+        threads: by default as many as the device has big cores, or its server if these are fewer.
+        An artifact of OpenCL runs on its GPU; InputError for one with threads, and for one in
+        float16 where the GPU has none.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder / MANIFEST)
+        for name in (MODEL, WEIGHTS):
+            if not (folder / name).is_file():
+                raise InputError(
+                    f"{folder}: no {name} in it; a folder made by `rt3d compile` has one"
+                )
+        on_gpu = is_for_opencl(manifest)
+        if on_gpu and threads is not None:
+            raise InputError(f"{folder} runs on a GPU: threads have no effect")
+        size = sum((folder / name).stat().st_size for name in (MODEL, WEIGHTS))
+        processor = self.processor()
+        if (machine := elf_machine(folder / MODEL)) is None:
+            raise InputError(
+                f"{folder / MODEL}: not a 64-bit ELF library; `rt3d compile` makes one"
+            )
+        if processor.machine not in (None, machine):
+            fits = ", ".join(fitting_targets(processor, gpu=on_gpu))
+            raise InputError(
+                f"{folder}: compiled for {machine}, the device {self.key} is {processor.machine}; "
+                f"targets that fit: {fits}"
+            )
+        if threads is not None and not 1 <= threads <= processor.cores:
+            raise InputError(
+                f"{threads} threads: the device {self.key} has {processor.cores} cores"
+            )
+        if on_gpu and manifest["precision"]["dtype"] == "float16":
+            self.check_half()
+        wanted = None if on_gpu else threads or processor.big_cores
+        started = time.perf_counter()
+        number, running, gpu = self._call(
+            f"take {size / 1e6:.1f} MB of {folder}: the upload was interrupted",
+            remote_session.upload,
+            folder,
+            manifest,
+            wanted,
+            deadline_s=self._deadline_s + size / _UPLOAD_BYTES_PER_S,
+        )
+        if threads is not None and running < threads:
+            raise InputError(f"{threads} threads: the server of device {self.key} has {running}")
+        seconds = time.perf_counter() - started
+        return RemoteArtifact(self, number, manifest, running, gpu, size, seconds)
+
+    def _connect(self, tracker: tuple[str, int], wait_s: float) -> str:
+        until = time.monotonic() + wait_s
+        while True:
+            left = max(until - time.monotonic(), 1.0)
+            host, port, match_key = request_device(tracker, self.key, wait_s=left)
+            try:
+                self._call(
+                    "connect", remote_session.connect, host, port, match_key, self._session_s,
+                    deadline_s=ANSWER_S,
+                )  # fmt: skip
+            except DeviceFailure as error:
+                if time.monotonic() >= until:
+                    address = address_text((host, port))
+                    raise DeviceFailure(f"{error} ({address})", error.kind, address) from error
+                time.sleep(0.5)  # the server was restarted meanwhile: it has another match key
+                self._call("start", remote_session.prepare, deadline_s=DEADLINE_S)
+            else:
+                return address_text((host, port))
+
+
+@dataclass(frozen=True, eq=False)
+class RemoteArtifact:
+    """An artifact on a device, loaded; how many bytes and seconds its upload took.
+
+    number: of the session's artifacts, which stay until it ends.
+    """
+
+    device: RemoteDevice
+    number: int
+    manifest: dict
+    threads: int | None
+    gpu: str | None
+    upload_bytes: int
+    upload_s: float
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """The model's output for one input; InputError for another shape or type."""
+        check_input(self.manifest, x)
+        return self.device._call("run the model", remote_session.run, self.number, x)
+
+    def time(self, x: np.ndarray, *, runs: int = 20) -> RemoteTiming:
+        """Time ``runs`` runs on the input ``x``, by the device's own clock, after two to warm up.
+
+        Each run is a call of its own, so that each has the deadline for itself.
+        """
+        before = self.device.temperatures()
+        self.run(x)
+        samples = [
+            1e3 * self.device._call("run the model", remote_session.timed_run, self.number)
+            for _ in range(runs)
+        ]
+        p50, p90, p99 = np.percentile(samples, (50, 90, 99))
+        return RemoteTiming(
+            key=self.device.key,
+            address=self.device.address,
+            threads=self.threads,
+            gpu=self.gpu,
+            p50_ms=float(p50),
+            p90_ms=float(p90),
+            p99_ms=float(p99),
+            samples_ms=tuple(samples),
+            upload_s=self.upload_s,
+            upload_bytes=self.upload_bytes,
+            before=before,
+            after=self.device.temperatures(),
+        )

@@ -1,0 +1,188 @@
+"""Timing: engines beside each other, in one process and in turns; and the layers of a model."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from rt3d_tvm.artifact.load import Artifact
+from rt3d_tvm.artifact.opencl.artifact import OpenCLArtifact, load_here
+from rt3d_tvm.measure import opencl_peak as opencl_peak
+from rt3d_tvm.measure.cpu_peak import multiply_add_peak
+
+# Worker threads of an engine spin for a while after a run, in the way of the next engine's.
+PAUSE_S = 0.05
+WARM_UP = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Milliseconds of one engine: every run, and what so many per cent of them stay below.
+
+    ``ratio`` is of the medians, to the first engine.
+    """
+
+    engine: str
+    median_ms: float
+    p90_ms: float
+    p99_ms: float
+    ratio: float
+    samples_ms: tuple[float, ...]
+
+    @classmethod
+    def of(cls, engine: str, samples_ms: Sequence[float], *, first_ms: float | None) -> Timing:
+        """The timing of those runs; ``first_ms``: the first engine's median, None where it is."""
+        median, p90, p99 = (float(ms) for ms in np.percentile(samples_ms, (50, 90, 99)))
+        return cls(
+            engine=engine,
+            median_ms=median,
+            p90_ms=p90,
+            p99_ms=p99,
+            ratio=median / (first_ms or median),
+            samples_ms=tuple(samples_ms),
+        )
+
+
+def bench(
+    engines: Mapping[str, Callable[[np.ndarray], object]], x: np.ndarray, *, runs: int = 20
+) -> list[Timing]:
+    """Time every engine on the input ``x``, ``runs`` times, in turns.
+
+    In turns, because the clock of a machine drifts: ratios between medians then still hold.
+    """
+    for run in engines.values():
+        for _ in range(WARM_UP):
+            run(x)
+    samples: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(runs):
+        for name, run in engines.items():
+            time.sleep(PAUSE_S)
+            start = time.perf_counter()
+            run(x)
+            samples[name].append(1e3 * (time.perf_counter() - start))
+    timings: list[Timing] = []
+    for name, taken in samples.items():
+        first_ms = timings[0].median_ms if timings else None
+        timings.append(Timing.of(name, taken, first_ms=first_ms))
+    return timings
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceClock:
+    """An artifact on an OpenCL device as an engine, which notes what the device's clock says.
+
+    kernels_ms: of each run the sum over its kernels, without upload, download and what is between.
+    """
+
+    artifact: OpenCLArtifact
+    kernels_ms: list[float] = field(default_factory=list)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Run the artifact."""
+        result, calls = self.artifact.timed(x)
+        self.kernels_ms.append(sum(calls))
+        return result
+
+    def timing(self, first: Timing) -> Timing:
+        """The kernels of the runs that ``first``, of this engine, timed from outside."""
+        samples = self.kernels_ms[-len(first.samples_ms) :]
+        return Timing.of("its kernels alone", samples, first_ms=first.median_ms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallTiming:
+    """Milliseconds of one call inside a model: their median, and its share of all calls'.
+
+    For layers (two, where one kernel computes both) also their density, the multiply-adds of their
+    kept weights at 2 FLOP each (``gflops``, useful ones only), and their share of the multiply-add
+    peak of the threads that ran them.
+    """
+
+    function: str
+    layers: tuple[str, ...]
+    ms: float
+    share: float
+    density: float | None = None
+    gflops: float | None = None
+    peak_share: float | None = None
+    samples_ms: tuple[float, ...] = ()
+
+
+def bench_layers(
+    folder: Path,
+    x: np.ndarray,
+    *,
+    threads: int | None = None,
+    device: str | None = None,
+    runs: int = 20,
+) -> list[CallTiming]:
+    """Time every call of an artifact, over ``runs`` runs, in the order they are made.
+
+    On a CPU timed from outside each call, so short ones look a little longer than they are; on an
+    OpenCL device by its own clock. It loads the artifact for itself, as load_here does: TVM has no
+    way to take its instrument off a loaded one again.
+    """
+    artifact = load_here(folder, threads=threads, device=device)
+    if isinstance(artifact, OpenCLArtifact):
+        peak = opencl_peak.multiply_add_peak(artifact.executor.device, artifact.accumulate)
+        run = artifact.call_ms
+    else:
+        run, peak = call_timer(artifact), multiply_add_peak(artifact.threads)
+    samples = [run(x) for _ in range(runs + 1)][1:]  # the first run makes threads and buffers
+    return call_timings(artifact.manifest, list(zip(*samples, strict=True)), peak)
+
+
+def call_timer(artifact: Artifact) -> Callable[[np.ndarray], list[float]]:
+    """A function that runs the artifact and returns the milliseconds of each call, in order.
+
+    From then on every run of the artifact is timed that way.
+    """
+    samples: list[float] = []
+    started = 0.0
+
+    def instrument(_function, name: str, before_run: bool, _result, *_arguments) -> None:
+        nonlocal started
+        if name.startswith("vm.builtin."):
+            return
+        if before_run:
+            started = time.perf_counter()
+        else:
+            samples.append(1e3 * (time.perf_counter() - started))
+
+    def run(x: np.ndarray) -> list[float]:
+        samples.clear()
+        artifact.run(x)
+        return list(samples)
+
+    artifact.vm.set_instrument(instrument)
+    return run
+
+
+def call_timings(
+    manifest: dict, samples: Sequence[Sequence[float]], peak: float
+) -> list[CallTiming]:
+    """The calls that a manifest lists with their times (ms), rated by the ``peak`` (GFLOP/s)."""
+    layers = {layer["name"]: layer for layer in manifest["layers"]}
+    medians = [statistics.median(taken) for taken in samples]
+    timings = []
+    for call, ms, taken in zip(manifest["calls"], medians, samples, strict=True):
+        timing = CallTiming(
+            function=call["function"],
+            layers=tuple(call["layers"]),
+            ms=ms,
+            share=ms / sum(medians),
+            samples_ms=tuple(taken),
+        )
+        if of_call := [layers[name] for name in timing.layers]:
+            kept = sum(layer["kept_macs"] for layer in of_call)
+            density = sum(layer["density"] * layer["dense_macs"] for layer in of_call)
+            density /= sum(layer["dense_macs"] for layer in of_call)
+            gflops = 2 * kept / ms / 1e6
+            timing = replace(timing, density=density, gflops=gflops, peak_share=gflops / peak)
+        timings.append(timing)
+    return timings

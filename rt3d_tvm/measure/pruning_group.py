@@ -1,0 +1,330 @@
+"""Choosing the size of a kernel group for a target: offline, on synthesised layers (section 3).
+
+The size is a property of the device, no hyperparameter of pruning. Layers with random weights are
+compiled the way every model is, pruned to the same density in groups of each size, and timed. Of
+two sizes that are about as fast the smaller is better: it leaves pruning more freedom.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from rt3d_tvm.artifact.load import load
+from rt3d_tvm.compile.build import compile_onnx
+from rt3d_tvm.compile.choices.space import decisions
+from rt3d_tvm.compile.frontend import import_onnx
+from rt3d_tvm.compile.passes.kgs_conv3d import KGSConv3d
+from rt3d_tvm.compile.pipeline import lower
+from rt3d_tvm.compile.targets import is_opencl, make_target
+from rt3d_tvm.conv_shape import ConvShape
+from rt3d_tvm.devices.tracker import NO_TRACKER
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.measure.bench import call_timer
+from rt3d_tvm.scratch_folder import scratch_folder
+from rt3d_tvm.tune.tasks import extract_tasks
+from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.opencl.work_item import item_pruning_group, work_item
+
+GROUPS = tuple(KernelGroup(g_m=g_m, g_n=4) for g_m in (4, 8, 16, 32))
+# From the rates of the paper's Table 2: S3D's 2.1x and C3D's 3.6x.
+DENSITIES = (0.48, 0.28)
+# How much slower than the fastest size the recommended one may be.
+SHARE = 0.10
+# Deviation of the log of a location's importance, so that row blocks keep unequal numbers of
+# columns, as in trained nets.
+_SIGMA = 0.6
+
+# Starts an artifact on the device that the choice is for: a function that runs it once on an input
+# and returns the milliseconds that its convolution took, or the whole run where only that is seen.
+Timer = Callable[[Path, np.ndarray], Callable[[], float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupTiming:
+    """Median milliseconds of one layer at a density, in groups of one size."""
+
+    layer: str
+    times: int
+    density: float
+    group: str
+    ms: float
+    samples_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupChoice:
+    """What was timed, and the size recommended.
+
+    slowdown: of each size, at the density where it is worst, its time over all layers divided by
+    the time of the fastest size at that density.
+    """
+
+    target: str
+    share: float
+    timings: tuple[GroupTiming, ...]
+    slowdown: dict[str, float]
+    recommended: str
+
+
+def choose_group(
+    layers: Mapping[ConvShape, int],
+    *,
+    groups: Sequence[KernelGroup] = GROUPS,
+    densities: Sequence[float] = DENSITIES,
+    target: str = "host",
+    runs: int = 10,
+    share: float = SHARE,
+    timer: Timer | None = None,
+    tracker: tuple[str, int] | None = None,
+    key: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> GroupChoice:
+    """Time every layer at every density in groups of every size, and recommend a size.
+
+    layers: how often the model has a layer of each shape. Runs are timed by ``timer``, by default
+    here, which takes the target "host"; or on a device of ``tracker`` under ``key``. InputError for
+    a size without a kernel, for bad numbers, and for a device that does not answer.
+    """
+    say = progress or (lambda stage: None)
+    _check(layers, groups, densities, target, share, timer is not None or tracker is not None)
+    if tracker is None and key is not None:
+        raise InputError(NO_TRACKER)
+    with contextlib.ExitStack() as stack:
+        if tracker is None:
+            time_layer = partial(_time_layer, target=target, timer=timer or _time_here)
+        else:
+            time_layer = stack.enter_context(_device_timer(tracker, key, target, say))
+        timings = _timings(layers, groups, densities, runs, time_layer, say)
+    slowdown = slowdowns(timings)
+    return GroupChoice(
+        target=target,
+        share=share,
+        timings=tuple(timings),
+        slowdown={str(group): slowdown[str(group)] for group in groups},
+        recommended=str(recommend({group: slowdown[str(group)] for group in groups}, share)),
+    )
+
+
+def _timings(
+    layers: Mapping[ConvShape, int],
+    groups: Sequence[KernelGroup],
+    densities: Sequence[float],
+    runs: int,
+    time_layer: Callable[..., dict[KernelGroup, list[float]]],
+    say: Callable[[str], None],
+) -> list[GroupTiming]:
+    timings = []
+    for index, (layer, times) in enumerate(layers.items()):
+        for density in densities:
+            say(f"{index + 1} of {len(layers)}: {layer} at density {density:g}")
+            timings += [
+                GroupTiming(
+                    layer=str(layer),
+                    times=times,
+                    density=density,
+                    group=str(group),
+                    ms=statistics.median(values),
+                    samples_ms=tuple(values),
+                )
+                for group, values in time_layer(layer, groups, density, runs).items()
+            ]
+    return timings
+
+
+def slowdowns(timings: Iterable[GroupTiming]) -> dict[str, float]:
+    """Of each size, its time over all layers to that of the fastest, at its worst density."""
+    totals: dict[float, dict[str, float]] = {}
+    for timing in timings:
+        by_group = totals.setdefault(timing.density, {})
+        by_group[timing.group] = by_group.get(timing.group, 0.0) + timing.times * timing.ms
+    worst: dict[str, float] = {}
+    for by_group in totals.values():
+        for group, ms in by_group.items():
+            worst[group] = max(worst.get(group, 0.0), ms / min(by_group.values()))
+    return worst
+
+
+def recommend(slowdown: Mapping[KernelGroup, float], share: float) -> KernelGroup:
+    """The smallest size that is within ``share`` of the fastest at every density.
+
+    Where each size is slower than that somewhere, the one whose worst is best. Smallest is the
+    fewest weights in a group, of equal ones the fewest filters.
+    """
+    good = [group for group, worst in slowdown.items() if worst <= 1 + share]
+    if not good:
+        return min(slowdown, key=slowdown.__getitem__)
+    return min(good, key=lambda group: (group.g_m * group.g_n, group.g_m))
+
+
+def heaviest(layers: Mapping[ConvShape, int], count: int) -> dict[ConvShape, int]:
+    """The layers with the most multiply-adds in all, at most ``count``, heaviest first."""
+    order = sorted(layers, key=lambda layer: -layer.macs * layers[layer])
+    return {layer: layers[layer] for layer in order[:count]}
+
+
+def synthesised_weight(
+    layer: ConvShape, *, group: KernelGroup, density: float, seed: int = 0
+) -> np.ndarray:
+    """Random float32 (M, N, KD, KH, KW) that keeps ``density`` of its kernel groups' locations.
+
+    The most important are kept, wherever they are, so that row blocks keep unequal numbers.
+    """
+    rng = np.random.default_rng(seed)
+    blocks = (-(-layer.filters // group.g_m), -(-layer.channels // group.g_n))
+    importance = rng.lognormal(sigma=_SIGMA, size=(*blocks, *layer.kernel))
+    importance *= rng.lognormal(sigma=_SIGMA, size=(*blocks, 1, 1, 1))
+    kept = max(round(density * importance.size), 1)
+    mask = importance >= np.partition(importance.ravel(), -kept)[-kept]
+    mask = mask.repeat(group.g_m, 0)[: layer.filters].repeat(group.g_n, 1)[:, : layer.channels]
+    weight = rng.standard_normal((layer.filters, layer.channels, *layer.kernel))
+    return np.where(mask, weight, 0).astype("float32")
+
+
+def write_layer(layer: ConvShape, weight: np.ndarray, path: Path) -> None:
+    """An ONNX file of this convolution, with bias and ReLU, and nothing else."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    data = (1, layer.channels, *layer.data)
+    bias = np.linspace(-1, 1, layer.filters, dtype="float32")
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "Conv",
+                ["x", "layer.weight", "layer.bias"],
+                ["y"],
+                strides=layer.stride,
+                pads=layer.padding * 2,
+            ),
+            helper.make_node("Relu", ["y"], ["z"]),
+        ],
+        "layer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, data)],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, (1, layer.filters, *layer.out))],
+        [
+            numpy_helper.from_array(weight, "layer.weight"),
+            numpy_helper.from_array(bias, "layer.bias"),
+        ],
+    )
+    opset = helper.make_opsetid("", 18)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
+
+
+def _time_layer(
+    layer: ConvShape,
+    groups: Sequence[KernelGroup],
+    density: float,
+    runs: int,
+    *,
+    target: str,
+    timer: Timer,
+) -> dict[KernelGroup, list[float]]:
+    """Milliseconds of each run, the sizes in turns, so that a drifting clock meets them all."""
+    x = np.random.default_rng(1).standard_normal((1, layer.channels, *layer.data), "float32")
+    with scratch_folder("rt3d-groups-") as folder:
+        timers = {}
+        for group in groups:
+            onnx_path, artifact = folder / "layer.onnx", folder / str(group)
+            write_layer(layer, synthesised_weight(layer, group=group, density=density), onnx_path)
+            # Directly: no density in question is high enough for another algorithm.
+            compile_onnx(onnx_path, artifact, target=target, group=group, winograd=False)
+            timers[group] = timer(artifact, x)
+            timers[group]()
+        samples: dict[KernelGroup, list[float]] = {group: [] for group in groups}
+        for _ in range(runs):
+            for group, run in timers.items():
+                samples[group].append(run())
+    return samples
+
+
+@contextlib.contextmanager
+def _device_timer(
+    tracker: tuple[str, int], key: str | None, target: str, say: Callable[[str], None]
+) -> Iterator[Callable[..., dict[KernelGroup, list[float]]]]:
+    """What times a layer on a device, the convolution alone, as a search for tuned kernels does."""
+    from rt3d_tvm.tune.builder import Builder
+    from rt3d_tvm.tune.fleet import Devices, Timing
+    from rt3d_tvm.tune.openers import device_opener
+    from rt3d_tvm.tune.tuner import DEADLINE_S, kernel_job
+
+    made_for = make_target(target)
+    opener, _, renew_s, _ = device_opener(tracker, key, target, None, DEADLINE_S)
+    with (
+        scratch_folder("rt3d-groups-") as folder,
+        Builder(made_for, folder) as builder,
+        Devices(opener, 1, say=say, renew_s=renew_s) as devices,
+    ):
+
+        def time_layer(
+            layer: ConvShape, groups: Sequence[KernelGroup], density: float, runs: int
+        ) -> dict[KernelGroup, list[float]]:
+            tasks, path = [], folder / "layer.onnx"
+            for group in groups:
+                write_layer(layer, synthesised_weight(layer, group=group, density=density), path)
+                (task,) = extract_tasks(
+                    lower(import_onnx(path), made_for, group=group, winograd=False)
+                )
+                tasks.append(task)
+            kernels = [task.layer.conv for task in tasks]
+            defaults = [decisions(conv, made_for)[0] for conv in kernels]
+            jobs = []
+            libraries = builder.build(list(zip(kernels, defaults, strict=True)))
+            for group, task, library in zip(groups, tasks, libraries, strict=True):
+                if isinstance(library, str):
+                    raise InputError(f"{layer} in groups of {group}: {library}")
+                jobs.append(kernel_job(task.layer, str(group), task.layer.default, library))
+            seconds = devices.in_turns(jobs, Timing(turns=runs, repeats=1))
+            return {
+                group: [1e3 * value for value in taken]
+                for group, taken in zip(groups, seconds, strict=True)
+            }
+
+        yield time_layer
+
+
+def _time_here(folder: Path, x: np.ndarray) -> Callable[[], float]:
+    """The convolution alone: packing and unpacking around it are the network's first and last."""
+    artifact = load(folder)
+    run = call_timer(artifact)
+    layer = [bool(call["layers"]) for call in artifact.manifest["calls"]]
+    return lambda: sum(ms for ms, counts in zip(run(x), layer, strict=True) if counts)
+
+
+def _check(
+    layers: Mapping[ConvShape, int],
+    groups: Sequence[KernelGroup],
+    densities: Sequence[float],
+    target: str,
+    share: float,
+    elsewhere: bool,
+) -> None:
+    if not layers or not groups or not densities:
+        raise InputError("at least one layer, one group size and one density are needed")
+    for density in densities:
+        if not 0 < density <= 1:
+            raise InputError(f"density {density:g}: above 0 and at most 1 is accepted")
+    if not 0 <= share < 1:
+        raise InputError(f"share {share:g}: at least 0 and below 1 is accepted")
+    made_for = make_target(target)
+    if is_opencl(made_for):
+        raise InputError(
+            f"target {target!r}: sizes are timed on cores; its kernels are made for groups of "
+            f"{item_pruning_group(work_item(made_for))}"
+        )
+    if not elsewhere and target != "host":
+        raise InputError(
+            f"target {target!r}: only host can be timed on this machine; a tracker and a key name "
+            "another"
+        )
+    for group in groups:
+        try:
+            KGSConv3d(made_for, group)
+        except ValueError as error:
+            raise InputError(str(error)) from error

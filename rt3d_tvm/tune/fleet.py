@@ -1,0 +1,344 @@
+"""Several devices that measure kernels in parallel, and what becomes of those that misbehave.
+
+A thread drives each device. A kernel that takes its session down is tried once more; if it fails
+again, a kernel that is known to work decides whose fault it was: the kernel's, or the device's,
+which is then set aside.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rt3d_tvm.devices.processor import hottest
+from rt3d_tvm.devices.remote import Device, DeviceFailure
+from rt3d_tvm.errors import InputError
+
+# Failures one after the other, the last of them with a kernel known to work, and the device is set
+# aside.
+MOST_FAILURES = 3
+# Seconds: between two attempts to open a session, and between two looks at a thermometer.
+RETRY_S = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A library, and the arguments of its ``main`` by name: an array, or (shape, dtype) for room.
+
+    A name always stands for the same value. ``id`` is the caller's.
+    """
+
+    id: object
+    path: Path
+    arguments: dict[str, np.ndarray | tuple[tuple[int, ...], str]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the arguments, in order."""
+        return tuple(self.arguments)
+
+
+def together(jobs: Sequence[Job]) -> Job:
+    """A job that holds the arguments of them all."""
+    arguments = {name: value for job in jobs for name, value in job.arguments.items()}
+    return Job(None, jobs[0].path, arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Seconds of each run of a job, or what became of it: a kind and a message."""
+
+    seconds: tuple[float, ...] = ()
+    kind: str | None = None
+    message: str = ""
+    device: str = ""
+    celsius: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pauses:
+    """What a device does between two trials: rest so many seconds, and until it is that cool.
+
+    A device that shows no temperature fails where one is asked for.
+    """
+
+    rest_s: float = 0.0
+    max_celsius: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How a kernel is timed: ``repeats`` runs of at least ``min_repeat_ms`` in every turn."""
+
+    turns: int = 1
+    repeats: int = 5
+    min_repeat_ms: int = 10
+
+
+TRIAL = Timing()
+
+
+@dataclass
+class _Seat:
+    """One device, or the wait for it."""
+
+    number: int
+    state: str = "starting"
+    device: Device | None = None
+    opened: float = 0.0
+    held: set[str] = field(default_factory=set)
+
+
+class Devices:
+    """``count`` devices, each opened by ``opener`` when it is needed, for as long as it works.
+
+    renew_s: sessions older than that are opened anew before the next trial. patience_s: how long
+    to wait for a device that is not there before its seat is given up. ``say`` is told what happens
+    to devices.
+    """
+
+    def __init__(
+        self,
+        opener: Callable[[], Device],
+        count: int,
+        *,
+        say: Callable[[str], None],
+        pauses: Pauses | None = None,
+        renew_s: float = float("inf"),
+        patience_s: float = 300.0,
+    ) -> None:
+        self._opener, self._say, self._pauses = opener, say, pauses or Pauses()
+        self._renew_s, self._patience_s = renew_s, patience_s
+        self._jobs: queue.Queue[tuple[Job, Timing, int]] = queue.Queue()
+        self._done: queue.Queue[tuple[Job, Outcome]] = queue.Queue()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._failures: Counter[str] = Counter()
+        self._judge: Job | None = None
+        self.aside: dict[str, str] = {}
+        self._seats = [_Seat(number) for number in range(1, count + 1)]
+        self._threads = [
+            threading.Thread(target=self._serve, args=(seat,), daemon=True) for seat in self._seats
+        ]
+        self._last_words = ""
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Devices:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for seat in self._seats:
+            if (device := seat.device) is not None:
+                device.interrupt()
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    @property
+    def states(self) -> list[str]:
+        """What each device is doing, for a person to read."""
+        return [seat.state for seat in self._seats]
+
+    @property
+    def judge(self) -> Job | None:
+        """The job that is known to work: the first that did; its library has to stay."""
+        return self._judge
+
+    def measure(self, jobs: Iterable[Job], timing: Timing = TRIAL) -> Iterator[tuple[Job, Outcome]]:
+        """The outcome of every job, as they come. InputError when no device is left.
+
+        Each job is begun as soon as ``jobs`` gives it.
+        """
+        count = 0
+        for count, job in enumerate(jobs, 1):  # noqa: B007 the count is what is left
+            self._jobs.put((job, timing, 0))
+        for _ in range(count):
+            while True:
+                try:
+                    yield self._done.get(timeout=0.2)
+                    break
+                except queue.Empty:
+                    if not any(thread.is_alive() for thread in self._threads):
+                        raise InputError(f"no device is left: {self._last_words}") from None
+
+    def alone(self, use: Callable[[Device], object], job: Job) -> object:
+        """What ``use`` makes of a device that holds the arguments of ``job``, on this thread.
+
+        For work between two calls of `measure`, while no device is busy. DeviceFailure as they are.
+        """
+        for seat, thread in zip(self._seats, self._threads, strict=True):
+            if thread.is_alive() and self._open(seat):
+                try:
+                    self._hold(seat, job)
+                    return use(seat.device)
+                except DeviceFailure:
+                    self._close(seat)
+                    raise
+        raise InputError(f"no device is left: {self._last_words}")
+
+    def in_turns(self, jobs: Sequence[Job], timing: Timing) -> list[list[float]]:
+        """Seconds of each run of each job, the jobs in turns, each turn on one device; as `alone`.
+
+        A turn of a job is an operation of its own: its deadline is for no more runs than a trial's.
+        """
+
+        def turn(device: Device) -> list[list[float]]:
+            how = {"repeats": timing.repeats, "min_repeat_ms": timing.min_repeat_ms}
+            return [device.time_kernels([(j.path, j.names)], turns=1, **how)[0] for j in jobs]
+
+        turns = [self.alone(turn, together(jobs)) for _ in range(timing.turns)]
+        return [
+            [value for taken in of_job for value in taken] for of_job in zip(*turns, strict=True)
+        ]
+
+    def _serve(self, seat: _Seat) -> None:
+        try:
+            while not self._stop.is_set():
+                try:
+                    job, timing, passed = self._jobs.get(timeout=0.2)
+                except queue.Empty:
+                    continue
+                outcome = self._outcome(seat, job, timing)
+                if outcome is not None:
+                    self._done.put((job, outcome))
+                elif passed < MOST_FAILURES:
+                    self._jobs.put((job, timing, passed + 1))
+                else:
+                    message = f"took {passed + 1} devices down"
+                    self._done.put((job, Outcome(kind="died", message=message)))
+                if outcome is None:
+                    break
+        finally:
+            if seat.device is not None:
+                seat.device.close()
+
+    def _outcome(self, seat: _Seat, job: Job, timing: Timing) -> Outcome | None:
+        """The outcome of a job; None where it is the seat that is to be given up."""
+        failure: DeviceFailure | None = None
+        attempt = 0
+        while True:
+            attempt += 1
+            judged = attempt >= MOST_FAILURES and self._judge is not None
+            tried = self._judge if judged else job
+            try:
+                if not self._open(seat):
+                    return None
+                outcome = self._timed(seat, tried, timing)
+            except DeviceFailure as error:
+                if self._stop.is_set():
+                    return None
+                failure = failure or error
+                address = seat.device.address
+                self._close(seat)
+                # Kernels that crash, of other seats as well, are no fault of the device's.
+                to_blame = judged or self._judge is None
+                if self._set_aside(seat, address, error, to_blame=to_blame):
+                    return None
+                continue
+            self._failures[seat.device.address] = 0
+            if tried is job:
+                self._judge = self._judge or job
+                return outcome
+            return Outcome(kind=failure.kind, message=str(failure), device=seat.device.address)
+
+    def _timed(self, seat: _Seat, job: Job, timing: Timing) -> Outcome:
+        self._hold(seat, job)
+        celsius = self._cooled(seat)
+        seat.state = f"{seat.device.address}: measuring"
+        (seconds,) = seat.device.time_kernels(
+            [(job.path, job.names)],
+            turns=timing.turns,
+            repeats=timing.repeats,
+            min_repeat_ms=timing.min_repeat_ms,
+        )
+        seat.state = f"{seat.device.address}: idle"
+        return Outcome(seconds=tuple(seconds), device=seat.device.address, celsius=celsius)
+
+    def _open(self, seat: _Seat) -> bool:
+        """A session that is young enough; False where there is none to be had."""
+        if seat.device is not None and time.monotonic() - seat.opened < self._renew_s:
+            return True
+        self._close(seat)
+        until = time.monotonic() + self._patience_s
+        while not self._stop.is_set():
+            try:
+                device = self._opener()
+            except InputError as error:
+                self._last_words = str(error)
+                seat.state = f"waiting: {error}"
+                address = getattr(error, "address", None)
+                if address is not None and self._set_aside(seat, address, error, to_blame=True):
+                    return False
+                if time.monotonic() >= until:
+                    self._say(f"given up: {error}")
+                    return False
+                self._stop.wait(RETRY_S)
+                continue
+            if device.address not in self.aside:
+                seat.device, seat.opened = device, time.monotonic()
+                return True
+            device.close()
+            seat.state = f"waiting for another device than {device.address}"
+            if time.monotonic() >= until:
+                return False
+            self._stop.wait(RETRY_S)
+        return False
+
+    def _hold(self, seat: _Seat, job: Job) -> None:
+        """Put the job's arguments on the device, and drop those of others."""
+        if old := seat.held - set(job.names):
+            seat.device.drop(old)
+            seat.held -= old
+        for name, value in job.arguments.items():
+            if name not in seat.held:
+                seat.state = f"{seat.device.address}: taking arguments"
+                if isinstance(value, tuple):
+                    seat.device.allocate(name, *value)
+                else:
+                    seat.device.put(name, value)
+                seat.held.add(name)
+
+    def _cooled(self, seat: _Seat) -> float | None:
+        """Rest as asked; the temperature after it, where one is shown."""
+        limit = self._pauses.max_celsius
+        if self._pauses.rest_s:
+            seat.state = f"{seat.device.address}: resting"
+            self._stop.wait(self._pauses.rest_s)
+        if limit is None:
+            return None
+        while True:
+            celsius = hottest(seat.device.temperatures())
+            if celsius is None:
+                raise DeviceFailure(f"{seat.device.address} shows no temperature", "error")
+            if celsius <= limit or self._stop.is_set():
+                return celsius
+            seat.state = f"{seat.device.address}: cooling, {celsius:.1f} °C"
+            self._stop.wait(RETRY_S)
+
+    def _set_aside(self, seat: _Seat, address: str, error: InputError, *, to_blame: bool) -> bool:
+        """Whether the device has now failed too often, this time by itself; it is named then."""
+        self._last_words = str(error)
+        self._failures[address] += 1
+        with self._lock:
+            # One that is aside already has cost a seat; whoever meets it again looks for another.
+            few = self._failures[address] < MOST_FAILURES
+            if few or not to_blame or address in self.aside:
+                return False
+            self.aside[address] = str(error)
+        seat.state = f"{address}: set aside"
+        self._say(f"{address} is set aside: {error}")
+        return True
+
+    def _close(self, seat: _Seat) -> None:
+        if seat.device is not None:
+            seat.device.close()
+            seat.device = None
+        seat.held.clear()

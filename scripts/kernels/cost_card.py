@@ -1,0 +1,106 @@
+"""Cost cards of the pruned models for an Adreno 650: bounds for their kernels' times, from counts.
+
+Prints, for each model, the kernels that take longest and the sums beside the paper's figures.
+Nothing is timed and no GPU is needed. Bytes are those of every tensor a kernel is given, once
+("each once"), and those of every access it executes, as if there were no cache ("every access").
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rt3d_tvm.artifact.load import map_weights, read_manifest
+from rt3d_tvm.artifact.opencl.plan import Plan
+from rt3d_tvm.compile.build import compile_onnx
+from rt3d_tvm.compile.targets import make_target
+from rt3d_tvm.console import print_table, write_json
+from rt3d_tvm.export import export_onnx
+from rt3d_tvm.measure.cost_card import CostCard, cost_cards
+from rt3d_tvm.prune.benchmark import benchmark_pair
+from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.opencl.work_item import item_pruning_group, work_item
+
+# Milliseconds on an Adreno 650 in fp16 (paper, Table 2, sparse).
+PAPER_MS = {"c3d": 142, "r2plus1d": 141, "s3d": 293}
+SHOWN = 12
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compile each model for adreno, count, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=list(PAPER_MS), default=list(PAPER_MS))
+    parser.add_argument(
+        "--group",
+        type=KernelGroup.parse,
+        default=item_pruning_group(work_item(make_target("adreno"))),
+        help="what the models are pruned in (default %(default)s: what adreno prefers)",
+    )
+    parser.add_argument("--work", type=Path, default=Path("build/cost_card"), metavar="DIR")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args(argv)
+    sums, found = [], {}
+    for model in args.models:
+        found[model] = cards = model_cards(model, args.group, args.work)
+        longest = sorted(cards, key=lambda card: -card.bound_ms)[:SHOWN]
+        print_table(
+            [
+                (
+                    card.kernel,
+                    card.work_groups,
+                    card.group_items,
+                    card.registers,
+                    card.flops / 1e9,
+                    card.tensor_bytes / 1e6,
+                    card.executed_bytes / 1e6,
+                    card.intensity,
+                    card.bound_ms,
+                    card.uncached_ms,
+                )
+                for card in longest
+            ],
+            columns=(
+                *("kernel", "groups", "items", "registers", "GFLOP", "MB", "MB accessed"),
+                *("FLOP/byte", "each once ms", "every access ms"),
+            ),
+            title=f"{model}, {args.group}: the {len(longest)} longest of {len(cards)} kernels",
+        )
+        sums.append(
+            (
+                model,
+                sum(card.flops for card in cards) / 1e9,
+                sum(card.tensor_bytes for card in cards) / 1e6,
+                sum(card.bound_ms for card in cards),
+                sum(card.uncached_ms for card in cards),
+                PAPER_MS[model],
+            )
+        )
+    print_table(
+        sums,
+        columns=("model", "GFLOP", "MB", "each once ms", "every access ms", "paper, measured ms"),
+        title="sums: bounds, not measurements",
+    )
+    if args.json is not None:
+        rows = {
+            name: [{**vars(c), "bound_ms": c.bound_ms, "uncached_ms": c.uncached_ms} for c in cards]
+            for name, cards in found.items()
+        }
+        write_json(args.json, rows)
+    return 0
+
+
+def model_cards(name: str, group: KernelGroup, work: Path) -> list[CostCard]:
+    """The cards of a model with benchmark weights, pruned to the paper's rate."""
+    work.mkdir(parents=True, exist_ok=True)
+    onnx, folder = work / f"{name}_{group}.onnx", work / f"{name}_{group}"
+    if not onnx.is_file():
+        pair = benchmark_pair(name, group=group)
+        export_onnx(pair.pruned, pair.input_shape, onnx)
+    compile_onnx(onnx, folder, target="adreno")
+    manifest = read_manifest(folder / "manifest.json")
+    weights = map_weights(folder, manifest, bytes.fromhex(manifest["id"]))
+    return cost_cards(Plan.read(folder), weights)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,355 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from rt3d_tvm import cli
+from rt3d_tvm.data.generate import make_clip
+
+COMMANDS = (
+    *("models", "train", "prune", "export", "compile", "verify", "bench", "run", "doctor", "data"),
+    "tune",
+    *("remote", "tracker", "rpc-server"),
+)
+SMALL = ["--model", "c3d", "--width", "0.125", "--classes", "7", "--size", "32"]
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory):
+    """A small pruned C3D taken through the commands: its weights, ONNX file, artifact, a video."""
+    folder = tmp_path_factory.mktemp("flow")
+    weights, model, artifact = folder / "w.safetensors", folder / "m.onnx", folder / "artifact"
+    prune = ["prune", *SMALL, "--rate", "2.5", "-o", weights, "--json", folder / "prune.json"]
+    export = ["export", "--weights", weights, "-o", model, "--json", folder / "export.json"]
+    for argv in (prune, export, ["compile", model, "-o", artifact]):
+        assert cli.main([str(arg) for arg in argv]) == 0
+    make_clip(folder / "v.mp4", frames=20, size=48)
+    return folder
+
+
+def error_of(argv, capsys):
+    """The one line that a command refuses its arguments with."""
+    status = cli.main([str(arg) for arg in argv])
+    errors = capsys.readouterr().err
+    assert status == 2
+    assert errors.startswith("rt3d: error: ")
+    assert errors.count("\n") == 1
+    return errors
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_imports_nothing_heavy(command):
+    argv = [command, "--help"] if command else ["--help"]
+    program = f"""
+import sys
+from rt3d_tvm.cli import main
+try:
+    main({argv!r})
+except SystemExit as exit:
+    assert exit.code == 0
+heavy = {{"torch", "tvm", "onnx", "onnxruntime", "av", "numpy", "rich"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    assert f"usage: rt3d{f' {command}' if command else ''}" in child.stdout
+
+
+def test_models_are_listed(tmp_path, capsys):
+    assert cli.main(["models", "--json", str(tmp_path / "m.json")]) == 0
+    assert "R(2+1)D-18" in capsys.readouterr().out
+    assert {spec["name"] for spec in json.loads((tmp_path / "m.json").read_text())} == {
+        *("c3d", "r2plus1d", "s3d"),
+        *("vgg16", "resnet50", "mobilenet_v2"),
+    }
+
+
+def test_prune_and_export_report_what_they_did(flow):
+    pruned = json.loads((flow / "prune.json").read_text())
+    assert abs(pruned["rate"] - 2.5) < 0.05
+    exported = json.loads((flow / "export.json").read_text())
+    assert exported["operators"]["Conv"] == 8
+    assert exported["max_rel_error"] <= exported["tolerance"]
+
+
+def test_verify_passes_and_says_so(flow, tmp_path, capsys):
+    argv = ["verify", flow / "artifact", "--onnx", flow / "m.onnx", "--json", tmp_path / "v.json"]
+    assert cli.main([str(arg) for arg in argv]) == 0
+    assert "passed" in capsys.readouterr().out
+    assert json.loads((tmp_path / "v.json").read_text())["max_rel_error"] <= 1e-4
+
+
+def test_verify_fails_against_another_model(flow, tmp_path, capsys):
+    model = onnx.load(flow / "m.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.name == "fc8.weight":
+            values = -onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, tmp_path / "other.onnx")
+    argv = ["verify", flow / "artifact", "--onnx", tmp_path / "other.onnx"]
+    assert cli.main([str(arg) for arg in argv]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_bench_times_every_engine_in_one_run(flow, tmp_path, capsys):
+    argv = ["bench", flow / "artifact", "--onnx", flow / "m.onnx", "--runs", "3", "--threads", "1"]
+    argv += ["--torch", f"c3d:{flow / 'w.safetensors'}", "--json", tmp_path / "b.json"]
+    assert cli.main([str(arg) for arg in argv]) == 0
+    assert "1 threads, 3 runs" in capsys.readouterr().out
+    timings = json.loads((tmp_path / "b.json").read_text())["timings"]
+    assert [timing["engine"] for timing in timings] == ["rt3d", "ONNX Runtime", "PyTorch"]
+    assert all(
+        len(timing["samples_ms"]) == 3 and min(timing["samples_ms"]) > 0 for timing in timings
+    )
+
+
+def test_run_prints_the_top_five_and_the_stages(flow, tmp_path, capsys):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"label{i}\n" for i in range(7)))
+    argv = ["run", flow / "artifact", flow / "v.mp4", "--labels", labels, "--model", "c3d"]
+    argv += ["--clips", "2", "--json", tmp_path / "r.json"]
+    assert cli.main([str(arg) for arg in argv]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("label") == 1 + 5
+    assert all(stage in printed for stage in ("decode", "preprocess", "inference"))
+    result = json.loads((tmp_path / "r.json").read_text())
+    chances = [guess["probability"] for guess in result["top"]]
+    assert len(chances) == 5
+    assert chances == sorted(chances, reverse=True)
+    assert 0 < sum(chances) <= 1 + 1e-9
+    assert result["source"]["frames"] == 20
+    assert result["clips"] == 2
+    assert result["notes"] == []
+
+
+def test_run_says_what_it_assumes_and_what_the_video_lacks(flow, tmp_path, capsys):
+    make_clip(tmp_path / "short.mp4", frames=5, size=48)
+    assert cli.main(["run", str(flow / "artifact"), str(tmp_path / "short.mp4")]) == 0
+    printed = capsys.readouterr().out
+    assert "note: frames are resized to 36 and normalised as Kinetics-400 is" in printed
+    assert "5 frames, a clip has 16: the last one is repeated 11 times" in printed
+
+
+def test_run_agrees_with_onnx_runtime_on_the_same_frames(flow):
+    import onnxruntime
+
+    from rt3d_tvm.classify import classify_video
+    from rt3d_tvm.data.clips import read_clips
+
+    clip = read_clips(flow / "v.mp4", size=32, resize=36).array
+    (logits,) = onnxruntime.InferenceSession(flow / "m.onnx").run(None, {"clip": clip})
+    best = classify_video(flow / "artifact", flow / "v.mp4").top[0]
+    powers = np.exp(logits[0] - logits[0].max())
+    assert best.index == int(powers.argmax())
+    assert best.probability == pytest.approx(float(powers.max() / powers.sum()), rel=1e-3)
+
+
+def test_a_set_of_videos_is_made_and_completed(tmp_path, capsys):
+    argv = ["data", "motion", tmp_path / "d", "--videos-per-class", "2", "--size", "32"]
+    argv += ["--test-videos-per-class", "1", "--frames", "2", "--json", tmp_path / "d.json"]
+    for _ in range(2):
+        assert cli.main([str(arg) for arg in argv]) == 0
+        assert "12 classes, 24 videos to train and 12 to test on" in capsys.readouterr().out
+        assert len(list((tmp_path / "d").rglob("*.mp4"))) == 36
+    result = json.loads((tmp_path / "d.json").read_text())
+    assert (len(result["classes"]), result["train"], result["test"]) == (12, 24, 12)
+    assert result["settings"]["size"] == 32
+    assert "holds a set of other settings" in error_of([*argv, "--seed", "1"], capsys)
+
+
+def write_text(folder):
+    (folder / "text.txt").write_text("no model, no weights, no video\n")
+
+
+# Arguments after the command, with {flow} and {here} (an own, nearly empty folder) filled in.
+REFUSED = [
+    ("", "the following arguments are required: COMMAND"),
+    ("conquer", "invalid choice: 'conquer'"),
+    ("models --jsn x", "unrecognized arguments"),
+    ("models --json {here}/none/m.json", "there is no folder"),
+    ("train --model c3d -o {here}/w", "required: --data"),
+    ("train --model vgg16 --data {here} -o {here}/w", "VGG-16 takes pictures"),
+    ("train --model c3d --data {here}/none -o {here}/w", "no such folder"),
+    ("remote list --tracker nowhere", "HOST:PORT is accepted"),
+    ("rpc-server --tracker nowhere --key k", "HOST:PORT is accepted"),
+    ("tracker --bogus", "unrecognized arguments: --bogus"),
+    ("prune -o {here}/w", "--model or --weights is needed"),
+    (
+        "prune --model resnet50 --frames 16 -o {here}/w",
+        "16 frames: ResNet-50 takes pictures, which have none",
+    ),
+    (
+        "run {here} {here}/video.mp4 --model vgg16",
+        "VGG-16 takes pictures, not clips: use c3d, r2plus1d, s3d",
+    ),
+    ("prune --model c4d -o {here}/w", "no model named 'c4d'; known: c3d, r2plus1d, s3d, "),
+    ("prune --model c3d", "required: -o/--output"),
+    ("prune --model c3d -o {here}/none/w", "there is no folder"),
+    ("prune --model c3d -o {here}", "is a folder"),
+    ("prune --model c3d --scheme wild -o {here}/w", "known: filter, vanilla, kgs"),
+    ("prune --model c3d --group 16 -o {here}/w", "FILTERSxCHANNELS"),
+    ("prune --model c3d --group 0x4 -o {here}/w", "g_m must be at least 1"),
+    ("prune --model c3d --width 0 -o {here}/w", "width"),
+    ("prune --model c3d --frames -1 -o {here}/w", "'-1': a whole number of at least 1"),
+    ("prune --model c3d --seed 1 --weights {here}/w -o {here}/w", "not allowed with"),
+    ("prune --weights {here}/none -o {here}/w", "no weight file"),
+    ("prune --weights {here}/text.txt -o {here}/w", "not a safetensors file"),
+    ("prune --model c3d --weights {here}/text.txt -o {here}/w", "not a safetensors file"),
+    ("prune --weights {flow}/w.safetensors --rate 0.5 -o {here}/w", "at least 1, got 0.5"),
+    ("prune --weights {flow}/w.safetensors --rate nan -o {here}/w", "got nan"),
+    ("prune --weights {flow}/w.safetensors --rate 1e9 -o {here}/w", "1e"),
+    ("export --model s3d --weights {flow}/w.safetensors -o {here}/m", "is of model c3d"),
+    ("export --weights {flow}/w.safetensors --classes 9 -o {here}/m", "is of classes 7"),
+    ("export --weights {flow}/w.safetensors --size 64 -o {here}/m", "does not fit"),
+    ("export --weights {flow}/w.safetensors -o {here}/none/m", "there is no folder"),
+    ("compile {here}/none.onnx -o {here}/d", "no such file"),
+    ("compile {here}/text.txt -o {here}/d", "not an ONNX model"),
+    ("compile {here}/dynamic.onnx -o {here}/d", "dimension 0 is dynamic"),
+    ("compile {flow}/m.onnx -o {here}/d --target vax", "unknown target 'vax'"),
+    ("compile {flow}/m.onnx -o {here}/d --group 5x4", "5x4"),
+    ("compile {flow}/m.onnx -o {here}/d --group many", "FILTERSxCHANNELS"),
+    ("compile {flow}/m.onnx -o {here}", "holds other files"),
+    ("compile {flow}/m.onnx -o {here}/text.txt", "is a file"),
+    ("compile {flow}/m.onnx -o {here}/none/d", "no folder"),
+    ("tune {flow}/m.onnx", "required: --work-dir"),
+    ("tune {here}/none.onnx --work-dir {here}/w", r"none\.onnx"),
+    ("tune {flow}/m.onnx --work-dir {here}/w --target z80", "unknown target 'z80'"),
+    ("tune {flow}/m.onnx --work-dir {here}/w --target cortex-a77", "name a tracker and a key"),
+    ("tune {flow}/m.onnx --work-dir {here}/w --key pixel", "its tracker is needed"),
+    ("tune {flow}/m.onnx --work-dir {here}/w --trials 0", "'0': a whole number"),
+    ("verify {here} --onnx {flow}/m.onnx", "manifest.json"),
+    ("verify {flow}/artifact", "required: --onnx"),
+    ("verify {flow}/artifact --onnx {here}/none.onnx", r"none\.onnx"),
+    ("verify {flow}/artifact --onnx {here}/text.txt", r"text\.txt: ONNX Runtime cannot load it"),
+    ("verify {flow}/artifact --onnx {here}/dynamic.onnx", "not of one model"),
+    ("verify {flow}/artifact --onnx {flow}/m.onnx --inputs 0", "'0': a whole number"),
+    ("bench {here}", "manifest.json"),
+    ("bench {flow}/artifact --runs none", "'none': a whole number"),
+    ("bench {flow}/artifact --onnx {here}/none.onnx", r"none\.onnx"),
+    ("bench {flow}/artifact --onnx {here}/dynamic.onnx", "not of one model"),
+    ("bench {flow}/artifact --torch c3d", "MODEL:WEIGHTS"),
+    ("bench {flow}/artifact --torch c3d:{here}/none", "no weight file"),
+    ("bench {flow}/artifact --torch s3d:{flow}/w.safetensors", "is of model c3d"),
+    ("run {here} {flow}/v.mp4", "manifest.json"),
+    ("run {flow}/artifact {here}/none.mp4", "no such file"),
+    ("run {flow}/artifact {here}/text.txt", "no video stream|not a video file"),
+    ("run {flow}/artifact {flow}/m.onnx", "not a video file"),
+    ("run {flow}/artifact {flow}/v.mp4 --labels {here}/none", "cannot be read"),
+    ("run {flow}/artifact {flow}/v.mp4 --labels {here}/text.txt", "1 labels .* of 7 classes"),
+    ("run {flow}/artifact {flow}/v.mp4 --labels {flow}/v.mp4", "not text in UTF-8"),
+    ("run {flow}/artifact {flow}/v.mp4 --clips 0", "'0': a whole number"),
+    ("run {flow}/artifact {flow}/v.mp4 --model i3d", "no model named 'i3d'"),
+    ("doctor --json {here}/none/d.json", "there is no folder"),
+    ("data", "required: KIND"),
+    ("data motion", "required: DIR"),
+    ("data motion {here}", "is not an empty folder"),
+    ("data motion {here}/text.txt", "is not an empty folder"),
+    ("data motion {here}/text.txt/d", "cannot be made"),
+    ("data motion {here}/d --size 63", "size 63: an even number"),
+    ("data motion {here}/d --seed -1", "seed -1: at least 0"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), REFUSED, ids=[argv for argv, _ in REFUSED])
+def test_bad_input_is_one_line_and_writes_nothing(flow, tmp_path, capsys, argv, message):
+    write_text(tmp_path)
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("batch", 3, 4, 6, 6))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("batch", 3, 4, 6, 6))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 10
+    onnx.save(model, tmp_path / "dynamic.onnx")
+    before = sorted(tmp_path.rglob("*"))
+    filled = [part.format(flow=flow, here=tmp_path) for part in argv.split()]
+    assert re.search(message, error_of(filled, capsys))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_every_command_is_refused_something():
+    assert set(COMMANDS) <= {argv.split()[0] for argv, _ in REFUSED if argv}
+
+
+def test_a_message_stays_one_line_whatever_it_holds(tmp_path, capsys):
+    line = error_of(["compile", "a\nb\x1b[31m.onnx", "-o", str(tmp_path / "d")], capsys)
+    assert "a b [31m.onnx: no such file" in line
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly():
+    program = f"{sys.executable} -c 'from rt3d_tvm.cli import main; exit(main([\"models\"]))'"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {program} | true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)  # 0 where all fitted into the pipe before it closed
+
+
+def test_a_missing_package_is_named_with_its_remedy(flow, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "rt3d_tvm.classify", raising=False)
+    monkeypatch.delitem(sys.modules, "rt3d_tvm.data.clips", raising=False)
+    monkeypatch.setitem(sys.modules, "av", None)
+    line = error_of(["run", flow / "artifact", flow / "v.mp4"], capsys)
+    assert "needs the package av" in line
+    assert "pip install av" in line
+
+
+def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rt3d_tvm.measure.doctor.diagnose", interrupted)
+    assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr().err == "rt3d: interrupted\n"
+
+
+def test_a_bug_is_not_taken_for_bad_input(monkeypatch):
+    def broken():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("rt3d_tvm.measure.doctor.diagnose", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["doctor"])
+
+
+def test_doctor_fails_where_something_required_is_missing(monkeypatch, tmp_path, capsys):
+    from rt3d_tvm.measure.doctor import Check
+
+    found = [
+        Check(name="a", ok=False, required=True, found="no", remedy="get it"),
+        Check(name="b", ok=False, required=False, found="no", remedy="or not"),
+    ]
+    monkeypatch.setattr("rt3d_tvm.measure.doctor.diagnose", lambda: found)
+    assert cli.main(["doctor", "--json", str(tmp_path / "d.json")]) == 1
+    assert "FAIL      a      no     get it" in capsys.readouterr().out
+    report = json.loads((tmp_path / "d.json").read_text())
+    assert (report["healthy"], [check["name"] for check in report["checks"]]) == (False, ["a", "b"])
+    monkeypatch.setattr("rt3d_tvm.measure.doctor.diagnose", lambda: found[1:])
+    assert cli.main(["doctor"]) == 0
+
+
+def test_the_installed_command_is_this_one():
+    rt3d = Path(sys.executable).with_name("rt3d")
+    if not rt3d.exists():
+        pytest.skip("rt3d is not installed beside this interpreter: pip install -e .")
+    child = subprocess.run([rt3d, "conquer"], capture_output=True, text=True)
+    assert child.returncode == 2
+    assert child.stderr.startswith("rt3d: error: argument COMMAND: invalid choice")
+    assert child.stderr.count("\n") == 1
+
+
+def test_a_port_beyond_the_last_one_is_refused(capsys):
+    from rt3d_tvm.cli import main
+
+    assert main(["tracker", "--port", "70000"]) == 2
+    assert "port 70000: 1 to 65535 is accepted" in capsys.readouterr().err

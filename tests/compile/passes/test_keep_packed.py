@@ -1,0 +1,284 @@
+"""KeepPacked and FullyConnectedAsConv3d: rewritten, declined, and the same numbers."""
+
+import json
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+
+from rt3d_tvm.compile.passes.fully_connected import FullyConnectedAsConv3d
+from rt3d_tvm.compile.passes.keep_packed import CHANGES_ATTRIBUTE, UNPACKED_ATTRIBUTE, KeepPacked
+from rt3d_tvm.compile.passes.kgs_conv3d import KGSConv3d
+from rt3d_tvm.compile.passes.lift_constants import lift_constants
+from rt3d_tvm.compile.targets import make_target
+from tests.compile.passes.test_kgs_conv3d import conv, draw, module, operators, run, weight_of
+from tests.oracle import sum_bound
+from topi_sparse.opencl.concat import CONCAT_ATTRIBUTE
+from topi_sparse.opencl.max_pool3d import POOL_ATTRIBUTE
+
+TARGET = make_target("x86-64-avx2")  # channel blocks of 8
+CHANNELS = weight_of((16, 8, 3, 3, 3))
+BACK = weight_of((8, 16, 1, 3, 3), seed=4)
+
+
+def both(body, shape=(1, 8, 4, 6, 7)) -> tuple[tvm.IRModule, tvm.IRModule]:
+    """The module before and after KeepPacked."""
+    before = KGSConv3d(TARGET)(module(shape, body))
+    return before, KeepPacked()(before)
+
+
+def check(body, shape=(1, 8, 4, 6, 7)) -> tvm.IRModule:
+    """KeepPacked changes no bit of the result: the same sums in the same order."""
+    before, after = both(body, shape)
+    x = draw(shape)
+    np.testing.assert_array_equal(run(before, x), run(after, x))
+    return after
+
+
+def between(operator):
+    """conv, ``operator``, conv."""
+
+    def body(builder, x):
+        y = builder.emit(operator(builder, builder.emit(conv(x, CHANNELS))))
+        return conv(y, BACK, padding=(0, 1, 1))
+
+    return body
+
+
+POOL = {"pool_size": (1, 2, 2), "strides": (1, 2, 2)}
+SAME = {"pool_size": (3, 3, 3), "strides": (1, 1, 1), "padding": (1, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "operator"),
+    [
+        ("max_pool", lambda b, y: relax.op.nn.max_pool3d(y, **POOL)),
+        ("max_pool", lambda b, y: relax.op.nn.max_pool3d(y, **SAME)),
+        ("max_pool", lambda b, y: relax.op.nn.max_pool3d(y, **POOL, ceil_mode=True)),
+        ("avg_pool", lambda b, y: relax.op.nn.avg_pool3d(y, **POOL)),
+        ("relu", lambda b, y: relax.op.nn.relu(b.emit(relax.op.nn.max_pool3d(y, **POOL)))),
+        (
+            "minimum",
+            lambda b, y: relax.op.minimum(
+                b.emit(relax.op.nn.max_pool3d(y, **POOL)), relax.const(0.5)
+            ),
+        ),
+        ("add", lambda b, y: relax.op.add(y, b.emit(relax.op.nn.max_pool3d(y, **SAME)))),
+    ],
+)
+def test_an_operator_between_two_convolutions_is_packed(name, operator):
+    after = check(between(operator))
+    left = operators(after)
+    assert left[0] == "pack"
+    assert left[-1] == "unpack"
+    assert not {"pack", "unpack"} & set(left[1:-1])
+    assert not [op for op in left if op.startswith("relax.")]
+    assert any(op.startswith(name) for op in left)
+    assert int(after.attrs[CHANGES_ATTRIBUTE]) == 2
+
+
+def test_a_mean_is_packed_and_the_single_position_behind_it_is_a_view():
+    def mean(builder, y):
+        return relax.op.mean(y, axis=[2, 3, 4], keepdims=True)
+
+    kernels = ["pack", "kgs_conv3d", "mean", "kgs_conv3d"]
+    assert operators(check(between(mean))) == [*kernels, "relax.reshape"]
+
+
+@pytest.mark.parametrize("channels", [(16, 8, 5), (5, 11, 13)])
+def test_concat_is_packed(channels):
+    def body(builder, x):
+        parts = [builder.emit(conv(x, weight_of((m, 8, 1, 1, 1)), padding=0)) for m in channels]
+        whole = builder.emit(relax.op.concat(parts, axis=1))
+        return conv(whole, weight_of((8, 29, 1, 1, 1)), padding=0)
+
+    assert int(check(body).attrs[CHANGES_ATTRIBUTE]) == 2
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        lambda b, y: relax.op.concat([y, y], axis=2),
+        lambda b, y: relax.op.mean(y, axis=[3], keepdims=True),
+        lambda b, y: relax.op.nn.avg_pool3d(y, **SAME, count_include_pad=True),
+        lambda b, y: relax.op.nn.max_pool3d(y, pool_size=(3, 5, 5), padding=(1, 2, 2)),
+        lambda b, y: relax.op.sigmoid(y),
+        lambda b, y: relax.op.add(y, relax.const(draw((1, 1, 1, 1, 7)))),
+    ],
+)
+def test_what_cannot_be_packed_gets_plain_values(operator):
+    """An operator without a packed form stands between an unpack and a pack, with equal results."""
+    after = check(between(operator))
+    assert int(after.attrs[CHANGES_ATTRIBUTE]) > 2
+
+
+@pytest.mark.parametrize(
+    ("target", "of_work_items"), [("opencl", True), ("adreno", True), ("x86-64-avx2", False)]
+)
+def test_a_pool_is_that_of_work_items_where_there_are_some(target, of_work_items):
+    chosen = make_target(target)
+    packs = KGSConv3d(chosen)(
+        module((1, 8, 4, 6, 7), between(lambda b, y: relax.op.nn.max_pool3d(y, **SAME)))
+    )
+    after = KeepPacked(chosen)(packs)
+    (pool,) = (name for name in operators(after) if name.startswith("max_pool3d"))
+    assert (POOL_ATTRIBUTE in after[pool].attrs) == of_work_items
+    assert int(after.attrs[CHANGES_ATTRIBUTE]) == 2
+
+
+@pytest.mark.parametrize(("channels", "of_work_items"), [((16, 8, 5), True), ((5, 8), False)])
+def test_a_concat_is_that_of_work_items_where_its_parts_fill_their_blocks(channels, of_work_items):
+    def body(builder, x):
+        parts = [builder.emit(conv(x, weight_of((m, 8, 1, 1, 1)), padding=0)) for m in channels]
+        whole = builder.emit(relax.op.concat(parts, axis=1))
+        return conv(whole, weight_of((8, sum(channels), 1, 1, 1)), padding=0)
+
+    target = make_target("opencl")
+    after = KeepPacked(target)(KGSConv3d(target)(module((1, 8, 4, 6, 7), body)))
+    (concat,) = (name for name in operators(after) if name.startswith("concat"))
+    assert (CONCAT_ATTRIBUTE in after[concat].attrs) == of_work_items
+
+
+def test_a_residual_block_needs_no_layout_change_inside():
+    def body(builder, x):
+        stem = builder.emit(relax.op.nn.relu(builder.emit(conv(x, CHANNELS))))
+        middle = builder.emit(conv(stem, weight_of((16, 16, 1, 3, 3)), padding=(0, 1, 1)))
+        last = builder.emit(conv(middle, weight_of((16, 16, 3, 1, 1)), padding=(1, 0, 0)))
+        added = builder.emit(relax.op.add(last, stem))
+        return relax.op.nn.relu(added)
+
+    kernels = ["kgs_conv3d"] * 3
+    assert operators(check(body)) == ["pack", *kernels, "unpack"]
+
+
+def test_a_packed_value_that_is_also_the_result_is_unpacked_once_for_all():
+    def body(builder, x):
+        y = builder.emit(conv(x, CHANNELS))
+        plain = builder.emit(relax.op.sigmoid(y))
+        other = builder.emit(relax.op.tanh(y))
+        return relax.op.multiply(plain, other)
+
+    assert operators(check(body)).count("unpack") == 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "relu", "bias"), [(1, True, True), (3, False, True), (2, True, False)]
+)
+def test_fully_connected_layers_share_the_kernel(batch, relu, bias):
+    weight = np.random.default_rng(0).standard_normal((40, 24)).astype("float32")
+    shift = draw((24,))
+
+    def body(builder, x):
+        y = builder.emit(relax.op.matmul(x, relax.const(weight)))
+        if bias:
+            y = builder.emit(relax.op.add(y, relax.const(shift)))
+        return relax.op.nn.relu(y) if relu else relax.op.reshape(y, (batch * 24,))
+
+    mod = FullyConnectedAsConv3d()(module((batch, 40), body))
+    assert "relax.matmul" not in operators(mod)
+    mod = KeepPacked()(KGSConv3d(TARGET)(mod))
+    # One position, whole blocks: every layout change is a view.
+    assert set(operators(mod)) == {"relax.reshape", "kgs_conv3d"}
+    x = draw((batch, 40))
+    expected = x.astype("float64") @ weight.astype("float64") + (shift if bias else 0)
+    size = abs(x).astype("float64") @ abs(weight).astype("float64") + abs(shift)
+    if relu:
+        expected = np.maximum(expected, 0)
+    result = run(mod, x).reshape(batch, 24)
+    assert (abs(result - expected) <= sum_bound(42, size)).all()
+
+
+def test_a_matmul_of_two_inputs_is_left():
+    def body(builder, x):
+        return relax.op.matmul(x, builder.emit(relax.op.permute_dims(x)))
+
+    assert "relax.matmul" in operators(FullyConnectedAsConv3d()(module((3, 4), body)))
+
+
+@pytest.mark.parametrize(
+    "addend",
+    [
+        lambda y: relax.op.add(y, relax.const(draw((6, 1)))),
+        lambda y: relax.op.add(relax.const(draw((6, 1))), y),
+        lambda y: relax.op.add(relax.const(np.float32(2.5)), y),
+        lambda y: relax.op.add(y, relax.const(draw((1, 6)))),
+        lambda y: relax.op.add(y, relax.const(draw((1, 1, 6)))),
+        lambda y: relax.op.add(y, y),
+    ],
+)
+def test_only_a_bias_of_the_layer_is_taken_in(addend):
+    """A batch as large as the layer is wide: sizes alone would not tell rows from columns."""
+    weight = draw((4, 6), seed=2)
+
+    def body(builder, x):
+        return addend(builder.emit(relax.op.matmul(x, relax.const(weight))))
+
+    before = module((6, 4), body)
+    after = KeepPacked()(KGSConv3d(TARGET)(FullyConnectedAsConv3d()(before)))
+    x = draw((6, 4))
+    expected, result = run(before, x), run(after, x)
+    assert result.shape == expected.shape
+    bound = sum_bound(6, (abs(x) @ abs(weight) + 3).max())
+    assert (abs(result - expected) <= 2 * bound).all()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shape"),
+    [
+        # kd reaches further than the input is deep, and the few channels change their block.
+        ((2, 8, 3, 1, 1), (16, 2, 3, 1, 1), (1, 8, 3, 4, 9)),
+        ((8, 8, 3, 3, 3), (8, 8, 3, 3, 3), (1, 8, 1, 5, 5)),
+    ],
+)
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_kernels_deeper_than_their_input(first, second, shape, dilation):
+    pad = dilation
+
+    def body(builder, x):
+        weights = (weight_of(first, density=1.0), weight_of(second, density=1.0, seed=5))
+        padding = [(pad, pad * (w.shape[3] // 2), pad * (w.shape[4] // 2)) for w in weights]
+        y = builder.emit(conv(x, weights[0], padding=padding[0], dilation=(dilation, dilation, 1)))
+        return conv(y, weights[1], padding=padding[1], dilation=(1, dilation, dilation))
+
+    check(body, shape)
+
+
+def test_a_function_without_a_dataflow_block():
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((2, 40), "float32"))
+    weight = draw((40, 24))
+    with builder.function("main", [x]):
+        y = builder.emit(relax.op.matmul(x, relax.const(weight)))
+        builder.emit_func_output(y)
+    mod = KeepPacked()(KGSConv3d(TARGET)(FullyConnectedAsConv3d()(builder.get())))
+    assert "kgs_conv3d" in operators(mod)
+    data = draw((2, 40))
+    bound = sum_bound(41, abs(data) @ abs(weight))
+    assert (abs(run(mod, data) - data.astype("float64") @ weight) <= bound).all()
+
+
+def test_what_is_left_unpacked_says_why():
+    after = check(between(lambda b, y: relax.op.sigmoid(y)))
+    (reason,) = json.loads(after.attrs[UNPACKED_ATTRIBUTE])
+    assert "relax.sigmoid has no packed form" in reason
+
+
+def test_constants_become_parameters():
+    weights = [draw((16, 8, 1, 1, 1)), draw((8, 16, 1, 1, 1))]
+
+    def body(builder, x):
+        return conv(builder.emit(conv(x, weights[0], padding=0)), weights[1], padding=0)
+
+    mod, values = lift_constants(module((1, 8, 2, 2, 2), body))
+    assert [len(mod["main"].params), len(values)] == [3, 2]
+    for value, weight in zip(values, weights, strict=True):
+        np.testing.assert_array_equal(value, weight)
+    same = module(
+        (1, 8, 2, 2, 2),
+        lambda b, x: conv(
+            b.emit(conv(x, BACK[:, :8, :, :1, :1], padding=0)), BACK[:, :8, :, :1, :1], padding=0
+        ),
+    )
+    assert len(lift_constants(same)[1]) == 1  # equal ones are stored once
+    relax.analysis.well_formed(mod)  # raises for a variable that is used and not bound

@@ -1,0 +1,280 @@
+"""From an ONNX file to an artifact, and back from it: verified, loaded, refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from rt3d_tvm.artifact.load import ALIGNMENT, available_cores, load, set_threads
+from rt3d_tvm.artifact.verify import verify
+from rt3d_tvm.compile.build import compile_onnx
+from rt3d_tvm.errors import InputError
+from topi_sparse.kernel_group import KernelGroup
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_model_computes_what_onnx_runtime_does(compiled):
+    """1e-4 of the largest logit, on inputs that move the logits by a hundred times that."""
+    result = verify(compiled.folder, compiled.onnx, inputs=3)
+    assert result.max_rel_error <= 1e-4
+    assert result.sensitivity >= 1e-2
+
+
+def test_nothing_is_left_to_slow_code(compiled):
+    """Every layer is accelerated; layout changes are left at the ends and the classifier only."""
+    manifest = compiled.manifest
+    assert [layer["reason"] for layer in manifest["layers"] if layer["kernel"] is None] == []
+    assert manifest["layout_changes"] <= 3
+    assert manifest["planned_activation_bytes"] <= 3 * manifest["largest_activation_bytes"]
+
+
+def test_the_manifest_says_what_became_of_each_layer(compiled_c3d):
+    manifest = json.loads((compiled_c3d.folder / "manifest.json").read_text())
+    assert manifest == json.loads(json.dumps(compiled_c3d.manifest))
+    layers = {layer["name"]: layer for layer in manifest["layers"]}
+    assert list(layers)[:2] == ["conv1", "conv2"]
+    assert list(layers)[-3:] == ["fc6", "fc7", "fc8"]
+    conv2 = layers["conv2"]
+    assert conv2["weight"][1:] == [8, 3, 3, 3]
+    assert conv2["kept_macs"] == pytest.approx(conv2["density"] * conv2["dense_macs"], abs=1)
+    assert conv2["issued_macs"] >= conv2["kept_macs"]
+    assert layers["fc8"]["density"] == 1.0
+    assert manifest["inputs"][0]["shape"] == [1, 3, 16, 32, 32]
+    assert all(entry["offset"] % ALIGNMENT == 0 for entry in manifest["weights"])
+    assert (compiled_c3d.folder / "weights.bin").stat().st_size == manifest["weight_bytes"]
+
+
+def test_what_is_pruned_is_not_stored(compiled_c3d):
+    """Four bytes for each weight that a position issues; a tenth more for tables and biases."""
+    layers = compiled_c3d.manifest["layers"]
+    issued = sum(layer["issued_macs"] // np.prod(layer["out"][2:]) for layer in layers)
+    dense = sum(np.prod(layer["weight"]) for layer in layers)
+    assert 4 * issued <= compiled_c3d.manifest["weight_bytes"] <= 1.1 * 4 * issued
+    assert issued < 0.9 * dense
+
+
+def test_a_given_group_is_used_for_every_convolution(compiled_c3d, tmp_path):
+    group = KernelGroup(g_m=4, g_n=4)
+    manifest = compile_onnx(compiled_c3d.onnx, tmp_path / "a", group=group)
+    assert {layer["group"] for layer in manifest["layers"]} == {"4x4", "4x3"}
+    assert verify(tmp_path / "a", compiled_c3d.onnx).max_rel_error <= 1e-4
+
+
+@pytest.mark.parametrize("target", ["x86-64-avx2", "x86-64-avx512"])
+def test_other_x86_targets_compile_the_same_model(compiled_c3d, tmp_path, target):
+    manifest = compile_onnx(compiled_c3d.onnx, tmp_path / "a", target=target)
+    assert manifest["target"]["name"] == target
+    feature = "avx2" if "avx2" in target else "avx512f"
+    if feature not in Path("/proc/cpuinfo").read_text():
+        pytest.skip(f"this processor has no {feature}")
+    assert verify(tmp_path / "a", compiled_c3d.onnx).max_rel_error <= 1e-4
+
+
+def test_bad_arguments_leave_nothing_behind(compiled_c3d, tmp_path):
+    onnx = compiled_c3d.onnx
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    cases = [
+        ({"target": "z80"}, "new", r"unknown target 'z80'; known: host, adreno, arm64"),
+        ({"group": KernelGroup(g_m=5, g_n=4)}, "new", r"kernel group 5x4: there are kernels for"),
+        ({}, "mine", "holds other files"),
+        ({}, "site", "holds other files"),
+        ({}, "mine/thesis.txt", "is a file; the name of a folder"),
+        ({}, "none/new", "is no folder; make it first"),
+    ]
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "manifest.json").write_text('{"name": "web app"}')
+    (tmp_path / "site" / "index.html").write_text("<p>")
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, folder, message in cases:
+        with pytest.raises(InputError, match=message):
+            compile_onnx(onnx, tmp_path / folder, **arguments)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_artifact_is_replaced_whole(compiled_c3d, tmp_path):
+    folder = shutil.copytree(compiled_c3d.folder, tmp_path / "artifact")
+    (folder / "model.so").write_bytes(b"old")
+    compile_onnx(compiled_c3d.onnx, folder)
+    assert verify(folder, compiled_c3d.onnx).max_rel_error <= 1e-4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "manifest.json",
+        "model.so",
+        "weights.bin",
+    ]
+
+
+def test_a_failure_while_writing_keeps_the_old_artifact(compiled_c3d, tmp_path, monkeypatch):
+    folder = shutil.copytree(compiled_c3d.folder, tmp_path / "artifact")
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rt3d_tvm.compile.build._write_weights", full_disk)
+    with pytest.raises(InputError, match="No space left on device"):
+        compile_onnx(compiled_c3d.onnx, folder)
+    assert verify(folder, compiled_c3d.onnx).max_rel_error <= 1e-4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact"]
+
+
+def test_files_that_do_not_belong_together_are_refused(compiled_c3d, tmp_path):
+    original = compiled_c3d.folder
+
+    def damaged(name: str, change) -> Path:
+        folder = shutil.copytree(original, tmp_path / str(len(list(tmp_path.iterdir()))))
+        change(folder / name)
+        return folder
+
+    def flip(position: int):
+        def change(path: Path):
+            data = bytearray(path.read_bytes())
+            data[position] ^= 1
+            path.write_bytes(data)
+
+        return change
+
+    def for_another_processor(path: Path):
+        data = bytearray(path.read_bytes())
+        data[18] = 8  # MIPS, in an ELF header
+        path.write_bytes(data)
+
+    def edited(**fields):
+        def change(path: Path):
+            path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+        return change
+
+    cases = [
+        ("weights.bin", flip(40), "are of two different artifacts"),
+        ("weights.bin", flip(0), "not a weights file"),
+        ("weights.bin", lambda p: p.write_bytes(p.read_bytes()[:-64]), "bytes long, should be"),
+        ("weights.bin", lambda p: p.write_bytes(b""), "not a weights file"),
+        ("weights.bin", Path.unlink, "no weights.bin in it"),
+        ("manifest.json", Path.unlink, "no manifest.json in it"),
+        ("manifest.json", lambda p: p.write_text("{}"), "not the manifest of an artifact"),
+        ("manifest.json", lambda p: p.write_text("[]"), "not the manifest of an artifact"),
+        ("manifest.json", edited(format=99), "of format 99; this version reads 2"),
+        ("manifest.json", edited(id="00"), "model.so and manifest.json are of two different"),
+        ("manifest.json", edited(weights=[{"offset": 0}]), "its list of weights is damaged"),
+        ("manifest.json", lambda p: p.write_text("{"), "not JSON"),
+        ("model.so", lambda p: p.write_bytes(b"\x7fELF" + bytes(99)), "model.so: not a model of"),
+        ("model.so", for_another_processor, "compiled for ELF machine 8, this machine is "),
+    ]
+    for name, change, message in cases:
+        with pytest.raises(InputError, match=message):
+            load(damaged(name, change))
+    with pytest.raises(InputError, match=r"weights.bin: not the file that manifest.json describes"):
+        verify(damaged("weights.bin", flip(200)), compiled_c3d.onnx)
+
+
+def test_an_input_of_another_shape_or_type_is_refused(compiled_c3d):
+    artifact = load(compiled_c3d.folder)
+    with pytest.raises(InputError, match=r"float32 of shape \(1, 3, 16, 32, 32\)"):
+        artifact.run(np.zeros((1, 3, 8, 32, 32), "float32"))
+    with pytest.raises(InputError, match="is float64 of shape"):
+        artifact.run(np.zeros((1, 3, 16, 32, 32)))
+
+
+def test_threads_beyond_the_cores_are_refused(compiled_c3d):
+    with pytest.raises(InputError, match="0 threads: this process may use 1 to"):
+        set_threads(0)
+    with pytest.raises(InputError, match="9999 threads"):
+        load(compiled_c3d.folder, threads=9999)
+
+
+def test_the_runtime_starts_the_threads_it_is_told_to(compiled_c3d):
+    """As a process of its own: TVM makes its threads once."""
+    cores = available_cores()
+    start = (
+        "import os, numpy; from pathlib import Path; from rt3d_tvm.artifact.load import load;"
+        f"artifact = load(Path({str(compiled_c3d.folder)!r}), threads={cores});"
+        "artifact.run(numpy.zeros(artifact.manifest['inputs'][0]['shape'], 'float32'));"
+        "print(os.environ['TVM_NUM_THREADS'], len(os.listdir('/proc/self/task')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", start], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    allowed, tasks = map(int, done.stdout.split())
+    assert allowed == cores
+    assert tasks >= cores
+
+
+def test_the_weights_are_mapped_not_copied(compiled_c3d):
+    """A weight changed in the mapping is changed for the runtime: there is no second copy."""
+    artifact = load(compiled_c3d.folder)
+    x = np.random.default_rng(0).standard_normal((1, 3, 16, 32, 32), dtype="float32")
+    first = artifact.run(x)
+    maps = Path("/proc/self/maps").read_text()
+    assert str(compiled_c3d.folder / "weights.bin") in maps
+    for entry, weight in zip(artifact.manifest["weights"], artifact.weights, strict=True):
+        if entry["dtype"] == "float32":
+            np.from_dlpack(weight)[...] = 0
+    assert not np.array_equal(artifact.run(x), first)
+    assert not artifact.run(x).any()
+    np.testing.assert_array_equal(load(compiled_c3d.folder).run(x), first)
+
+
+def test_it_runs_where_only_tvm_and_numpy_are_installed(compiled, tmp_path):
+    """The README's loader in an environment without torch, onnx and this package."""
+    site = tmp_path / "site"
+    site.mkdir()
+    for path in runtime_files():
+        (site / path.name).symlink_to(path)
+    shape = compiled.manifest["inputs"][0]["shape"]
+    clip = np.random.default_rng(1).standard_normal(shape, dtype="float32")
+    np.save(tmp_path / "clip.npy", clip)
+    script = shutil.copy(ROOT / "examples" / "run_plain.py", tmp_path / "run_plain.py")
+    # -S and -I: no site-packages, no PYTHONPATH, not the current folder.
+    start = (
+        f"import runpy, sys; sys.path.append({str(site)!r});"
+        f"sys.argv = ['run_plain.py', {str(compiled.folder)!r}, {str(tmp_path / 'clip.npy')!r}];"
+        f"runpy.run_path({str(script)!r}, run_name='__main__');"
+        "print([name for name in ('torch', 'onnx', 'rt3d_tvm') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", start],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    output, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    session = onnxruntime.InferenceSession(compiled.onnx)
+    expected = session.run(None, {"clip": clip})[0]
+    assert np.max(abs(np.array(json.loads(output)) - expected)) <= 1e-4 * np.max(abs(expected))
+
+
+def runtime_files() -> list[Path]:
+    """Top-level files of apache-tvm, numpy and all that they require."""
+    from packaging.requirements import Requirement
+
+    pending, seen, files = ["apache-tvm", "numpy"], set(), set()
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        package = distribution(name)
+        root = Path(package.locate_file(""))
+        files.update(
+            root / Path(file).parts[0] for file in package.files or () if ".." not in str(file)
+        )
+        for text in package.requires or ():
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                pending.append(requirement.name)
+    return [path for path in files if path.exists() and path.name != "__pycache__"]

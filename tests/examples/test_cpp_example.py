@@ -1,0 +1,106 @@
+"""examples/cpp: the TVM runtime from C++, on this machine and on the emulated phone."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm_ffi
+
+from rt3d_tvm.artifact.verify import reference_session, relative_distance
+from rt3d_tvm.compile.build import compile_onnx
+from rt3d_tvm.compile.link import GNU_LINKER
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "cpp"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+ARM64 = Path(os.environ.get("ARMMETER_HOME") or CACHE / "rt3d-armmeter")
+
+
+def built(folder: Path, site: Path, compiler: str, *options: str) -> Path:
+    """The program, or a skip that says which tool is missing."""
+    for tool in ("cmake", compiler):
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool} here to build examples/cpp with")
+    for command in (
+        ["cmake", "-S", EXAMPLE, "-B", folder, f"-DTVM_SITE={site}", *options],
+        ["cmake", "--build", folder],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "warning" not in done.stderr
+    return folder / "run_clip"
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    return built(tmp_path_factory.mktemp("cpp"), Path(tvm_ffi.__file__).parents[1], "g++")
+
+
+def run(*command: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+def check(command: list, folder: Path, onnx: Path, shape: list[int], tmp_path: Path) -> None:
+    """The logits it writes are ONNX Runtime's, and the classes it prints are theirs."""
+    clip = np.random.default_rng(2).standard_normal(shape, dtype="float32")
+    clip.tofile(tmp_path / "clip.raw")
+    session = reference_session(onnx)
+    expected = session.run(None, {session.get_inputs()[0].name: clip})[0]
+    done = run(*command, folder, tmp_path / "clip.raw", "--runs", 1, "--output", tmp_path / "y.raw")
+    assert done.returncode == 0, done.stderr
+    logits = np.fromfile(tmp_path / "y.raw", "float32").reshape(expected.shape)
+    assert relative_distance(logits, expected) <= 1e-4
+    lines = done.stdout.splitlines()
+    assert [int(line.split()[1]) for line in lines[:5]] == np.argsort(-expected[0])[:5].tolist()
+    powers = np.exp(expected[0].astype("float64") - expected.max())
+    best = float(lines[0].split()[2])
+    assert best == pytest.approx(powers.max() / powers.sum(), abs=1e-3)
+    assert lines[5].startswith("median of 1 runs: ")
+
+
+def test_it_computes_what_onnx_runtime_does(program, compiled, tmp_path):
+    shape = compiled.manifest["inputs"][0]["shape"]
+    check([program], compiled.folder, compiled.onnx, shape, tmp_path)
+
+
+def test_it_refuses_what_does_not_fit(program, compiled_c3d, tmp_path):
+    shape = compiled_c3d.manifest["inputs"][0]["shape"]
+    clip = tmp_path / "clip.raw"
+    np.zeros(shape, "float32").tofile(clip)
+    (tmp_path / "short.raw").write_bytes(clip.read_bytes()[:-4])
+    (tmp_path / "long.raw").write_bytes(clip.read_bytes() + b"1234")
+    mixed = shutil.copytree(compiled_c3d.folder, tmp_path / "mixed")
+    data = bytearray((mixed / "weights.bin").read_bytes())
+    data[40] ^= 1
+    (mixed / "weights.bin").write_bytes(data)
+    short = shutil.copytree(compiled_c3d.folder, tmp_path / "short")
+    (short / "weights.bin").write_bytes(data[:-64])
+    for arguments, message in (
+        ((compiled_c3d.folder, tmp_path / "short.raw"), "is too short"),
+        ((compiled_c3d.folder, tmp_path / "long.raw"), "bytes, the model takes"),
+        ((compiled_c3d.folder, tmp_path / "none.raw"), "none.raw: No such file"),
+        ((mixed, clip), "its three files do not belong together"),
+        ((short, clip), "not a whole weights file"),
+        ((tmp_path, clip), "no manifest.json in it"),
+        ((compiled_c3d.folder, clip, "--threads", "0"), "--threads 0: 1 or more is accepted"),
+        ((clip,), "run_clip ARTIFACT CLIP.raw"),
+    ):
+        done = run(program, *arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert message in done.stderr
+
+
+@pytest.mark.phone
+def test_it_runs_on_the_emulated_phone(phone, compiled_c3d, tmp_path):
+    """Built against the AArch64 wheels' libraries; no Python in the guest."""
+    toolchain = f"-DCMAKE_TOOLCHAIN_FILE={EXAMPLE / 'aarch64.cmake'}"
+    program = built(tmp_path / "cpp", ARM64 / "site", GNU_LINKER, toolchain)
+    compile_onnx(compiled_c3d.onnx, tmp_path / "artifact", target="cortex-a77")
+    emulator = ["qemu-aarch64", "-L", phone.state / "root"]
+    shape = compiled_c3d.manifest["inputs"][0]["shape"]
+    check([*emulator, program], tmp_path / "artifact", compiled_c3d.onnx, shape, tmp_path)

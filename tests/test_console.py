@@ -1,0 +1,113 @@
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rt3d_tvm.console import print_table, progress, write_json
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.whole_file import whole_file
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+ROWS = [("conv1", [3, 64], 27.0, 0.33333333), ("a[b]c", [64, 128], 3.5, None)]
+COLUMNS = ("layer", "shape", "ms", "density")
+
+
+def test_a_table_elsewhere_is_plain_aligned_lines():
+    out = io.StringIO()
+    print_table(ROWS, columns=COLUMNS, title="Layers", file=out)
+    assert out.getvalue().splitlines() == [
+        "Layers",
+        "layer  shape    ms  density",
+        "conv1  3x64     27   0.3333",
+        "a[b]c  64x128  3.5        -",
+    ]
+
+
+def test_a_table_on_a_terminal_shows_every_cell_as_it_is():
+    out = Terminal()
+    print_table(ROWS, columns=COLUMNS, file=out)
+    assert all(text in out.getvalue() for text in ("conv1", "a[b]c", "64x128", "0.3333"))
+    assert len(out.getvalue().splitlines()) > 4  # and has lines drawn around it
+
+
+def test_a_table_without_rows_still_names_its_columns():
+    out = io.StringIO()
+    print_table([], columns=COLUMNS, file=out)
+    assert out.getvalue() == "layer  shape  ms  density\n"
+
+
+def test_a_row_of_another_length_is_a_mistake():
+    with pytest.raises(ValueError, match="needs 2 cells"):
+        print_table([(1, 2), (1, 2, 3)], columns=("a", "b"), file=io.StringIO())
+
+
+def test_progress_elsewhere_is_a_line_a_stage_and_leaves_stderr_to_errors(capsys):
+    with progress("compile") as stage:
+        stage("import")
+        stage("lower")
+    assert capsys.readouterr() == ("compile: import\ncompile: lower\n", "")
+
+
+def test_progress_on_a_terminal_names_the_stage(monkeypatch, capsys):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with progress("compile") as stage:
+        stage("import")
+    assert "compile" in terminal.getvalue()
+    assert capsys.readouterr().out == ""
+
+
+@dataclass(frozen=True)
+class Value:
+    path: Path
+    rates: tuple[float, ...]
+
+
+def test_json_holds_dataclasses_and_paths(tmp_path):
+    path = tmp_path / "r.json"
+    write_json(path, {"value": Value(Path("a/b"), (1.0, 2.5)), 3: None})
+    assert json.loads(path.read_text()) == {
+        "value": {"path": "a/b", "rates": [1.0, 2.5]},
+        "3": None,
+    }
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "r.json"
+    write_json(path, {"old": True})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"not a number": float("nan")})
+    assert json.loads(path.read_text()) == {"old": True}
+    with pytest.raises(InputError, match=r"there is no folder .*none; make it first"):
+        write_json(tmp_path / "none" / "r.json", {})
+    with pytest.raises(InputError, match="is a folder"):
+        write_json(tmp_path, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_a_file_interrupted_half_way_leaves_nothing(tmp_path):
+    path = tmp_path / "f"
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_is_left_alone():
+    with pytest.raises(InputError, match="/dev/null: is a device"):
+        write_json(Path("/dev/null"), {})
+    assert not Path("/dev/null").is_file()
+
+
+def test_a_file_has_the_mode_that_open_would_give_it(tmp_path):
+    with whole_file(tmp_path / "whole") as temporary:
+        temporary.write_text("x")
+    (tmp_path / "opened").write_text("x")
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "opened").stat().st_mode
