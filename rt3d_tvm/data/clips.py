@@ -11,24 +11,13 @@ import av
 import numpy as np
 
 from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
+from rt3d_tvm.data.orientation import orientation_of
+from rt3d_tvm.data.video_file import VideoSource, count_frames, frames_of, promised_frames
 from rt3d_tvm.errors import InputError
 
-
-@dataclass(frozen=True, kw_only=True)
-class VideoSource:
-    """Where a batch of clips came from.
-
-    ``frames`` is how many decode, ``damaged`` of them with errors; ``lost`` ones do not.
-    """
-
-    path: Path
-    codec: str
-    width: int
-    height: int
-    fps: float | None
-    frames: int
-    damaged: int
-    lost: int
+# The longer side of a frame to the shorter: of more, a crop would show next to nothing, cut from a
+# frame that takes gigabytes.
+_MOST_RATIO = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,26 +50,33 @@ def read_clips(
     middle; several reach from the first frame to the last. A video too short repeats its last
     frame, a damaged one gives the frames that decode: ``notes`` says so.
 
-    Raises InputError for a file that is missing, is no video, or has no frame that decodes.
+    Raises InputError for a file that is missing, is no video, has no frame that decodes, or frames
+    of several sizes, or frames that cannot be resized so. No other file is opened, whatever the
+    name or the file says.
     """
     check_sampling(frames=frames, size=size, resize=resize, clips=clips, stride=stride)
     path = Path(path)
     started = time.perf_counter()
     # Two passes: only the first tells how many frames decode, and so which are wanted, and
     # keeping them all would need memory for the whole video.
-    source = _count(path)
+    source = count_frames(path)
     positions, missing = spread_positions(source.frames, frames, clips, stride)
     wanted = set(positions.ravel().tolist())
     chosen = {}
     reformatter = av.video.reformatter.VideoReformatter()
     preprocess = 0.0
-    for index, frame in enumerate(_decode(path)):
+    for index, frame in enumerate(frames_of(path)):
         if index in wanted:
             begun = time.perf_counter()
-            chosen[index] = centre_crop(_pixels(frame, resize, reformatter), size).copy()
+            chosen[index] = centre_crop(_pixels(frame, resize, reformatter, path), size).copy()
             preprocess += time.perf_counter() - begun
             if len(chosen) == len(wanted):
                 break
+    else:
+        raise InputError(
+            f"{path}: damaged: {source.frames} of its frames decoded at first, then "
+            f"{index + 1}; or it was changed meanwhile"
+        )
     decoded = time.perf_counter()
     array = normalise(_stack(chosen, positions), mean=mean, std=std)
     finished = time.perf_counter()
@@ -111,7 +107,7 @@ def read_frames(
     promised = available = promised_frames(path)
     while True:
         positions = choose(available)
-        chosen, decoded = _pick(path, set(positions.ravel().tolist()), resize)
+        chosen, decoded = _pick(path, np.unique(positions), resize)
         if decoded is None:
             return _stack(chosen, positions)
         if decoded < max(min(at_least, promised), 1):
@@ -122,26 +118,16 @@ def read_frames(
         available = decoded
 
 
-def promised_frames(path: Path) -> int:
-    """How many frames a video says it has, at least 1: nothing is decoded."""
-    container, stream = _open(path)
-    with container:
-        count = stream.frames or sum(
-            packet.size > 0 and not packet.is_discard for packet in _packets(container, stream)
-        )
-    return max(count, 1)
-
-
 def _pick(
-    path: Path, wanted: set[int], resize: int | tuple[int, int]
+    path: Path, wanted: np.ndarray, resize: int | tuple[int, int]
 ) -> tuple[dict[int, np.ndarray], int | None]:
-    """The wanted frames; if not all are there, how many frames there are."""
+    """The wanted frames, in rising order; if not all are there, how many frames there are."""
     chosen: dict[int, np.ndarray] = {}
     reformatter = av.video.reformatter.VideoReformatter()
     index = -1
-    for index, frame in enumerate(_decode(path, threads=1)):
-        if index in wanted:
-            chosen[index] = _pixels(frame, resize, reformatter)
+    for index, frame in enumerate(frames_of(path, threads=1)):
+        if index == wanted[len(chosen)]:
+            chosen[index] = _pixels(frame, resize, reformatter, path)
             if len(chosen) == len(wanted):
                 return chosen, None
     return chosen, index + 1
@@ -175,108 +161,6 @@ def check_sampling(*, resize: int | tuple[int, int], **values: int) -> None:
         )
 
 
-def _open(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
-    if not path.is_file():
-        what = "not a file" if path.exists() else "no such file"
-        raise InputError(f"{path}: {what}; a video file is expected")
-    try:
-        # The whitelist keeps a playlist from making the decoder open an address on the network.
-        container = av.open(str(path.resolve()), options={"protocol_whitelist": "file"})
-    except (av.FFmpegError, OSError) as error:
-        reason = error.strerror or type(error).__name__
-        raise InputError(f"{path}: not a video file, or damaged at its start: {reason}") from error
-    videos = [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & av.stream.Disposition.attached_pic  # the cover of a song
-    ]
-    # FFmpeg's "tty" plays any text file as a video of a terminal.
-    if not videos or container.format.name == "tty":
-        kinds = sorted({stream.type for stream in container.streams}) or ["none"]
-        streams = "text" if container.format.name == "tty" else ", ".join(kinds)
-        container.close()
-        raise InputError(f"{path}: no video stream (streams: {streams}); a video is expected")
-    return container, videos[0]
-
-
-def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets that can be read; a file damaged beyond reading ends early."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except (StopIteration, av.FFmpegError):
-            return
-        yield packet
-
-
-def _frames_of(packet: av.Packet) -> list[av.VideoFrame]:
-    try:
-        return packet.decode()
-    except av.FFmpegError:  # this packet is lost; the next may decode
-        return []
-
-
-def _decode(path: Path, *, threads: int = 0) -> Iterator[av.VideoFrame]:
-    """Every frame that decodes; ``threads`` 0 leaves their number to FFmpeg."""
-    container, stream = _open(path)
-    with container:
-        stream.codec_context.thread_count = threads
-        for packet in _packets(container, stream):
-            yield from _frames_of(packet)
-
-
-def _count(path: Path) -> VideoSource:
-    container, stream = _open(path)
-    with container:
-        packets = trimmed = damaged = 0
-        times = []
-        for packet in _packets(container, stream):
-            packets += packet.size > 0
-            trimmed += packet.is_discard  # before the cut that an edit list makes: never shown
-            for frame in _frames_of(packet):
-                damaged += frame.is_corrupt
-                times.append(frame.time)
-        # Containers that do not count their frames say 0.
-        expected = max(packets, stream.frames) - trimmed
-        if not times:
-            raise InputError(
-                f"{path}: none of its {expected} frames decodes; a video with at least one is "
-                "expected"
-            )
-        if not stream.frames:
-            # The duration is that of the longest stream, so of this one only if it is alone.
-            alone = len(container.streams) == 1 and container.duration is not None
-            duration = container.duration / av.time_base if alone else 0.0
-            expected = max(expected, _frames_by_time(times, duration))
-        rate = stream.average_rate
-        return VideoSource(
-            path=path,
-            codec=stream.codec_context.name,
-            width=stream.codec_context.width,
-            height=stream.codec_context.height,
-            fps=float(rate) if rate else None,
-            frames=len(times),
-            damaged=damaged,
-            lost=max(expected - len(times), 0),
-        )
-
-
-def _frames_by_time(times: list[float | None], duration: float) -> int:
-    """How many frames the video had, by its clock; 0 where that cannot be told.
-
-    A damaged Matroska or transport stream drops frames without a word. At a constant rate the gaps
-    show it; at a variable one nothing does.
-    """
-    if None in times or len(times) < 3:
-        return 0
-    steps = np.diff(np.sort(np.array(times)))
-    step = np.median(steps)
-    if step <= 0 or np.mean(np.abs(steps / step - 1) < 0.1) < 0.8:
-        return 0
-    return round(max(max(times) - min(times) + step, duration) / step)
-
-
 def spread_positions(
     available: int, frames: int, clips: int, stride: int
 ) -> tuple[np.ndarray, int]:
@@ -295,21 +179,31 @@ def _pixels(
     frame: av.VideoFrame,
     resize: int | tuple[int, int],
     reformatter: av.video.reformatter.VideoReformatter,
+    path: Path,
 ) -> np.ndarray:
-    """One frame, upright: uint8 (height, width, 3)."""
-    # A phone stores what its sensor saw and how it was held; counterclockwise, like rot90.
-    quarters = round(frame.rotation / 90)
+    """One frame, upright and resized: uint8 (height, width, 3)."""
+    # A phone stores what its sensor saw, and how the picture is to be turned and mirrored.
+    orientation = orientation_of(frame)
+    what = f"{path}: frames of {frame.width}x{frame.height}"
     if isinstance(resize, int):
-        scale = resize / min(frame.width, frame.height)
-        height, width = (max(resize, round(s * scale)) for s in (frame.height, frame.width))
+        short, long = sorted((frame.width, frame.height))
+        if long > _MOST_RATIO * short:
+            raise InputError(f"{what}: sides of at most {_MOST_RATIO} to 1 are accepted")
+        width, height = (
+            max(resize, round(s * resize / short)) for s in (frame.width, frame.height)
+        )
     else:
-        height, width = resize if quarters % 2 == 0 else resize[::-1]
-    # Starting threads for each frame would take longer than the small frames of a clip do.
-    resized = reformatter.reformat(
-        frame, width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1
-    )
-    pixels = resized.to_ndarray()
-    return np.rot90(pixels, quarters)
+        width, height = orientation.upright_size(resize[1], resize[0])
+    try:
+        # Starting threads for each frame would take longer than the small frames of a clip do.
+        resized = reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1
+        )
+    except av.FFmpegError as error:
+        raise InputError(
+            f"{what} cannot be resized to {width}x{height}: {error.strerror}"
+        ) from error
+    return orientation.upright(resized.to_ndarray())
 
 
 def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -6,6 +6,7 @@ was read before: a training that resumes at an epoch sees what it would have see
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -257,11 +258,13 @@ class VideoDataset(Dataset):
         path = self.videos[index][0]
         span = (cut.frames - 1) * cut.stride + 1
         try:
+            if index not in self._cache and self._caching:
+                # What cannot be read as a whole may have the frames that are wanted now.
+                with contextlib.suppress(InputError):
+                    frames = read_frames(path, choose=np.arange, resize=cut.resize, at_least=span)
+                    self._keep(index, promised_frames(path), frames)
             if index not in self._cache:
-                if not self._caching:
-                    return read_frames(path, choose=choose, resize=cut.resize, at_least=span)
-                frames = read_frames(path, choose=np.arange, resize=cut.resize, at_least=span)
-                self._keep(index, promised_frames(path), frames)
+                return read_frames(path, choose=choose, resize=cut.resize, at_least=span)
         except InputError as error:
             self._skips.add(index, str(error))
             return None

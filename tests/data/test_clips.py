@@ -8,22 +8,10 @@ import pytest
 from rt3d_tvm.data.clips import read_clips
 from rt3d_tvm.data.generate import make_clip
 from rt3d_tvm.errors import InputError
+from tests.videos import encode
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 PLAIN = {"size": 32, "resize": 32, "mean": ZERO, "std": ONE}
-
-
-def encode(path, pictures, *, rotation=0, codec="libx264"):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options={"g": "10", "qp": "1"})
-        stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        if rotation:
-            stream.set_display_rotation(rotation)
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 def counting(frames, height=32, width=32):

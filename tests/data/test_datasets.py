@@ -1,5 +1,6 @@
 import shutil
 import sys
+import wave
 from pathlib import Path
 
 import av
@@ -13,6 +14,7 @@ from rt3d_tvm.data.datasets import SKIPPED, open_dataset
 from rt3d_tvm.data.generate import write_video
 from rt3d_tvm.data.motion import MotionSettings, write_motion
 from rt3d_tvm.errors import InputError
+from tests.videos import changing, encode
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 CLASSES = ("Archery", "Biking")
@@ -200,6 +202,67 @@ def test_a_video_damaged_before_a_clip_is_whole_is_skipped_and_a_short_one_is_no
     assert levels(clips[0]) == [0, 1, 2, 3] + [4] * 12
     with pytest.warns(UserWarning, match=r"b\.mp4: damaged: \d+ of its 40 frames decode"):
         assert data[1][1] == SKIPPED
+
+
+def nothing(path):
+    path.write_bytes(b"")
+
+
+def undecodable(path):
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def sound(path):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(16000))
+
+
+def playlist(path):
+    path.write_text(f"#EXTM3U\n#EXTINF:10,\n{path.with_name('b.mp4')}\n#EXT-X-ENDLIST\n")
+
+
+def wide(path):
+    made = encode(path.with_suffix(".mkv"), [np.zeros((2, 16384, 3), np.uint8)] * 20, codec="ffv1")
+    made.rename(path)
+
+
+def turning_to_another_size(path):
+    changing(path.parent, (32, 48), (48, 32)).rename(path)
+
+
+@pytest.mark.parametrize(
+    "spoil", [nothing, undecodable, cut_off, sound, playlist, wide, turning_to_another_size]
+)
+@pytest.mark.filterwarnings("ignore:skipped")
+@pytest.mark.parametrize("cache", [False, True])
+def test_what_is_no_video_of_one_size_is_skipped_and_counted(ucf, spoil, cache):
+    spoil(ucf / "UCF-101" / "Archery" / "a.mp4")
+    options = {"frames": 30, "size": 24, "cache": cache, **PLAIN}
+    data = open_dataset(ucf, training=True, **options)
+    assert [data[i][0].shape for i in range(3)] == [(3, 30, 24, 24)] * 3
+    assert [path.name for path in data.skipped] == ["a.mp4"]
+    data = open_dataset(ucf, training=False, **options)
+    assert [data[i][1] for i in range(3)] == [SKIPPED, 0, 1]
+    assert [path.name for path in data.skipped] == ["a.mp4"]
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_a_cache_does_not_decide_what_is_skipped(ucf):
+    turning_to_another_size(ucf / "UCF-101" / "Archery" / "a.mp4")
+    clips = []
+    for cache in (False, True):
+        data = open_dataset(ucf, training=True, frames=4, size=24, cache=cache, **PLAIN)
+        for epoch in range(8):
+            data.set_epoch(epoch)
+            clips.append(data[0][0])
+    assert all(torch.equal(*pair) for pair in zip(clips[:8], clips[8:], strict=True))
 
 
 def test_a_split_of_damaged_videos_only_is_an_error(ucf):
