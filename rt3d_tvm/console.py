@@ -12,6 +12,9 @@ from typing import TextIO
 
 from rt3d_tvm.whole_file import whole_file
 
+# Characters that a column of text keeps where a terminal is narrow; what is longer is folded.
+_LEAST_TEXT = 12
+
 
 def print_table(
     rows: Sequence[Sequence[object]],
@@ -23,29 +26,92 @@ def print_table(
     """Print rows under their column names; numbers to the right, everything else to the left.
 
     On a terminal that is a rich table, elsewhere aligned lines with two spaces between columns.
+    Where a terminal is too narrow text is folded, never cut; where that would leave next to nothing
+    of a column, each row is a block with a line a column.
     A row whose length is not that of ``columns`` raises ValueError.
     """
     file = file or sys.stdout
-    cells = [[_cell(value) for value in row] for row in rows]
+    cells = [[printable(_cell(value)) for value in row] for row in rows]
     right = [
         bool(rows) and all(isinstance(row[i], (int, float, type(None))) for row in rows)
         for i in range(len(columns))
     ]
     if any(len(row) != len(columns) for row in cells):
         raise ValueError(f"every row of the table needs {len(columns)} cells")
-    if not file.isatty():
-        _print_plain(cells, columns, right, title, file)
-        return
+    if file.isatty():
+        _print_on_terminal(cells, columns, right, printable(title), file)
+    else:
+        _print_plain(cells, columns, right, printable(title), file)
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere for a terminal: what is no character to see is written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _print_on_terminal(
+    cells: list[list[str]],
+    columns: Sequence[str],
+    right: Sequence[bool],
+    title: str,
+    file: TextIO,
+) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left")
-    for name, to_the_right in zip(columns, right, strict=True):
-        table.add_column(name, justify="right" if to_the_right else "left")
-    for row in cells:
-        table.add_row(*row)
     # Names such as [1, 3, 16, 112, 112] are no markup.
-    Console(file=file, markup=False, highlight=False).print(table)
+    console = Console(file=file, markup=False, highlight=False)
+    borders = 3 * len(columns) + 1
+    widths = _widths(cells, columns, right, console.width - borders)
+    if widths is not None:
+        table = Table(title=title or None, title_justify="left")
+        for name, to_the_right, width in zip(columns, right, widths, strict=True):
+            side = "right" if to_the_right else "left"
+            table.add_column(name, justify=side, width=width, overflow="fold")
+        for row in cells:
+            table.add_row(*row)
+        console.print(table)
+        return
+    if title:
+        console.print(title)
+    for row in cells:
+        block = Table.grid(padding=(0, 2, 0, 0))
+        block.add_column(overflow="fold")
+        block.add_column(overflow="fold")
+        for name, cell in zip(columns, row, strict=True):
+            block.add_row(Text(name), Text(cell))
+        console.print(block, end="\n")
+        console.print()
+
+
+def _widths(
+    cells: list[list[str]], columns: Sequence[str], right: Sequence[bool], room: int
+) -> list[int] | None:
+    """The widths of the columns, which may be ``room`` together; None where that is too little."""
+    from rich.cells import cell_len
+
+    longest = [max(map(cell_len, column), default=0) for column in zip(*cells, strict=True)]
+    longest = longest or [0] * len(columns)
+    words = [max(map(cell_len, name.split()), default=1) for name in columns]
+    wanted = [
+        max(cell_len(name), of_cells, 1) for name, of_cells in zip(columns, longest, strict=True)
+    ]
+    # Numbers stay whole, names of columns are folded between words.
+    least = [
+        max(word, of_cells if to_the_right else min(of_cells, _LEAST_TEXT), 1)
+        for word, of_cells, to_the_right in zip(words, longest, right, strict=True)
+    ]
+    if sum(least) > room:
+        return None
+    widths = list(least)
+    # What is left goes to the columns that miss most, one character at a time.
+    for _ in range(room - sum(least)):
+        missing = [most - width for most, width in zip(wanted, widths, strict=True)]
+        if max(missing) <= 0:
+            break
+        widths[missing.index(max(missing))] += 1
+    return widths
 
 
 def _print_plain(
@@ -86,12 +152,12 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
     stdout, so that stderr holds errors and nothing else.
     """
     if not sys.stderr.isatty():
-        yield lambda stage: print(f"{what}: {stage}", flush=True)
+        yield lambda stage: print(printable(f"{what}: {stage}"), flush=True)
         return
     from rich.console import Console
 
     with Console(file=sys.stderr, markup=False, highlight=False).status(what) as status:
-        yield lambda stage: status.update(f"{what}: {stage}")
+        yield lambda stage: status.update(printable(f"{what}: {stage}"))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,11 +1,13 @@
 import io
 import json
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from rt3d_tvm.console import print_table, progress, write_json
+from rt3d_tvm.console import print_table, printable, progress, write_json
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.whole_file import whole_file
 
@@ -35,6 +37,50 @@ def test_a_table_on_a_terminal_shows_every_cell_as_it_is():
     print_table(ROWS, columns=COLUMNS, file=out)
     assert all(text in out.getvalue() for text in ("conv1", "a[b]c", "64x128", "0.3333"))
     assert len(out.getvalue().splitlines()) > 4  # and has lines drawn around it
+
+
+LONG = [
+    (f"/features/block{i}/conv{i}/Conv_output_with_a_name", [64, 3, 3, 3, 3], 0.1234 * i, "direct")
+    for i in range(1, 4)
+]
+
+
+@pytest.mark.parametrize("width", [200, 120, 80, 60, 40, 20])
+@pytest.mark.parametrize("rows", [LONG, ROWS, [(*row, *row) for row in LONG], []])
+def test_a_table_on_a_narrow_terminal_folds_and_cuts_nothing(monkeypatch, width, rows):
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = COLUMNS if rows and len(rows[0]) == 4 else (*COLUMNS, *COLUMNS)
+    out = Terminal()
+    print_table(rows, columns=columns, title="Layers of a model", file=out)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    for row in rows:
+        for cell in row[:2]:
+            letters = "x".join(map(str, cell)) if isinstance(cell, list) else cell
+            assert Counter(letters) <= Counter(text)
+        if width >= 40:
+            assert f"{row[2]:.4g}" in text  # a number stays whole
+    if rows is LONG and width >= 80:
+        assert all(row[0][:12] in text for row in rows)
+
+
+def test_a_name_folded_reads_on_in_its_column(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    out = Terminal()
+    print_table(LONG[:1], columns=COLUMNS, file=out)
+    cells = [line.split("│")[1].strip() for line in out.getvalue().splitlines() if "│" in line]
+    assert "".join(cells) == LONG[0][0]
+
+
+@pytest.mark.parametrize("terminal", [Terminal, io.StringIO])
+def test_what_is_no_character_to_see_is_written_as_an_escape(terminal):
+    out = terminal()
+    print_table([("\x1b[2Ja\nb", 1)], columns=("name", "n"), title="\x07", file=out)
+    assert "\\x1b[2Ja\\nb" in out.getvalue()
+    assert "\\x07" in out.getvalue()
+    assert printable("\ud800 é [red] \u202e") == "\\ud800 é [red] \\u202e"
 
 
 def test_a_table_without_rows_still_names_its_columns():

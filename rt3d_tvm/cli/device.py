@@ -19,7 +19,7 @@ from rt3d_tvm.cli.arguments import (
 )
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.run import add_video, classify
-from rt3d_tvm.console import print_table, progress
+from rt3d_tvm.console import print_table, printable, progress
 
 if TYPE_CHECKING:
     from rt3d_tvm.cli.command import Commands
@@ -58,7 +58,7 @@ def _remote_list(args: argparse.Namespace) -> int:
     from rt3d_tvm.devices.tracker import list_devices, wait_for_device
 
     if args.key is None:
-        offers = list_devices(args.tracker)
+        offers = list_devices(args.tracker, say=lambda line: print(printable(f"note: {line}")))
     else:
         offers = [wait_for_device(args.tracker, args.key, wait_s=args.wait)]
     print_table(

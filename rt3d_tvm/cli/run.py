@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.arguments import add_folder, add_opencl, add_threads, at_least_one
 from rt3d_tvm.cli.command import add_command, write_result
-from rt3d_tvm.console import print_table
+from rt3d_tvm.console import print_table, printable
 
 if TYPE_CHECKING:
     from rt3d_tvm.artifact.load import Artifact
@@ -63,7 +63,7 @@ def classify(
         loader=loader,
     )
     for note in result.notes:
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))
     print_table(
         [(guess.index, guess.label or "-", guess.probability) for guess in result.top],
         columns=("class", "label", "probability"),

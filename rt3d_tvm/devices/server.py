@@ -9,25 +9,27 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
-import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rt3d_tvm.artifact.opencl.drivers import name_drivers
+from rt3d_tvm.devices import served_session, tracker_server
+from rt3d_tvm.devices.handshake import Callers
+from rt3d_tvm.devices.registration import Registration
+from rt3d_tvm.devices.wire import MOST_TEXT, is_text
 from rt3d_tvm.errors import InputError
 
 LOOPBACK = "127.0.0.1"
 TRACKER_PORT, SERVER_PORT = 9190, 9090
 # How many ports from the first on are tried.
 PORTS = 100
-# Between two attempts to serve again after a failure, so that a lasting one does not fill the log.
-PAUSE_S = 1.0
+# Seconds between two looks at the tracker while nobody calls.
+PING_S = 2.0
 
 
 def track(
@@ -37,16 +39,11 @@ def track(
 
     The port is the first free one from ``port`` on.
     """
-    with _without_torch():
-        from tvm.rpc import base, tracker
-
     _check_host(host)
-    tracker.logger.setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _listening(host, port) as sock:
         announce(host, sock.getsockname()[1])
-        # In this very process: TVM's own class starts another, where a refusal is only a traceback.
-        tracker._tracker_server(sock, base.random_key("tracker"))
+        tracker_server.run(sock)
 
 
 def serve(
@@ -63,12 +60,14 @@ def serve(
     libraries: parts of TVM's runtime that its wheel has not, such as that for OpenCL.
 
     Each session runs in a process of its own. What that process dies of ends the session, not the
-    server. The port is the first free one from ``port`` on. Needs the TVM runtime only.
+    server, and neither does a connection that is none of TVM's. The port is the first free one from
+    ``port`` on. Needs the TVM runtime only. InputError for a key that no client could name.
     """
     with _without_torch():
         from tvm.rpc import server
 
     _check_host(host)
+    check_key(key)
     for library in libraries:
         _check_library(library)
     if libraries:
@@ -79,24 +78,21 @@ def serve(
     # The tracker hands this address out; of a server that listens everywhere, it takes the one
     # that it is called from.
     address = host if ipaddress.ip_address(host).is_loopback else None
-    home = Path.cwd()
     # As many threads as a session asks for; left alone TVM has half the cores on x86-64.
     os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _listening(host, port) as sock:
         announce(host, sock.getsockname()[1])
-        try:
-            while True:
-                try:
-                    # In this very process: what starts a second interpreter does not work under
-                    # an emulator.
-                    server._listen_loop(sock, sock.getsockname()[1], key, tracker, loaded, address)
-                except RuntimeError as error:  # a session's process died, or the tracker is gone
-                    print(f"{error}; serving again", file=sys.stderr, flush=True)
-                os.chdir(home)  # TVM leaves a dead session's folder as the current one
-                time.sleep(PAUSE_S)
-        finally:
-            for session in multiprocessing.active_children():
-                session.kill()
+        registration = Registration(tracker, key, (address, sock.getsockname()[1]))
+        callers = Callers(sock, key)
+        while True:
+            registration.keep()
+            if (call := callers.next(registration.match_key, wait_s=PING_S)) is None:
+                continue
+            registration.used()
+            callers.close()
+            with call.sock:
+                served_session.run(call, loaded, others=(sock, registration.sock))
 
 
 @contextlib.contextmanager
@@ -110,6 +106,14 @@ def _without_torch() -> Iterator[None]:
     finally:
         if absent:
             del sys.modules["torch"]
+
+
+def check_key(key: str) -> None:
+    """InputError for a device's key that a client could not name in a handshake."""
+    if not is_text(key) or not key.isprintable() or key.split() != [key]:
+        raise InputError(
+            f"key {key!r}: text without spaces is accepted, of at most {MOST_TEXT} characters"
+        )
 
 
 def _check_host(host: str) -> None:

@@ -1,28 +1,34 @@
-"""TVM's RPC tracker, asked from here: which devices there are, and for one of them.
+"""An RPC tracker, asked from here: which devices there are, and for one of them.
 
-Written out, because importing TVM takes seconds: each of its messages is JSON behind its length.
+Whoever reaches a tracker can tell it anything, and it hands that on: answers are looked at first.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
-import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from rt3d_tvm.devices.wire import (
+    MAGIC,
+    REQUEST,
+    SUCCESS,
+    SUMMARY,
+    is_text,
+    number,
+    packed,
+    port_of,
+    received,
+    received_message,
+)
 from rt3d_tvm.errors import InputError
 
 # Seconds. A tracker answers at once or not at all; a device is away for a moment after a session
 # of its died.
 ANSWER_S = 20.0
 RETURN_S = 5.0
-# TVM's numbers, from tvm/rpc/base.py, and its bound on a message.
-MAGIC = 0x2F271
-SUCCESS, REQUEST, SUMMARY = 0, 4, 6
-_MOST_BYTES = 1 << 20
 # For whoever names a device and not where to find it.
 NO_TRACKER = "a key is of a device: its tracker is needed as well"
 
@@ -38,27 +44,57 @@ class Offer:
     addresses: tuple[str, ...]
 
 
-def list_devices(tracker: tuple[str, int]) -> list[Offer]:
-    """The devices that a tracker has, by key. InputError where there is no tracker."""
+def list_devices(
+    tracker: tuple[str, int], *, say: Callable[[str], None] = lambda line: None
+) -> list[Offer]:
+    """The devices that a tracker has, by key. InputError where there is no tracker.
+
+    say: is told how many entries are left out because they are of no device. A key is as the device
+    gave it, whatever characters it has.
+    """
     try:
         summary = _ask(tracker, [SUMMARY], wait_s=ANSWER_S)
     except TimeoutError as error:
         raise InputError(f"{address_text(tracker)}: the tracker gives {_why(error)}") from error
+    try:
+        servers, queues = summary["server_info"], summary["queue_info"]
+        entries = [_entry(server) for server in servers]
+        waiting = {key: _counts(queues.get(key)) for key, _ in filter(None, entries)}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise _no_tracker(tracker, "its summary is none") from error
+    if none := entries.count(None):
+        say(f"{address_text(tracker)}: {none} entries without a key or an address are left out")
     addresses: dict[str, list[str]] = {}
-    for server in summary["server_info"]:
-        key = server["key"].removeprefix("server:")
-        addresses.setdefault(key, []).append(address_text(server["addr"]))
-    queues = summary["queue_info"]
+    for key, address in filter(None, entries):
+        addresses.setdefault(key, []).append(address)
     return [
         Offer(
             key=key,
             devices=len(found),
-            free=queues[key]["free"] if key in queues else 0,
-            waiting=queues[key]["pending"] if key in queues else 0,
+            free=waiting[key][0],
+            waiting=waiting[key][1],
             addresses=tuple(sorted(found)),
         )
         for key, found in sorted(addresses.items())
     ]
+
+
+def _entry(server: object) -> tuple[str, str] | None:
+    """Key and address of one server of a summary; None where it has none."""
+    info = server if isinstance(server, dict) else {}
+    key, address = info.get("key"), info.get("addr")
+    if not is_text(key) or not isinstance(address, list) or len(address) != 2:
+        return None
+    host, port = address[0], port_of(address[1])
+    key = key.removeprefix("server:")
+    return (key, address_text((host, port))) if key and is_text(host) and port else None
+
+
+def _counts(queue: object) -> tuple[int, int]:
+    """How many devices of a key are free, and how many clients wait."""
+    counts = queue if isinstance(queue, dict) else {}
+    free, waiting = (counts.get(name) for name in ("free", "pending"))
+    return (free if type(free) is int else 0, waiting if type(waiting) is int else 0)
 
 
 def wait_for_device(tracker: tuple[str, int], key: str, *, wait_s: float = RETURN_S) -> Offer:
@@ -81,15 +117,22 @@ def request_device(tracker: tuple[str, int], key: str, *, wait_s: float) -> tupl
 
     The match key is good for some eight seconds. InputError if none is free within ``wait_s``.
     """
-    try:
-        host, port, match_key = _ask(tracker, [REQUEST, key, "", 1], wait_s=wait_s)
-    except TimeoutError:
-        offer = wait_for_device(tracker, key)
-        raise InputError(
-            f"every device with key {key!r} is busy: {offer.devices} registered, none free within "
-            f"{wait_s:g} s"
-        ) from None
-    return host, int(port), match_key
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            answer = _ask(tracker, [REQUEST, key, "", 1], wait_s=until - time.monotonic())
+        except TimeoutError:
+            offer = wait_for_device(tracker, key)
+            raise InputError(
+                f"every device with key {key!r} is busy: {offer.devices} registered, none free "
+                f"within {wait_s:g} s"
+            ) from None
+        # One that is none was offered by somebody who is no device: it is off the list now.
+        if isinstance(answer, list) and len(answer) == 3:
+            host, port, match_key = answer[0], port_of(answer[1]), answer[2]
+            if is_text(host) and host.isprintable() and port and is_text(match_key):
+                return host, port, match_key
+        time.sleep(0.1)
 
 
 def address_text(address: tuple[str, int]) -> str:
@@ -97,27 +140,29 @@ def address_text(address: tuple[str, int]) -> str:
     return f"{address[0]}:{address[1]}"
 
 
-def _ask(tracker: tuple[str, int], message: list, *, wait_s: float):
+def _ask(tracker: tuple[str, int], message: list, *, wait_s: float) -> object:
     """The tracker's answer to one message; TimeoutError if it has none within ``wait_s``."""
     where = address_text(tracker)
     with _connected(tracker) as sock:
         try:
-            data = json.dumps(message).encode()
-            sock.sendall(struct.pack("<i", len(data)) + data)
-            until = time.monotonic() + wait_s
-            size = struct.unpack("<i", _received(sock, 4, until))[0]
-            if not 0 < size <= _MOST_BYTES:
-                raise ValueError(f"a message of {size} bytes")
-            status, value = json.loads(_received(sock, size, until))
+            sock.sendall(packed(message))
+            answer = received_message(sock, time.monotonic() + wait_s)
         except TimeoutError:
             raise
         except ValueError as error:
-            raise InputError(f"{where} does not answer as an RPC tracker does: {error}") from error
+            raise _no_tracker(tracker, str(error)) from error
         except OSError as error:
             raise InputError(f"{where}: the tracker hung up: {error}") from error
+    if not isinstance(answer, list) or len(answer) != 2:
+        raise _no_tracker(tracker, "neither a status nor a value")
+    status, value = answer
     if status != SUCCESS:
         raise InputError(f"{where}: the tracker refuses {message}")
     return value
+
+
+def _no_tracker(tracker: tuple[str, int], why: str) -> InputError:
+    return InputError(f"{address_text(tracker)} does not answer as an RPC tracker does: {why}")
 
 
 @contextlib.contextmanager
@@ -126,38 +171,24 @@ def _connected(tracker: tuple[str, int]) -> Iterator[socket.socket]:
     where = address_text(tracker)
     try:
         sock = socket.create_connection(tracker, timeout=ANSWER_S)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, UnicodeError) as error:  # a name that no host can have is a UnicodeError
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
             f"{where}: no RPC tracker there: {reason}; `rt3d tracker` starts one"
         ) from error
     with sock:
         try:
-            sock.sendall(struct.pack("<i", MAGIC))
-            answer = _received(sock, 4, time.monotonic() + ANSWER_S)
+            sock.sendall(number(MAGIC))
+            answer = received(sock, 4, time.monotonic() + ANSWER_S)
         except OSError as error:
             reason = (
                 f"no answer within {ANSWER_S:g} s" if isinstance(error, TimeoutError) else error
             )
             raise InputError(f"{where}: no RPC tracker there: {reason}") from error
-        if answer != struct.pack("<i", MAGIC):
+        if answer != number(MAGIC):
             raise InputError(f"{where}: something answers there, but it is no RPC tracker")
         yield sock
 
 
 def _why(error: OSError) -> str:
     return f"no answer within {ANSWER_S:g} s" if isinstance(error, TimeoutError) else str(error)
-
-
-def _received(sock: socket.socket, size: int, until: float) -> bytes:
-    """Exactly that many bytes. TimeoutError after the moment ``until``, OSError if it hangs up."""
-    data = bytearray()
-    while len(data) < size:
-        left = until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        sock.settimeout(left)
-        if not (part := sock.recv(size - len(data))):
-            raise ConnectionResetError("closed by the other side")
-        data += part
-    return bytes(data)

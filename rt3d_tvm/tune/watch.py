@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from rt3d_tvm.console import printable
+
 # Seconds between two lines where there is no terminal.
 _EVERY_S = 30.0
 
@@ -55,8 +57,8 @@ def watched() -> Iterator[Watch]:
         console = Console(file=sys.stderr, markup=False, highlight=False)
         with console.status("tune") as status:
             yield Watch(
-                say=lambda line: console.print(f"tune: {line}"),
-                show=lambda state: status.update(f"tune: {state}"),
+                say=lambda line: console.print(printable(f"tune: {line}")),
+                show=lambda state: status.update(printable(f"tune: {state}")),
             )
         return
     last = 0.0
@@ -65,6 +67,6 @@ def watched() -> Iterator[Watch]:
         nonlocal last
         if time.monotonic() - last >= _EVERY_S or state.done == state.planned:
             last = time.monotonic()
-            print(f"tune: {state}", flush=True)
+            print(printable(f"tune: {state}"), flush=True)
 
-    yield Watch(say=lambda line: print(f"tune: {line}", flush=True), show=show)
+    yield Watch(say=lambda line: print(printable(f"tune: {line}"), flush=True), show=show)
