@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rt3d_tvm.devices import opencl_session as session
 from rt3d_tvm.devices import session as remote_session
-from rt3d_tvm.devices.remote import DEADLINE_S, Device
+from rt3d_tvm.devices.defaults import DEADLINE_S
+from rt3d_tvm.devices.device import Device
 
 
 class OpenCLMachine(Device):

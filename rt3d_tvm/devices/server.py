@@ -19,13 +19,12 @@ from pathlib import Path
 
 from rt3d_tvm.artifact.opencl.drivers import name_drivers
 from rt3d_tvm.devices import served_session, tracker_server
+from rt3d_tvm.devices.defaults import LOOPBACK, SERVER_PORT, TRACKER_PORT
 from rt3d_tvm.devices.handshake import Callers
 from rt3d_tvm.devices.registration import Registration
 from rt3d_tvm.devices.wire import MOST_TEXT, is_text
 from rt3d_tvm.errors import InputError
 
-LOOPBACK = "127.0.0.1"
-TRACKER_PORT, SERVER_PORT = 9190, 9090
 # How many ports from the first on are tried.
 PORTS = 100
 # Seconds between two looks at the tracker while nobody calls.

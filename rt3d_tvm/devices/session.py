@@ -7,8 +7,6 @@ device may be this machine: then a kernel that crashes or hangs takes this proce
 from __future__ import annotations
 
 import logging
-import struct
-import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -16,26 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import tvm
-from tvm import relax, rpc, tirx
-from tvm.script import tirx as T
-from tvm.target import Target
+from tvm import relax, rpc
 
 from rt3d_tvm.artifact.load import ALIGNMENT, MAGIC, MODEL, WEIGHTS, set_threads
-from rt3d_tvm.compile.link import export_arguments
-from rt3d_tvm.compile.targets import make_target
+from rt3d_tvm.devices import probes
 from rt3d_tvm.devices.processor import Processor, read_processor, read_temperatures
 from rt3d_tvm.devices.worker import ignore_interrupts
 from rt3d_tvm.errors import InputError
 
 # The affinity mode of TVM's thread pool that takes the fastest cores first.
 _BIG_CORES = 1
-# The least that code for each architecture asks for.
-_BASELINE = {"aarch64": "arm64", "x86_64": "x86-64-avx2"}
 # What stands in TVM's message, and what it means.
 _SHUT_DOWN = "code=kShutdown"
 ENDED = "the session ended there: its process died, or the connection was lost"
-# struct sysinfo of 64-bit Linux: seconds, three loads, memory, five more sizes, processes, unit.
-_SYSINFO = "<q3Q6QHxx4x2QI"
 
 
 @dataclass
@@ -121,7 +112,7 @@ def gpu() -> tuple[str, bool | None]:
 
     None where no kernel of ours gets there to find out.
     """
-    return _gpu_name(_opencl()), _half()
+    return _gpu_name(_opencl()), _computes_half()
 
 
 def describe() -> tuple[Processor, int | None, tuple[str | None, bool | None], dict, float]:
@@ -135,7 +126,7 @@ def describe() -> tuple[Processor, int | None, tuple[str | None, bool | None], d
         on_gpu = gpu()
     except (InputError, tvm.error.RPCError):
         on_gpu = None, None
-    return found, _memory(found), on_gpu, temperatures(), answer_s
+    return found, probes.memory(found, _loaded, _held.rpc.cpu()), on_gpu, temperatures(), answer_s
 
 
 def upload(folder: Path, manifest: dict, threads: int | None) -> tuple[int, int | None, str | None]:
@@ -280,67 +271,14 @@ def _read(path: str) -> str | None:
     return bytes(data).rstrip(b"\0").decode("utf-8", errors="replace")
 
 
-def _memory(found: Processor) -> int | None:
-    """Bytes of memory, asked by code of ours; None where such code cannot be linked here."""
-
-    @T.prim_func
-    def main(handle: T.handle):
-        buffer = T.match_buffer(handle, (256,), "uint8")
-        buffer[255] = T.Cast("uint8", T.call_extern("int32", "sysinfo", buffer.data))
-
-    if (library := _library(main, found)) is None:
-        return None
-    answer = tvm.runtime.empty((256,), "uint8", _held.rpc.cpu())
-    library["main"](answer)
-    fields = struct.unpack_from(_SYSINFO, answer.numpy().tobytes())
-    return fields[4] * fields[-1]
-
-
-def _half() -> bool | None:
-    """Whether the GPU computes in float16, by trial: TVM's runtime tells nothing of extensions."""
+def _computes_half() -> bool | None:
+    """Whether the GPU computes in float16; None where no kernel of ours gets there to find out."""
     if not _held.half:
-        half = _gpu_computes("float16")
-        _held.half = (half if half or _gpu_computes("float32") else None,)
+        found, on_gpu = processor(), _opencl()
+        half = probes.computes("float16", found, _loaded, on_gpu)
+        known = half or probes.computes("float32", found, _loaded, on_gpu)
+        _held.half = (half if known else None,)
     return _held.half[0]
-
-
-def _gpu_computes(dtype: str) -> bool:
-    """Whether a kernel in that type gets to the device's GPU, through its compiler, and runs."""
-
-    @T.prim_func
-    def main(handle: T.handle):
-        x = T.match_buffer(handle, (1,), dtype)
-        for i in T.thread_binding(1, thread="blockIdx.x"):
-            x[i] = x[i] + T.Cast(dtype, 1)
-
-    gpu = _opencl()
-    try:
-        if (library := _library(main, processor(), on_gpu=True)) is None:
-            return False
-        x = tvm.runtime.empty((1,), dtype, gpu).copyfrom(np.ones(1, dtype))
-        library["main"](x)
-        return x.numpy()[0] == 2
-    except tvm.error.RPCError:
-        return False
-
-
-def _library(
-    main: tirx.PrimFunc, found: Processor, *, on_gpu: bool = False
-) -> tvm.runtime.Module | None:
-    """A function of ours, loaded on the device; None where it cannot be linked here."""
-    if found.machine not in _BASELINE:
-        return None
-    host = make_target(_BASELINE[found.machine])
-    try:
-        linking = export_arguments(host)
-    except InputError:
-        return None
-    target = Target({"kind": "opencl"}, host=host) if on_gpu else host
-    with tempfile.TemporaryDirectory() as folder, target:
-        path = Path(folder) / "probe.so"
-        module = tvm.IRModule({"main": main.with_attr("global_symbol", "main")})
-        tvm.compile(module, target=target).export_library(str(path), **linking)
-        return _loaded(path)
 
 
 def _reason(error: Exception) -> str:

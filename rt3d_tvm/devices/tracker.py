@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from rt3d_tvm.devices.defaults import RETURN_S
 from rt3d_tvm.devices.wire import (
     MAGIC,
     REQUEST,
@@ -25,10 +26,8 @@ from rt3d_tvm.devices.wire import (
 )
 from rt3d_tvm.errors import InputError
 
-# Seconds. A tracker answers at once or not at all; a device is away for a moment after a session
-# of its died.
+# Seconds: a tracker answers at once or not at all.
 ANSWER_S = 20.0
-RETURN_S = 5.0
 # For whoever names a device and not where to find it.
 NO_TRACKER = "a key is of a device: its tracker is needed as well"
 
