@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-full lint bench peers clean
+.PHONY: help setup demo test test-full fuzz lint bench peers clean
 
 help:
 	@echo "make demo       prune, compile, check and time C3D on this machine"
 	@echo "make test       the tests; make test-full adds the full-size models"
+	@echo "make fuzz       random graphs, files, artifacts, kills and connections, for ten minutes"
 	@echo "make peers      other engines, for scripts/peers/compare_peers.py"
 	@echo "make lint       ruff; make bench: the demo's table for all three models; make clean: remove what was built, .venv apart"
 
@@ -33,6 +34,10 @@ test: $(READY)
 
 test-full: $(READY)
 	$(VENV)/bin/python -m pytest -m "full or not full"
+
+# Each run goes on where the last one stopped; docs/reliability.md says how to repeat a finding.
+fuzz: $(READY)
+	$(VENV)/bin/python -m scripts.fuzz --budget 600 --save build/fuzz/tallies.json
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -121,7 +121,12 @@ def violations(root: Path) -> list[str]:
             extra = tops - ALLOWED[package] - {package} - sys.stdlib_module_names
             found += [f"{name} imports {top}" for top in sorted(extra)]
         elif package == "scripts":
-            found += [f"{name} imports {top}" for top in sorted(tops & {"scripts", "tests"})]
+            # The modules of a folder with an __init__.py import one another.
+            own = f"scripts.{rest.partition('.')[0]}"
+            others = {target for target in imported(path) if f"{target}.".startswith("scripts.")}
+            if own not in known or any(not f"{t}.".startswith(f"{own}.") for t in others):
+                found += [f"{name} imports scripts"] * bool(others)
+            found += [f"{name} imports tests"] * ("tests" in tops)
         part = rest.partition(".")[0]
         if package == "rt3d_tvm" and part in PRUNING and "tvm" in reached(name, known):
             found.append(f"{name}, of the pruning half, reaches tvm")
@@ -154,6 +159,12 @@ def test_the_halves_do_reach_what_is_theirs():
         ({"rt3d_tvm/console.py": "import scripts.demo"}, ["rt3d_tvm.console imports scripts"]),
         ({"rt3d_tvm/console.py": "import pandas"}, ["rt3d_tvm.console imports pandas"]),
         ({"scripts/a.py": "import tests.b"}, ["scripts.a imports tests"]),
+        ({"scripts/a.py": "import scripts.b"}, ["scripts.a imports scripts"]),
+        ({"scripts/a/__init__.py": "", "scripts/a/b.py": "from scripts.a import c"}, []),
+        (
+            {"scripts/a/__init__.py": "", "scripts/a/b.py": "from scripts.d import c"},
+            ["scripts.a.b imports scripts"],
+        ),
         (
             {"rt3d_tvm/export.py": "def f():\n    import tvm"},
             ["rt3d_tvm.export, of the pruning half, reaches tvm"],

@@ -1,0 +1,1 @@
+"""Fuzzers: random graphs, files, artifacts, kills, connections; a case is known by its seed."""

@@ -1,0 +1,67 @@
+"""An ONNX graph of known shapes that grows at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+# So that a case costs milliseconds to run: elements of a tensor, multiply-adds of a layer.
+MOST_ELEMENTS, MOST_MACS = 1 << 16, 1 << 24
+
+
+@dataclass
+class Graph:
+    """A graph that grows at its end; ``shapes`` are those of all activations."""
+
+    rng: Random
+    opset: int
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def constant(self, value: np.ndarray) -> str:
+        """The name of a constant: an initializer, seldom a node."""
+        name = f"c{len(self.constants) + len(self.nodes)}"
+        tensor = numpy_helper.from_array(np.asarray(value), name)
+        if self.rng.random() < 0.1:
+            self.nodes.append(helper.make_node("Constant", [], [name], value=tensor))
+        else:
+            self.constants.append(tensor)
+        return name
+
+    def add(
+        self, op: str, inputs: Sequence[str], shape: Sequence[int], **attributes: object
+    ) -> str:
+        """The name of a node's result, which has that shape."""
+        name = f"t{len(self.nodes)}"
+        label = f"n{len(self.nodes)}" if self.rng.random() < 0.8 else ""
+        self.nodes.append(helper.make_node(op, list(inputs), [name], label, **attributes))
+        self.shapes[name] = tuple(shape)
+        return name
+
+    def ints(self, *values: int) -> str:
+        """A constant of int64."""
+        return self.constant(np.array(values, np.int64))
+
+    def with_axes(
+        self, op: str, x: str, axes: Sequence[int], shape: Sequence[int], since: int, **more: int
+    ) -> str:
+        """A node whose axes are an attribute before the opset ``since``, then an input."""
+        if self.opset < since:
+            return self.add(op, [x], shape, axes=list(axes), **more)
+        return self.add(op, [x, self.ints(*axes)], shape, **more)
+
+    def model(self, output: str) -> onnx.ModelProto:
+        """The model whose output is that tensor."""
+        values = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, self.shapes[name])
+            for name in ("x", output)
+        ]
+        graph = helper.make_graph(self.nodes, "fuzz", values[:1], values[1:], self.constants)
+        opset = helper.make_opsetid("", self.opset)
+        return helper.make_model(graph, opset_imports=[opset], ir_version=8)

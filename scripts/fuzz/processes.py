@@ -1,0 +1,87 @@
+"""Commands of rt3d in processes that are forked from this one, and what they leave behind."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rt3d_tvm import cli
+
+# Seconds: until a command is given up, and until what it had started has ended.
+_PATIENCE_S, _END_S = 1200.0, 30.0
+
+
+class Fault(Exception):
+    """What must not be: an outcome's kind and words."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+def started(argv: Sequence[str], folder: Path) -> int:
+    """A process that runs a command, its output in ``folder``/log."""
+    (folder / "tmp").mkdir(exist_ok=True)
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    os.setsid()
+    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
+    status = 70
+    try:
+        status = cli.main([str(word) for word in argv])
+        sys.stdout.flush()
+        atexit._run_exitfuncs()  # as where a process ends by itself
+    finally:
+        os._exit(status)
+
+
+def finished(argv: Sequence[str], folder: Path) -> None:
+    """Run a command to its end; Fault where that is not status 0."""
+    pid, until = started(argv, folder), time.monotonic() + _PATIENCE_S
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            break
+        if time.monotonic() > until:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise Fault("hung", f"rt3d {argv[0]} does not end")
+        time.sleep(0.02)
+    if code := os.waitstatus_to_exitcode(status):
+        said = (folder / "log").read_text(errors="replace").strip().splitlines()
+        raise Fault("crashed", f"rt3d {argv[0]}: status {code}: {said[-1] if said else ''}")
+    none_lives(pid)
+
+
+def none_lives(group: int) -> None:
+    """Fault where a process of that session does not end."""
+    until = time.monotonic() + _END_S
+    while living := _living(group):
+        if time.monotonic() > until:
+            for pid in living:
+                os.kill(pid, signal.SIGKILL)
+            raise Fault("leaked", f"{len(living)} processes live on")
+        time.sleep(0.1)
+
+
+def _living(group: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended
+            continue
+        if int(fields[3]) == group and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found

@@ -1,0 +1,146 @@
+"""scripts/fuzz: its parts, what once failed, and a few new cases."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import onnx
+import pytest
+
+from rt3d_tvm.compile.frontend import ACCEPTED_OPS
+from rt3d_tvm.errors import InputError
+from scripts.fuzz import session, table
+from scripts.fuzz.generator import random_model
+from scripts.fuzz.isolated import Isolated, Limits
+from scripts.fuzz.mutations import damaged
+from scripts.fuzz.oracle import Arithmetic, bound, reference, why_wrong
+from scripts.fuzz.outcome import FAULTS, Outcome, Tally, added, merged, read_tallies, write_tallies
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_what_once_failed_and_new_cases_end_well():
+    """In processes without threads, which the fuzzers fork; a finding prints how to repeat it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.fuzz", "--sample"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_graphs_are_valid_and_hold_every_operator():
+    found = set()
+    for seed in range(250):
+        model = random_model(Random(seed))
+        onnx.checker.check_model(model, full_check=True)
+        found |= {node.op_type for node in model.graph.node}
+    assert found == set(ACCEPTED_OPS)
+
+
+def test_a_seed_is_one_case(tmp_path):
+    first, second = (random_model(Random(3)).SerializeToString() for _ in range(2))
+    assert first == second
+    assert random_model(Random(4)).SerializeToString() != first
+    model = onnx.load_model_from_string(first)
+    assert damaged(Random(5), model, tmp_path) == damaged(
+        Random(5), onnx.load_model_from_string(first), tmp_path
+    )
+
+
+def test_the_bound_passes_what_rounds_off_and_no_fault():
+    model = random_model(Random(1))
+    shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    x = np.random.default_rng(0).standard_normal(shape, dtype="float32")
+    values = reference(model, x)
+    y = values[model.graph.output[0].name]
+    limit = bound(model, values, Arithmetic())
+    assert 0 < limit < 0.05 * abs(y).max()
+    again = reference(model, x * np.float32(1 + 2**-23))[model.graph.output[0].name]
+    assert why_wrong(again, y, limit, more_nan=False) is None
+    broken = y.copy()
+    broken.flat[0] += 0.1 * abs(y).max()
+    assert "1 of" in why_wrong(broken, y, limit, more_nan=False)
+    broken.flat[0] = np.nan
+    assert "not-a-numbers" in why_wrong(broken, y, limit, more_nan=False)
+    assert "became numbers" in why_wrong(y, broken, limit, more_nan=False)
+
+
+CASES = {
+    "1": ("ok", lambda: Outcome("ok")),
+    "2": ("refused", lambda: _raise(InputError("that will not do"))),
+    "3": ("crashed", lambda: _raise(KeyError("x"))),
+    "4": ("crashed", os.abort),
+    "5": ("hung", lambda: _burn(60)),
+    "6": ("crashed", lambda: bytearray(1 << 40)),
+    "7": ("leaked", lambda: _kept.append(np.ones(1 << 24))),
+}
+_kept = []
+
+
+def _raise(error):
+    raise error
+
+
+def _burn(seconds):
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_every_outcome_is_told(alone):
+    """Whatever a case does to its process, the next one is judged."""
+    limits = Limits(seconds=0.5, memory=1 << 32, kept=64 << 20)
+
+    def judge(case, folder):
+        assert folder.is_dir() and not list(folder.iterdir())
+        result = CASES[case][1]()
+        return result if isinstance(result, Outcome) else Outcome("ok")
+
+    names = list(CASES) if not alone else ["4", "1"]
+    with Isolated(judge, limits) as isolated:
+        assert [isolated(name).kind for name in names] == [CASES[name][0] for name in names]
+
+
+def test_tallies_add_up(tmp_path):
+    first, second = Tally("graphs", "cpu"), Tally("graphs", "cpu")
+    for seed, kind in enumerate(("ok", "refused", "wrong")):
+        first.add(seed, Outcome(kind, "why"), f"line {seed}")
+    second.add(3, Outcome("ok"), "line 3")
+    write_tallies(tmp_path / "t.json", {("graphs", "cpu"): added(first, second)})
+    (tally,) = read_tallies(tmp_path / "t.json").values()
+    assert (tally.cases, tally.faults, tally.seeds) == (4, 1, [[0, 3]])
+    assert tally.findings == [{"kind": "wrong", "line": "line 2", "detail": "why"}]
+    assert merged([[5, 6], [0, 3], [4, 4], [9, 9]]) == [[0, 6], [9, 9]]
+
+
+def test_the_table_in_the_documentation_is_that_of_its_figures():
+    tallies = read_tallies(ROOT / "docs" / "fuzz.json")
+    assert set(tallies) <= set(table.WORDS)
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    assert f"{table.BEGIN}\n{table.table(tallies.values())}\n{table.END}" in text
+    for tally in tallies.values():
+        assert not tally.faults, tally.findings
+
+
+def test_a_run_prints_the_command_that_repeats_a_finding(capsys, tmp_path):
+    fuzzer = session.Fuzzer(
+        name="graphs",
+        of="cpu",
+        judge=lambda seed, folder: Outcome(FAULTS[0] if seed == 8 else "ok", "off by 3"),
+        options=("--target", "cpu"),
+    )
+    for first in (7, 10):
+        session.run(fuzzer, range(first, first + 3), budget_s=60, save=tmp_path / "t.json")
+    said = capsys.readouterr().out
+    assert "wrong: python -m scripts.fuzz.graphs --target cpu --seed 8 --count 1: off by 3" in said
+    (tally,) = read_tallies(tmp_path / "t.json").values()
+    assert (tally.cases, tally.seeds) == (6, [[7, 12]])
