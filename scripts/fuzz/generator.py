@@ -43,6 +43,7 @@ BLOCKS: dict[str, Callable[[Graph, str], str]] = {
     )
 }
 CONVOLUTIONS = ("conv", "conv", "grouped", "wide_window", "pair", "residual", "branches", "gate")
+OTHERS = (*(name for name in BLOCKS if name not in CONVOLUTIONS), "pool", "pool", "with_constant")
 
 
 def random_model(rng: Random) -> onnx.ModelProto:
@@ -53,7 +54,8 @@ def random_model(rng: Random) -> onnx.ModelProto:
     x, blocks = "x", rng.choice((1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 5, 7))
     for index in range(blocks):
         # Convolutions are what it is about; without one most of the rest is not this project's.
-        names = CONVOLUTIONS if index == 0 or rng.random() < 0.4 else tuple(BLOCKS)
+        likely = 0.85 if index == 0 else 0.35
+        names = CONVOLUTIONS if rng.random() < likely else OTHERS
         x = BLOCKS[rng.choice(names)](graph, x)
     if rng.random() < 0.25:
         x = head(graph, x)
