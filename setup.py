@@ -2,11 +2,12 @@
 
 from setuptools import find_packages, setup
 
-PRUNE = ["torch>=2.13", "safetensors", "onnx", "onnxscript", "onnxruntime", "matplotlib"]
+COMPILE = ["onnx", "onnxruntime"]
+PRUNE = ["torch>=2.13", "safetensors", "onnxscript", "matplotlib", *COMPILE]
 VIDEO = ["av>=17"]
 CHARTS = ["matplotlib"]
 # The package xgboost without what it brings for GPUs.
-TUNE = ["xgboost-cpu"]
+TUNE = ["xgboost-cpu", *COMPILE]
 OPENCL = ["pyopencl"]
 
 setup(
@@ -29,6 +30,7 @@ setup(
         "tornado",
     ],
     extras_require={
+        "compile": COMPILE,
         "prune": PRUNE,
         "video": VIDEO,
         "charts": CHARTS,

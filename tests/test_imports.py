@@ -38,7 +38,16 @@ ALLOWED = {
 }
 # The folders and modules of rt3d_tvm in the order of the flow: each imports those before it only.
 FLOORS = (
-    *("moved", "errors", "precision", "conv_shape", "whole_file", "scratch_folder", "console"),
+    *(
+        "moved",
+        "errors",
+        "extras",
+        "precision",
+        "conv_shape",
+        "whole_file",
+        "scratch_folder",
+        "console",
+    ),
     *("data", "models", "prune", "export"),
     *("artifact", "compile", "devices", "tune", "measure"),
     *("classify", "cli"),

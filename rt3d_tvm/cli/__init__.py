@@ -15,6 +15,7 @@ from typing import NoReturn
 from rt3d_tvm.cli import build, data, device, measure, models, run, training, tune
 from rt3d_tvm.cli.command import EXIT_BROKEN_PIPE, EXIT_INPUT, EXIT_INTERRUPTED
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.extras import extra_of
 from rt3d_tvm.whole_file import check_writable
 
 # In the order of `rt3d --help`: that of the flow.
@@ -24,17 +25,6 @@ _COMMANDS = (
     *(measure.add_bench, measure.add_groups, tune.add_tune, run.add_run),
     *(device.add_remote, device.add_tracker, device.add_rpc_server),
     *(measure.add_doctor, data.add_data),
-)
-# Packages that not every command needs.
-OPTIONAL = (
-    "torch",
-    "safetensors",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "av",
-    "matplotlib",
-    "xgboost",
 )
 
 
@@ -49,11 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
-        if error.name not in OPTIONAL:
+        extra = extra_of((error.name or "").partition(".")[0])
+        if extra is None:
             raise
         return _fail(
-            f"this command needs the package {error.name}, which is not installed: "
-            f"pip install {error.name}"
+            f"this command needs the package {extra.package}, which comes with the extra "
+            f"{extra.extra}: {extra.remedy}"
         )
     except BrokenPipeError:  # whoever read the output, `head` say, has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,6 +62,13 @@ def _fail(message: str) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does; but what is not known is this command's error, not that of `rt3d`."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
 

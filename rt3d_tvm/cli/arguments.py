@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from math import nan, nextafter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rt3d_tvm.devices.defaults import DEADLINE_S, WAIT_S
+
 if TYPE_CHECKING:
     from topi_sparse.kernel_group import KernelGroup
+
+# Nothing takes longer, in seconds (some eleven days), and nothing is counted further.
+_LONGEST_S, _MOST = 1e6, (1 << 31) - 1
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
@@ -82,14 +88,18 @@ def add_device(parser: argparse.ArgumentParser, required: bool = False) -> None:
     """Which device of the tracker, and how long to wait for it."""
     _add_key(parser, required=required)
     parser.add_argument(
-        "--wait", type=seconds, default=60, metavar="S", help="for a device to be free; default 60"
+        "--wait",
+        type=seconds,
+        default=WAIT_S,
+        metavar="S",
+        help=f"for a device to be free; default {WAIT_S:g}",
     )
     parser.add_argument(
         "--deadline",
         type=seconds,
-        default=120,
+        default=DEADLINE_S,
         metavar="S",
-        help="for each operation on the device; default 120",
+        help=f"for each operation on the device; default {DEADLINE_S:g}",
     )
 
 
@@ -105,24 +115,51 @@ def address(text: str) -> tuple[str, int]:
 
 def seconds(text: str) -> float:
     """A time, more than 0."""
-    return above_zero(text, sys.float_info.max, "seconds are accepted, more than 0")
+    accepted = f"seconds are accepted, more than 0 and at most {_LONGEST_S:.0f}"
+    return above_zero(text, _LONGEST_S, accepted)
+
+
+def pause(text: str) -> float:
+    """A time that may be none."""
+    return _number(text, 0.0, _LONGEST_S, f"seconds are accepted, 0 to {_LONGEST_S:.0f}")
 
 
 def above_zero(text: str, most: float, accepted: str) -> float:
     """A number more than 0 and at most ``most``; ``accepted`` is the message for any other."""
+    return _number(text, nextafter(0.0, 1.0), most, accepted)
+
+
+def at_least_zero(text: str) -> float:
+    """A number of at least 0, and not without end."""
+    return _number(text, 0.0, sys.float_info.max, "a number of at least 0 is accepted")
+
+
+def _number(text: str, least: float, most: float, accepted: str) -> float:
     try:
         number = float(text)
     except ValueError:
-        number = 0.0
-    if not 0 < number <= most:
+        number = nan
+    if not least <= number <= most:  # not a number is not in between
         raise argparse.ArgumentTypeError(f"{text!r}: {accepted}")
     return number
 
 
 def at_least_one(text: str) -> int:
     """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number of at least 1 is accepted")
+    return _whole_number(text, 1)
+
+
+def whole_number(text: str) -> int:
+    """A whole number of at least 0, such as a seed."""
+    return _whole_number(text, 0)
+
+
+def _whole_number(text: str, least: int) -> int:
+    # Of ten digits at most: what is longer is none that anything could count to.
+    if not text.isdecimal() or len(text) > 10 or not least <= int(text) <= _MOST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: a whole number of at least {least} is accepted, at most {_MOST}"
+        )
     return int(text)
 
 

@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.cli.arguments import add_folder, add_kernels, add_opencl, add_target, at_least_one
+from rt3d_tvm.cli.arguments import (
+    add_folder,
+    add_kernels,
+    add_opencl,
+    add_target,
+    at_least_one,
+    at_least_zero,
+)
 from rt3d_tvm.cli.command import EXIT_FAILED, add_command, write_result
 from rt3d_tvm.cli.models import add_model_arguments, input_shape, model_with_weights
 from rt3d_tvm.console import print_table, progress
@@ -124,7 +131,9 @@ def add_verify(commands: Commands) -> None:
     verify.add_argument("--onnx", type=Path, required=True, metavar="X.onnx")
     verify.add_argument("--inputs", type=at_least_one, default=2, metavar="N")
     verify.add_argument(
-        "--limit", type=float, help="largest error that passes; default: 1e-4, fp16 2e-2"
+        "--limit",
+        type=at_least_zero,
+        help="largest error that passes; default: 1e-4, fp16 2e-2",
     )
     add_opencl(verify)
 

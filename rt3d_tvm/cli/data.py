@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.cli.arguments import at_least_one
+from rt3d_tvm.cli.arguments import at_least_one, at_least_zero
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.console import progress
 
@@ -28,8 +28,8 @@ def add_data(commands: Commands) -> None:
     motion.add_argument("--size", type=at_least_one, metavar="N", help="side of a frame, even")
     motion.add_argument("--frames", type=at_least_one, metavar="N", help="of a video")
     motion.add_argument("--distractors", type=int, metavar="N", help="smaller objects")
-    motion.add_argument("--noise", type=float, help="of the noisiest camera, of 255")
-    motion.add_argument("--shake", type=float, help="of the camera, in shares of the side")
+    motion.add_argument("--noise", type=at_least_zero, help="of the noisiest camera, of 255")
+    motion.add_argument("--shake", type=at_least_zero, help="of the camera, in shares of the side")
 
 
 def _data_motion(args: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from rt3d_tvm.cli.arguments import (
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.run import add_video, classify
 from rt3d_tvm.console import print_table, printable, progress
+from rt3d_tvm.devices.defaults import LOOPBACK, RETURN_S, SERVER_PORT, TRACKER_PORT
 
 if TYPE_CHECKING:
     from rt3d_tvm.cli.command import Commands
@@ -42,7 +43,9 @@ def add_remote(commands: Commands) -> None:
 
     listing = action("list", _remote_list, "list the devices of a tracker")
     listing.add_argument("--key", help="only these; it is an error if there are none")
-    listing.add_argument("--wait", type=seconds, default=5, metavar="S", help="for the first one")
+    listing.add_argument(
+        "--wait", type=seconds, default=RETURN_S, metavar="S", help="for the first one"
+    )
     add_device(action("ping", _remote_ping, "say what a device is and what runs on it"), True)
     timing = action("bench", bench_on_device, "upload a compiled model and time it")
     add_folder(timing)
@@ -156,7 +159,7 @@ def _remote_run(args: argparse.Namespace) -> int:
 def add_tracker(commands: Commands) -> None:
     """`rt3d tracker`."""
     tracker = add_command(commands, "tracker", _tracker, "run a tracker, where devices register")
-    _add_listening(tracker, port=9190)
+    _add_listening(tracker, port=TRACKER_PORT)
 
 
 def _tracker(args: argparse.Namespace) -> int:
@@ -181,7 +184,7 @@ def add_rpc_server(commands: Commands) -> None:
         metavar="FILE",
         help="load this part of TVM's runtime as well, such as libtvm_runtime_opencl.so",
     )
-    _add_listening(server, port=9090)
+    _add_listening(server, port=SERVER_PORT)
 
 
 def _rpc_server(args: argparse.Namespace) -> int:
@@ -213,9 +216,9 @@ def _announce(what: str) -> Callable[[str, int], None]:
 def _add_listening(parser: argparse.ArgumentParser, *, port: int) -> None:
     parser.add_argument(
         "--host",
-        default="127.0.0.1",
+        default=LOOPBACK,
         metavar="ADDRESS",
-        help="listen there; default: 127.0.0.1, because whoever reaches the port can run any code",
+        help=f"listen there; default: {LOOPBACK}: whoever reaches the port can run any code",
     )
     parser.add_argument(
         "--port", type=at_least_one, default=port, metavar="N", help=f"or the next; default {port}"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.cli.arguments import at_least_one, kernel_group
+from rt3d_tvm.cli.arguments import above_zero, at_least_one, kernel_group, whole_number
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.console import print_table
 from rt3d_tvm.errors import InputError
@@ -104,7 +104,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="one of `rt3d models`; default: what the weights say")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--weights", type=Path, metavar="W.safetensors")
-    source.add_argument("--seed", type=int, help="of benchmark weights, without --weights: 0")
+    source.add_argument(
+        "--seed", type=whole_number, help="of benchmark weights, without --weights: 0"
+    )
     parser.add_argument(
         "--group",
         type=kernel_group,
@@ -116,8 +118,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_sizes(parser)
 
 
+def _width(text: str) -> float:
+    return above_zero(text, 4, "a width is accepted, above 0 and at most 4")
+
+
 def add_sizes(parser: argparse.ArgumentParser) -> None:
     """How wide the model is, and how large its clips."""
-    parser.add_argument("--width", type=float, help="factor on the number of channels")
+    parser.add_argument("--width", type=_width, help="factor on the number of channels")
     for name in ("frames", "size"):
         parser.add_argument(f"--{name}", type=at_least_one, metavar="N")

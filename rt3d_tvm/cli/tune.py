@@ -12,6 +12,7 @@ from rt3d_tvm.cli.arguments import (
     add_target,
     add_threads,
     at_least_one,
+    pause,
     seconds,
 )
 from rt3d_tvm.cli.command import add_command, write_result
@@ -45,7 +46,7 @@ def add_tune(commands: Commands) -> None:
         "--deadline", type=seconds, default=60, metavar="S", help="for one trial; default: 60"
     )
     tune.add_argument(
-        "--cooldown", type=seconds, default=0, metavar="S", help="rest between two trials"
+        "--cooldown", type=pause, default=0, metavar="S", help="rest between two trials"
     )
     tune.add_argument(
         "--max-temperature",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
+from math import isinf
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,11 @@ class MotionSettings:
             "noise": 0,
             "shake": 0,
         }.items():
-            if not getattr(self, name) >= least:  # not a number is refused as well
-                raise InputError(f"{name} {getattr(self, name)}: at least {least} is accepted")
+            value = getattr(self, name)
+            if not value >= least:  # not a number is refused as well
+                raise InputError(f"{name} {value}: at least {least} is accepted")
+            if isinf(value):
+                raise InputError(f"{name} {value}: a number with an end is accepted")
         if self.size % 2:
             raise InputError(f"size {self.size}: an even number is accepted")
 

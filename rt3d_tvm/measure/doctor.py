@@ -15,17 +15,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from rt3d_tvm.compile.link import cross_linker
+from rt3d_tvm.extras import EXTRAS
 
 PYTHON = ((3, 10), (3, 13))
 PINS = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}
-PACKAGES = {
-    "onnx": "compile",
-    "torch": "prune, export",
-    "safetensors": "prune, export",
-    "onnxscript": "export",
-    "onnxruntime": "export, verify",
-    "av": "run",
-}
+BASE = ("numpy", "rich", "cloudpickle", "psutil", "tornado")
 CHILD_TIMEOUT_S = 120
 
 # Crashes the process with an apache-tvm-ffi that does not fit, and MetaSchedule with it.
@@ -138,17 +132,33 @@ def _threads() -> list[Check]:
     ]
 
 
-def _packages() -> list[Check]:
+def _base() -> list[Check]:
     return [
         _check(
             name,
             _installed(name) is not None,
-            required=name == "onnx",
             found=_installed(name) or "not installed",
-            remedy=f"pip install {name} (for rt3d {commands})",
+            remedy=f"pip install {name}",
         )
-        for name, commands in PACKAGES.items()
+        for name in BASE
     ]
+
+
+def _extras() -> list[Check]:
+    """What a base install leaves out, by extra: nothing is wrong where it is not there."""
+    checks = []
+    for extra in EXTRAS:
+        version_there = next(filter(None, map(_installed, extra.distributions)), None)
+        checks.append(
+            _check(
+                extra.package,
+                version_there is not None,
+                required=False,
+                found=version_there or f"not installed: of the extra {extra.extra}",
+                remedy=f"{extra.remedy} (for rt3d {extra.commands})",
+            )
+        )
+    return checks
 
 
 def _opencl() -> list[Check]:
@@ -163,7 +173,8 @@ def _opencl() -> list[Check]:
             ok,
             required=False,
             found=found,
-            remedy="pip install pyopencl intel-opencl-rt intel-cmplr-lib-rt (to run GPU code here)",
+            remedy="pip install 'rt3d-tvm[opencl]' intel-opencl-rt intel-cmplr-lib-rt (to run GPU "
+            "code here)",
         )
     ]
 
@@ -195,7 +206,8 @@ _LOOKS: tuple[Callable[[], list[Check]], ...] = (
     _save_json,
     _linker,
     _threads,
-    _packages,
+    _base,
+    _extras,
     _opencl,
     _emulation,
 )

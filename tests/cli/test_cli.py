@@ -301,7 +301,7 @@ def test_a_missing_package_is_named_with_its_remedy(flow, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "av", None)
     line = error_of(["run", flow / "artifact", flow / "v.mp4"], capsys)
     assert "needs the package av" in line
-    assert "pip install av" in line
+    assert "pip install 'rt3d-tvm[video]'" in line
 
 
 def test_an_interrupt_is_no_traceback(monkeypatch, capsys):

@@ -1,9 +1,11 @@
 import re
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
+from rt3d_tvm.extras import EXTRAS
 from rt3d_tvm.measure import doctor
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +38,56 @@ def test_the_optional_ones_are_marked(checks):
 def test_the_pins_are_those_that_are_installed(file):
     text = (ROOT / file).read_text()
     assert dict(re.findall(r"(apache-tvm(?:-ffi)?)==([\w.]+)", text)) == doctor.PINS
+
+
+def test_a_complete_base_install_is_healthy_and_told_what_extras_bring(monkeypatch):
+    base = {*doctor.PINS, *doctor.BASE}
+    real = doctor._installed
+    monkeypatch.setattr(doctor, "_installed", lambda name: real(name) if name in base else None)
+    checks = {check.name: check for check in doctor.diagnose()}
+    assert doctor.healthy(list(checks.values()))
+    for name, extra, command in (
+        ("onnx", "compile", "compile"),
+        ("onnxruntime", "compile", "verify"),
+        ("torch", "prune", "prune"),
+        ("av", "video", "run"),
+        ("xgboost", "tune", "tune"),
+        ("matplotlib", "charts", "prune"),
+    ):
+        assert checks[name].state == "optional"
+        assert checks[name].found == f"not installed: of the extra {extra}"
+        assert f"pip install 'rt3d-tvm[{extra}]'" in checks[name].remedy
+        assert command in checks[name].remedy
+
+
+@pytest.mark.parametrize("name", doctor.BASE)
+def test_a_base_install_without_one_of_its_packages_is_not(monkeypatch, name):
+    real = doctor._installed
+    monkeypatch.setattr(doctor, "_installed", lambda each: None if each == name else real(each))
+    (failing,) = [check for check in doctor._base() if not check.ok]
+    assert (failing.name, failing.state) == (name, "FAIL")
+
+
+def test_either_build_of_xgboost_will_do(monkeypatch):
+    for there in ("xgboost", "xgboost-cpu"):
+        monkeypatch.setattr(doctor, "_installed", lambda name, there=there: name == there or None)
+        assert [check.ok for check in doctor._extras() if check.name == "xgboost"] == [True]
+
+
+def test_base_and_extras_are_those_of_the_package(monkeypatch):
+    """setup.py, asked without setuptools doing anything."""
+    told = {}
+    monkeypatch.setattr("setuptools.setup", lambda **arguments: told.update(arguments))
+    runpy.run_path(str(ROOT / "setup.py"))
+    base = {re.split("[=<>]", name)[0] for name in told["install_requires"]}
+    assert base == {*doctor.PINS, *doctor.BASE}
+    brought = told["extras_require"]
+    for extra in EXTRAS:
+        names = {re.split("[=<>]", name)[0] for name in brought[extra.extra]}
+        assert names & set(extra.distributions), extra
+    known = {name for extra in EXTRAS for name in extra.distributions}
+    for names in (brought[extra] for extra in brought if extra != "test"):
+        assert {re.split("[=<>]", name)[0] for name in names} <= known
 
 
 def test_a_crash_is_reported_not_suffered(monkeypatch):
@@ -85,4 +137,4 @@ def test_a_machine_without_pyopencl_is_told_what_to_install(monkeypatch):
     monkeypatch.setattr(doctor, "_installed", lambda name: None)
     (check,) = doctor._opencl()
     assert (check.state, check.found) == ("optional", "pyopencl is not installed")
-    assert "pip install pyopencl" in check.remedy
+    assert "pip install 'rt3d-tvm[opencl]'" in check.remedy

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.extras import extra_of
 from rt3d_tvm.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -111,8 +112,8 @@ def load_pyopencl():
         import pyopencl
     except ModuleNotFoundError as error:
         raise InputError(
-            "running OpenCL here needs pyopencl: pip install pyopencl; on x86-64 without a GPU "
-            f"{_REMEDY} makes the CPU a device"
+            f"running OpenCL here needs pyopencl: {extra_of('pyopencl').remedy}; on x86-64 "
+            f"without a GPU {_REMEDY} makes the CPU a device"
         ) from error
     # It calls whatever a compiler prints a warning; errors are raised with their text.
     warnings.simplefilter("ignore", pyopencl.CompilerWarning)
