@@ -71,7 +71,7 @@ RULES: dict[str, tuple[ScheduleRule, ...]] = {
         KernelRule("winograd_output", schedule_winograd_transform),
         LoopsRule(schedule_loops),
     ),
-    "adreno": (
+    "opencl": (
         KernelRule("opencl_kgs_conv3d", schedule_opencl_kgs_conv3d),
         KernelRule("opencl_max_pool3d", schedule_tiles),
         KernelRule("opencl_pack", schedule_tiles),
@@ -81,9 +81,10 @@ RULES: dict[str, tuple[ScheduleRule, ...]] = {
 }
 
 
-def kernel_rule(device: str, name: str) -> KernelRule:
-    """The rule of one device for one kernel."""
-    (found,) = (rule for rule in rules(device) if getattr(rule, "name", None) == name)
+def kernel_rule(name: str) -> KernelRule:
+    """The rule for one kernel, whose name says which device it is for."""
+    every = (rule for of_device in RULES.values() for rule in of_device)
+    (found,) = (rule for rule in every if getattr(rule, "name", None) == name)
     return found
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from rt3d_tvm.compile.frontend import import_onnx
+from rt3d_tvm.compile.options import Lowering
 from rt3d_tvm.compile.pipeline import lower
 from rt3d_tvm.compile.targets import make_target
-from rt3d_tvm.tune import tuner as tuner_module
+from rt3d_tvm.tune import verified as verified_module
 from rt3d_tvm.tune.fleet import Devices
 from rt3d_tvm.tune.tasks import extract_tasks
-from rt3d_tvm.tune.tuner import Tuner, TuningReport
+from rt3d_tvm.tune.trials import Tuner, TuningReport
 from rt3d_tvm.tune.watch import Watch
 
 
@@ -51,9 +52,9 @@ class InstantSearch:
     """A search of a model; to be used in a process of its own, where no result is looked at."""
 
     def __init__(self, onnx_path: Path) -> None:
-        tuner_module.why_wrong = lambda *_: None
+        verified_module.why_wrong = lambda *_: None
         self._target = make_target("host")
-        self._tasks = extract_tasks(lower(import_onnx(onnx_path), self._target))
+        self._tasks = extract_tasks(lower(import_onnx(onnx_path), Lowering(target=self._target)))
 
     def run(self, work: Path, *, trials: int, watch: Watch) -> TuningReport:
         """Search in ``work``, or go on there."""

@@ -14,7 +14,7 @@ import tvm
 from rt3d_tvm.artifact.opencl.drivers import choose_device, load_pyopencl
 from rt3d_tvm.artifact.opencl.executor import Executor
 from rt3d_tvm.artifact.opencl.plan import Plan
-from rt3d_tvm.compile.opencl_planner import kernel_plan
+from rt3d_tvm.compile.opencl.planner import kernel_plan
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.errors import InputError
 

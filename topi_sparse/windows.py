@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import tvm
 from tvm.tirx.script.builder import ir as T
 
 from topi_sparse.layout import PackedLayout, ceil_div
@@ -86,6 +87,8 @@ class PackedConv3d(Windows):
     ceiling   the largest value the ReLU lets through, such as 6, or None
     """
 
+    # The kernel, and the attribute of its PrimFunc that holds this definition.
+    name: ClassVar[str]
     # What makes the fields that are not plain numbers from their JSON.
     parts: ClassVar[Mapping[str, Callable]] = dict.fromkeys(("x", "y", "residual"), PackedLayout)
 
@@ -94,6 +97,20 @@ class PackedConv3d(Windows):
     relu: bool = False
     ceiling: float | None = None
     dtype: str = "float32"
+
+    @property
+    def summed_dtype(self) -> str:
+        """The type of the sums."""
+        return self.dtype
+
+    def prim_func(self) -> tvm.tirx.PrimFunc:
+        """The kernel that this defines, not scheduled yet."""
+        raise NotImplementedError(f"{type(self).__name__} defines more than one kernel")
+
+    @property
+    def weighted(self) -> tuple[tuple[PackedConv3d, int], ...]:
+        """The convolutions with stored weights, and which argument of the kernel those are."""
+        return ((self, 1),)
 
     def to_json(self) -> str:
         """The definition as JSON, for the PrimFunc's attribute."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rt3d_tvm.devices.defaults import DEADLINE_S, WAIT_S
 
 if TYPE_CHECKING:
+    from rt3d_tvm.compile.options import CompileOptions
     from topi_sparse.kernel_group import KernelGroup
 
 # Nothing takes longer, in seconds (some eleven days), and nothing is counted further.
@@ -49,7 +50,7 @@ def _add_key(parser: argparse.ArgumentParser, *, required: bool = False) -> None
 
 
 def add_kernels(parser: argparse.ArgumentParser) -> None:
-    """Which kernels `lower` may choose."""
+    """Which kernels a build may choose."""
     parser.add_argument(
         "--group",
         type=_kernel_group_or_auto,
@@ -60,6 +61,25 @@ def add_kernels(parser: argparse.ArgumentParser) -> None:
         "--direct",
         action="store_true",
         help="no Winograd transforms: slower dense 3x3 windows, fewer rounding errors",
+    )
+    parser.add_argument(
+        "--precision", help="fp32, or fp16 where the target has it; default: fp16 for adreno"
+    )
+    parser.add_argument(
+        "--accumulate", help="of fp16 kernels for adreno and opencl: fp32 (default) or fp16"
+    )
+
+
+def compile_options(args: argparse.Namespace) -> CompileOptions:
+    """The options that `add_target` and `add_kernels` have read."""
+    from rt3d_tvm.compile.options import CompileOptions
+
+    return CompileOptions(
+        target=args.target,
+        group=args.group,
+        winograd=not args.direct,
+        precision=args.precision,
+        accumulate=args.accumulate,
     )
 
 

@@ -13,6 +13,7 @@ from rt3d_tvm.cli.arguments import (
     add_target,
     at_least_one,
     at_least_zero,
+    compile_options,
 )
 from rt3d_tvm.cli.command import EXIT_FAILED, add_command, write_result
 from rt3d_tvm.cli.models import add_model_arguments, input_shape, model_with_weights
@@ -55,12 +56,6 @@ def add_compile(commands: Commands) -> None:
     add_target(build)
     add_kernels(build)
     build.add_argument(
-        "--precision", help="fp32, or fp16 where the target has it; default: fp16 for adreno"
-    )
-    build.add_argument(
-        "--accumulate", help="of fp16 kernels for adreno and opencl: fp32 (default) or fp16"
-    )
-    build.add_argument(
         "--database",
         type=Path,
         metavar="DIR",
@@ -81,13 +76,9 @@ def _compile(args: argparse.Namespace) -> int:
         manifest = compile_onnx(
             args.onnx,
             args.folder,
-            target=args.target,
-            group=args.group,
-            winograd=not args.direct,
-            precision=args.precision,
+            compile_options(args),
             database=args.database,
             shipped=not args.no_records,
-            accumulate=args.accumulate,
             dump=args.dump,
             progress=stage,
         )

@@ -12,6 +12,7 @@ from rt3d_tvm.cli.arguments import (
     add_target,
     add_threads,
     at_least_one,
+    compile_options,
     pause,
     seconds,
 )
@@ -38,9 +39,6 @@ def add_tune(commands: Commands) -> None:
         "--trials", type=at_least_one, default=64, metavar="N", help="a layer; default: 64"
     )
     add_kernels(tune)
-    tune.add_argument(
-        "--precision", help="fp32, or fp16, as of compile; default: fp16 for adreno, else fp32"
-    )
     add_threads(tune)
     tune.add_argument(
         "--deadline", type=seconds, default=60, metavar="S", help="for one trial; default: 60"
@@ -71,13 +69,10 @@ def _tune(args: argparse.Namespace) -> int:
             report = tune_onnx(
                 args.onnx,
                 args.work_dir,
-                target=args.target,
+                compile_options(args),
                 tracker=args.tracker,
                 key=args.key,
                 trials=args.trials,
-                group=args.group,
-                winograd=not args.direct,
-                precision=args.precision,
                 threads=args.threads,
                 deadline_s=args.deadline,
                 pauses=Pauses(rest_s=args.cooldown, max_celsius=args.max_temperature),
@@ -110,10 +105,15 @@ def _tune(args: argparse.Namespace) -> int:
     )
     if report.paired:
         print(f"{report.paired} layers share a kernel with another: nothing is chosen for them")
-    for address, reason in report.aside.items():
-        print(f"set aside: {address}: {reason}")
-    same = {"--target": args.target, "--precision": args.precision, "--group": args.group}
-    usual = {"--target": "host", "--precision": None, "--group": None}
+    for address, reason in report.quarantined.items():
+        print(f"quarantined: {address}: {reason}")
+    same = {
+        "--target": args.target,
+        "--precision": args.precision,
+        "--accumulate": args.accumulate,
+        "--group": args.group,
+    }
+    usual = {"--target": "host", "--precision": None, "--accumulate": None, "--group": None}
     options = [f"{name} {value} " for name, value in same.items() if value != usual[name]]
     options += ["--direct "] if args.direct else []
     print(f"rt3d compile {args.onnx} -o DIR {''.join(options)}--database {args.work_dir} uses it")

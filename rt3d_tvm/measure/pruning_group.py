@@ -10,19 +10,21 @@ from __future__ import annotations
 import contextlib
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from rt3d_tvm.artifact.load import load
+from rt3d_tvm.compile.backends import backend_of
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.choices.space import decisions
 from rt3d_tvm.compile.frontend import import_onnx
-from rt3d_tvm.compile.passes.kgs_conv3d import KGSConv3d
+from rt3d_tvm.compile.options import CompileOptions
+from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
 from rt3d_tvm.compile.pipeline import lower
-from rt3d_tvm.compile.targets import is_opencl, make_target
+from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.conv_shape import ConvShape
 from rt3d_tvm.devices.tracker import NO_TRACKER
 from rt3d_tvm.errors import InputError
@@ -251,15 +253,23 @@ def _device_timer(
     """What times a layer on a device, the convolution alone, as a search for tuned kernels does."""
     from rt3d_tvm.tune.builder import Builder
     from rt3d_tvm.tune.fleet import Devices, Timing
-    from rt3d_tvm.tune.openers import device_opener
-    from rt3d_tvm.tune.tuner import DEADLINE_S, kernel_job
+    from rt3d_tvm.tune.jobs import DEADLINE_S, kernel_job
+    from rt3d_tvm.tune.openers import open_for
 
-    made_for = make_target(target)
-    opener, _, renew_s, _ = device_opener(tracker, key, target, None, DEADLINE_S)
+    direct = CompileOptions(target=target, winograd=False).resolve()
+    opener = open_for(
+        target,
+        direct,
+        tracker=tracker,
+        key=key,
+        threads=None,
+        opencl=None,
+        deadline_s=DEADLINE_S,
+    )
     with (
         scratch_folder("rt3d-groups-") as folder,
-        Builder(made_for, folder) as builder,
-        Devices(opener, 1, say=say, renew_s=renew_s) as devices,
+        Builder(direct.target, folder) as builder,
+        Devices(opener.open, 1, say=say, renew_s=opener.renew_s) as devices,
     ):
 
         def time_layer(
@@ -268,12 +278,10 @@ def _device_timer(
             tasks, path = [], folder / "layer.onnx"
             for group in groups:
                 write_layer(layer, synthesised_weight(layer, group=group, density=density), path)
-                (task,) = extract_tasks(
-                    lower(import_onnx(path), made_for, group=group, winograd=False)
-                )
+                (task,) = extract_tasks(lower(import_onnx(path), replace(direct, group=group)))
                 tasks.append(task)
             kernels = [task.layer.conv for task in tasks]
-            defaults = [decisions(conv, made_for)[0] for conv in kernels]
+            defaults = [decisions(conv, direct.target)[0] for conv in kernels]
             jobs = []
             libraries = builder.build(list(zip(kernels, defaults, strict=True)))
             for group, task, library in zip(groups, tasks, libraries, strict=True):
@@ -313,7 +321,7 @@ def _check(
     if not 0 <= share < 1:
         raise InputError(f"share {share:g}: at least 0 and below 1 is accepted")
     made_for = make_target(target)
-    if is_opencl(made_for):
+    if backend_of(made_for).on_gpu:
         raise InputError(
             f"target {target!r}: sizes are timed on cores; its kernels are made for groups of "
             f"{item_pruning_group(work_item(made_for))}"
@@ -325,6 +333,6 @@ def _check(
         )
     for group in groups:
         try:
-            KGSConv3d(made_for, group)
+            CompactConv3d(made_for, group)
         except ValueError as error:
             raise InputError(str(error)) from error

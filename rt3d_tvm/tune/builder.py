@@ -14,12 +14,11 @@ import tvm
 from tvm.target import Target
 
 from rt3d_tvm.artifact.load import available_cores
-from rt3d_tvm.compile.choices.records import kernel_name
+from rt3d_tvm.compile.backends import backend_of
 from rt3d_tvm.compile.choices.space import built, decided
 from rt3d_tvm.compile.ir.packed_call import PACKED_KERNELS
 from rt3d_tvm.compile.link import export_arguments
-from rt3d_tvm.compile.opencl_lowering import tir_pipeline
-from rt3d_tvm.compile.opencl_planner import kernel_plan
+from rt3d_tvm.compile.opencl.planner import kernel_plan
 from rt3d_tvm.devices.worker import Worker, ignore_interrupts
 from rt3d_tvm.errors import InputError
 from schedules.decisions import Decisions
@@ -62,7 +61,7 @@ class Builder:
             for worker, kernel in zip(self._workers, kernels[first:], strict=False):
                 path = self._folder / f"kernel{next(self._names)}{self._suffix}"
                 conv, taken = kernel
-                arguments = (kernel_name(conv), conv.to_json(), taken, self._target, str(path))
+                arguments = (conv.name, conv.to_json(), taken, self._target, str(path))
                 worker.start(_written, *arguments, deadline_s=self._deadline_s)
                 started.append((worker, path))
             for worker, path in started:
@@ -91,7 +90,9 @@ def _written(
             return None
         with target:
             module = built(conv, taken, target)
-            library = tvm.compile(module, target=target, tir_pipeline=tir_pipeline(target))
+            library = tvm.compile(
+                module, target=target, tir_pipeline=backend_of(target).tir_pipeline()
+            )
         library.export_library(path, **export_arguments(target.host or target))
     except (RuntimeError, InputError, ValueError, OSError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]

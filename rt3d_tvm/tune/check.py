@@ -9,13 +9,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rt3d_tvm.compile.choices.space import Layer, is_simt
+from rt3d_tvm.compile.choices.layer import Layer
 
 # Positions that are computed again; each is a sum over a whole window.
 POSITIONS = 256
 
 
-def drawn(layer: Layer, *, seed: int = 0) -> dict[str, np.ndarray]:
+def random_inputs(layer: Layer, *, seed: int = 0) -> dict[str, np.ndarray]:
     """The values that a layer is measured with: x, and the residual if there is one, not packed.
 
     Standard normal; weights, offsets and bias are the layer's own.
@@ -75,7 +75,7 @@ def _lost(layer: Layer) -> float:
         in_chunk = min(conv.tile.chunk * conv.group.g_n, channels)
         terms = int(np.prod(conv.kernel)) * in_chunk + channels // conv.group.g_n
     terms += 3  # bias, residual, the terms' own rounding
-    summed = conv.accumulate if is_simt(conv) else conv.dtype
+    summed = conv.summed_dtype
     unit = float(np.finfo(summed).eps) / 2
     lost = float(np.expm1(terms * np.log1p(unit)))
     # What is summed in another type is rounded once more, when it is stored.

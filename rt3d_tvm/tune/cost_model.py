@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 from tvm.target import Target
 
-from rt3d_tvm.compile.choices.space import is_simt
 from schedules.decisions import Decisions
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 from topi_sparse.cpu.register_tile import issue_slots, vector_unit
@@ -67,8 +66,8 @@ def features(conv: KGSConv3d, default: KGSConv3d, taken: Decisions, target: Targ
 
     Sizes as logarithms: bytes, counts, factors.
     """
-    values = _item_values if is_simt(conv) else _core_values
-    return np.log2(np.array(values(conv, default, taken, target), "float64") + 1e-3).astype("f4")
+    values = _VALUES[conv.name](conv, default, taken, target)
+    return np.log2(np.array(values, "float64") + 1e-3).astype("f4")
 
 
 def _item_values(
@@ -166,3 +165,7 @@ def _core_values(
         kh,
         batch,
     ]
+
+
+# By the kernel's name.
+_VALUES = {KGSConv3d.name: _core_values, OpenCLKGSConv3d.name: _item_values}

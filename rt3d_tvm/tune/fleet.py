@@ -2,7 +2,7 @@
 
 A thread drives each device. A kernel that takes its session down is tried once more; if it fails
 again, a kernel that is known to work decides whose fault it was: the kernel's, or the device's,
-which is then set aside.
+which is then quarantined.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from rt3d_tvm.devices.processor import hottest
 from rt3d_tvm.devices.remote import Device, DeviceFailure
 from rt3d_tvm.errors import InputError
 
-# Failures one after the other, the last of them with a kernel known to work, and the device is set
-# aside.
+# Failures one after the other, the last of them with a kernel known to work, and the device is
+# quarantined.
 MOST_FAILURES = 3
 # Seconds: between two attempts to open a session, and between two looks at a thermometer.
 RETRY_S = 2.0
@@ -86,7 +86,7 @@ TRIAL = Timing()
 
 
 @dataclass
-class _Seat:
+class _Slot:
     """One device, or the wait for it."""
 
     number: int
@@ -100,7 +100,7 @@ class Devices:
     """``count`` devices, each opened by ``opener`` when it is needed, for as long as it works.
 
     renew_s: sessions older than that are opened anew before the next trial. patience_s: how long
-    to wait for a device that is not there before its seat is given up. ``say`` is told what happens
+    to wait for a device that is not there before its slot is given up. ``say`` is told what happens
     to devices.
     """
 
@@ -121,11 +121,11 @@ class Devices:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._failures: Counter[str] = Counter()
-        self._judge: Job | None = None
-        self.aside: dict[str, str] = {}
-        self._seats = [_Seat(number) for number in range(1, count + 1)]
+        self._reference: Job | None = None
+        self.quarantined: dict[str, str] = {}
+        self._slots = [_Slot(number) for number in range(1, count + 1)]
         self._threads = [
-            threading.Thread(target=self._serve, args=(seat,), daemon=True) for seat in self._seats
+            threading.Thread(target=self._serve, args=(slot,), daemon=True) for slot in self._slots
         ]
         self._last_words = ""
         for thread in self._threads:
@@ -136,8 +136,8 @@ class Devices:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for seat in self._seats:
-            if (device := seat.device) is not None:
+        for slot in self._slots:
+            if (device := slot.device) is not None:
                 device.interrupt()
         for thread in self._threads:
             thread.join(timeout=5)
@@ -145,12 +145,12 @@ class Devices:
     @property
     def states(self) -> list[str]:
         """What each device is doing, for a person to read."""
-        return [seat.state for seat in self._seats]
+        return [slot.state for slot in self._slots]
 
     @property
-    def judge(self) -> Job | None:
+    def reference(self) -> Job | None:
         """The job that is known to work: the first that did; its library has to stay."""
-        return self._judge
+        return self._reference
 
     def measure(self, jobs: Iterable[Job], timing: Timing = TRIAL) -> Iterator[tuple[Job, Outcome]]:
         """The outcome of every job, as they come. InputError when no device is left.
@@ -174,13 +174,13 @@ class Devices:
 
         For work between two calls of `measure`, while no device is busy. DeviceFailure as they are.
         """
-        for seat, thread in zip(self._seats, self._threads, strict=True):
-            if thread.is_alive() and self._open(seat):
+        for slot, thread in zip(self._slots, self._threads, strict=True):
+            if thread.is_alive() and self._open(slot):
                 try:
-                    self._hold(seat, job)
-                    return use(seat.device)
+                    self._hold(slot, job)
+                    return use(slot.device)
                 except DeviceFailure:
-                    self._close(seat)
+                    self._close(slot)
                     raise
         raise InputError(f"no device is left: {self._last_words}")
 
@@ -199,14 +199,14 @@ class Devices:
             [value for taken in of_job for value in taken] for of_job in zip(*turns, strict=True)
         ]
 
-    def _serve(self, seat: _Seat) -> None:
+    def _serve(self, slot: _Slot) -> None:
         try:
             while not self._stop.is_set():
                 try:
                     job, timing, passed = self._jobs.get(timeout=0.2)
                 except queue.Empty:
                     continue
-                outcome = self._outcome(seat, job, timing)
+                outcome = self._outcome(slot, job, timing)
                 if outcome is not None:
                     self._done.put((job, outcome))
                 elif passed < MOST_FAILURES:
@@ -217,128 +217,128 @@ class Devices:
                 if outcome is None:
                     break
         finally:
-            if seat.device is not None:
-                seat.device.close()
+            if slot.device is not None:
+                slot.device.close()
 
-    def _outcome(self, seat: _Seat, job: Job, timing: Timing) -> Outcome | None:
-        """The outcome of a job; None where it is the seat that is to be given up."""
+    def _outcome(self, slot: _Slot, job: Job, timing: Timing) -> Outcome | None:
+        """The outcome of a job; None where it is the slot that is to be given up."""
         failure: DeviceFailure | None = None
         attempt = 0
         while True:
             attempt += 1
-            judged = attempt >= MOST_FAILURES and self._judge is not None
-            tried = self._judge if judged else job
+            by_reference = attempt >= MOST_FAILURES and self._reference is not None
+            tried = self._reference if by_reference else job
             try:
-                if not self._open(seat):
+                if not self._open(slot):
                     return None
-                outcome = self._timed(seat, tried, timing)
+                outcome = self._timed(slot, tried, timing)
             except DeviceFailure as error:
                 if self._stop.is_set():
                     return None
                 failure = failure or error
-                address = seat.device.address
-                self._close(seat)
-                # Kernels that crash, of other seats as well, are no fault of the device's.
-                to_blame = judged or self._judge is None
-                if self._set_aside(seat, address, error, to_blame=to_blame):
+                address = slot.device.address
+                self._close(slot)
+                # Kernels that crash, of other slots as well, are no fault of the device's.
+                to_blame = by_reference or self._reference is None
+                if self._quarantine(slot, address, error, to_blame=to_blame):
                     return None
                 continue
-            self._failures[seat.device.address] = 0
+            self._failures[slot.device.address] = 0
             if tried is job:
-                self._judge = self._judge or job
+                self._reference = self._reference or job
                 return outcome
-            return Outcome(kind=failure.kind, message=str(failure), device=seat.device.address)
+            return Outcome(kind=failure.kind, message=str(failure), device=slot.device.address)
 
-    def _timed(self, seat: _Seat, job: Job, timing: Timing) -> Outcome:
-        self._hold(seat, job)
-        celsius = self._cooled(seat)
-        seat.state = f"{seat.device.address}: measuring"
-        (seconds,) = seat.device.time_kernels(
+    def _timed(self, slot: _Slot, job: Job, timing: Timing) -> Outcome:
+        self._hold(slot, job)
+        celsius = self._cooled(slot)
+        slot.state = f"{slot.device.address}: measuring"
+        (seconds,) = slot.device.time_kernels(
             [(job.path, job.names)],
             turns=timing.turns,
             repeats=timing.repeats,
             min_repeat_ms=timing.min_repeat_ms,
         )
-        seat.state = f"{seat.device.address}: idle"
-        return Outcome(seconds=tuple(seconds), device=seat.device.address, celsius=celsius)
+        slot.state = f"{slot.device.address}: idle"
+        return Outcome(seconds=tuple(seconds), device=slot.device.address, celsius=celsius)
 
-    def _open(self, seat: _Seat) -> bool:
+    def _open(self, slot: _Slot) -> bool:
         """A session that is young enough; False where there is none to be had."""
-        if seat.device is not None and time.monotonic() - seat.opened < self._renew_s:
+        if slot.device is not None and time.monotonic() - slot.opened < self._renew_s:
             return True
-        self._close(seat)
+        self._close(slot)
         until = time.monotonic() + self._patience_s
         while not self._stop.is_set():
             try:
                 device = self._opener()
             except InputError as error:
                 self._last_words = str(error)
-                seat.state = f"waiting: {error}"
+                slot.state = f"waiting: {error}"
                 address = getattr(error, "address", None)
-                if address is not None and self._set_aside(seat, address, error, to_blame=True):
+                if address is not None and self._quarantine(slot, address, error, to_blame=True):
                     return False
                 if time.monotonic() >= until:
                     self._say(f"given up: {error}")
                     return False
                 self._stop.wait(RETRY_S)
                 continue
-            if device.address not in self.aside:
-                seat.device, seat.opened = device, time.monotonic()
+            if device.address not in self.quarantined:
+                slot.device, slot.opened = device, time.monotonic()
                 return True
             device.close()
-            seat.state = f"waiting for another device than {device.address}"
+            slot.state = f"waiting for another device than {device.address}"
             if time.monotonic() >= until:
                 return False
             self._stop.wait(RETRY_S)
         return False
 
-    def _hold(self, seat: _Seat, job: Job) -> None:
+    def _hold(self, slot: _Slot, job: Job) -> None:
         """Put the job's arguments on the device, and drop those of others."""
-        if old := seat.held - set(job.names):
-            seat.device.drop(old)
-            seat.held -= old
+        if old := slot.held - set(job.names):
+            slot.device.drop(old)
+            slot.held -= old
         for name, value in job.arguments.items():
-            if name not in seat.held:
-                seat.state = f"{seat.device.address}: taking arguments"
+            if name not in slot.held:
+                slot.state = f"{slot.device.address}: taking arguments"
                 if isinstance(value, tuple):
-                    seat.device.allocate(name, *value)
+                    slot.device.allocate(name, *value)
                 else:
-                    seat.device.put(name, value)
-                seat.held.add(name)
+                    slot.device.put(name, value)
+                slot.held.add(name)
 
-    def _cooled(self, seat: _Seat) -> float | None:
+    def _cooled(self, slot: _Slot) -> float | None:
         """Rest as asked; the temperature after it, where one is shown."""
         limit = self._pauses.max_celsius
         if self._pauses.rest_s:
-            seat.state = f"{seat.device.address}: resting"
+            slot.state = f"{slot.device.address}: resting"
             self._stop.wait(self._pauses.rest_s)
         if limit is None:
             return None
         while True:
-            celsius = hottest(seat.device.temperatures())
+            celsius = hottest(slot.device.temperatures())
             if celsius is None:
-                raise DeviceFailure(f"{seat.device.address} shows no temperature", "error")
+                raise DeviceFailure(f"{slot.device.address} shows no temperature", "error")
             if celsius <= limit or self._stop.is_set():
                 return celsius
-            seat.state = f"{seat.device.address}: cooling, {celsius:.1f} °C"
+            slot.state = f"{slot.device.address}: cooling, {celsius:.1f} °C"
             self._stop.wait(RETRY_S)
 
-    def _set_aside(self, seat: _Seat, address: str, error: InputError, *, to_blame: bool) -> bool:
+    def _quarantine(self, slot: _Slot, address: str, error: InputError, *, to_blame: bool) -> bool:
         """Whether the device has now failed too often, this time by itself; it is named then."""
         self._last_words = str(error)
         self._failures[address] += 1
         with self._lock:
-            # One that is aside already has cost a seat; whoever meets it again looks for another.
+            # One that is quarantined has cost a slot; whoever meets it again looks for another.
             few = self._failures[address] < MOST_FAILURES
-            if few or not to_blame or address in self.aside:
+            if few or not to_blame or address in self.quarantined:
                 return False
-            self.aside[address] = str(error)
-        seat.state = f"{address}: set aside"
-        self._say(f"{address} is set aside: {error}")
+            self.quarantined[address] = str(error)
+        slot.state = f"{address}: quarantined"
+        self._say(f"{address} is quarantined: {error}")
         return True
 
-    def _close(self, seat: _Seat) -> None:
-        if seat.device is not None:
-            seat.device.close()
-            seat.device = None
-        seat.held.clear()
+    def _close(self, slot: _Slot) -> None:
+        if slot.device is not None:
+            slot.device.close()
+            slot.device = None
+        slot.held.clear()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 from rt3d_tvm.artifact.load import available_cores
-from rt3d_tvm.compile.targets import is_opencl, make_target
+from rt3d_tvm.artifact.opencl.drivers import choose_device, describe
+from rt3d_tvm.compile.link import export_arguments
+from rt3d_tvm.compile.options import Lowering
 from rt3d_tvm.devices.opencl_machine import OpenCLMachine
 from rt3d_tvm.devices.processor import Processor, fitting_targets
 from rt3d_tvm.devices.remote import Device, DeviceFailure, RemoteDevice, ThisMachine
@@ -21,15 +24,59 @@ SESSION_DEADLINES = 4
 WAIT_S = 30.0
 
 
-def opencl_opener(
-    key: str | None,
+@dataclass(frozen=True, kw_only=True)
+class Opener:
+    """What a search measures on.
+
+    open        opens a device to measure on
+    count       how many there are
+    renew_s     the age in seconds at which a session is opened anew, before its server ends it
+    settings    what of the device a search holds for, as its work directory says
+    runs_plans  whether it runs plans of launches, not libraries
+    """
+
+    open: Callable[[], Device]
+    count: int = 1
+    renew_s: float = float("inf")
+    settings: Mapping[str, str] = field(default_factory=dict)
+    runs_plans: bool = False
+
+
+def open_for(
     target: str,
+    lowering: Lowering,
+    *,
+    tracker: tuple[str, int] | None,
+    key: str | None,
+    threads: int | None,
+    opencl: str | None,
+    deadline_s: float,
+) -> Opener:
+    """The devices that kernels of a target, called ``target``, are measured on.
+
+    InputError for a target that is not there, and for options that it does not have.
+    """
+    on_gpu = lowering.backend.on_gpu
+    if on_gpu and tracker is None:
+        return _here_on_opencl(target, lowering, key, threads, opencl, deadline_s)
+    if opencl is not None:
+        runs_on = "the GPU of the tracker's device" if on_gpu else "cores"
+        raise InputError(f"target {target} runs on {runs_on}, not on the OpenCL device {opencl!r}")
+    export_arguments(lowering.target.host or lowering.target)
+    if tracker is None:
+        return _here(target, key, threads, deadline_s)
+    return _at_tracker(target, lowering, tracker, key, threads, deadline_s)
+
+
+def _here_on_opencl(
+    target: str,
+    lowering: Lowering,
+    key: str | None,
     threads: int | None,
     wanted: str | None,
-    half: bool,
     deadline_s: float,
-) -> Callable[[], Device]:
-    """What opens an OpenCL device of this machine to measure on."""
+) -> Opener:
+    """An OpenCL device of this machine."""
     if key is not None:
         raise InputError(NO_TRACKER)
     if target != "opencl":
@@ -40,39 +87,41 @@ def opencl_opener(
         )
     if threads is not None:
         raise InputError(f"target {target} runs on an OpenCL device: threads have no effect")
-    return partial(OpenCLMachine, wanted, half=half, deadline_s=deadline_s)
+    half = lowering.precision.dtype == "float16"
+    return Opener(
+        open=partial(OpenCLMachine, wanted, half=half, deadline_s=deadline_s),
+        # What is found holds for that device.
+        settings={"opencl": str(describe(choose_device(wanted, half=half)))},
+        runs_plans=True,
+    )
 
 
-def device_opener(
-    tracker: tuple[str, int] | None,
-    key: str | None,
+def _here(target: str, key: str | None, threads: int | None, deadline_s: float) -> Opener:
+    """The cores of this machine."""
+    if key is not None:
+        raise InputError(NO_TRACKER)
+    if target != "host":
+        raise InputError(
+            f"target {target!r} is not this machine: name a tracker and a key, or tune for host"
+        )
+    cores = threads or available_cores()
+    if cores > available_cores():
+        raise InputError(f"{threads} threads: this machine has {available_cores()} cores")
+    return Opener(open=partial(ThisMachine, threads=cores, deadline_s=deadline_s))
+
+
+def _at_tracker(
     target: str,
+    lowering: Lowering,
+    tracker: tuple[str, int],
+    key: str | None,
     threads: int | None,
     deadline_s: float,
-    *,
-    half: bool = False,
-) -> tuple[Callable[[], Device], int, float, str | None]:
-    """What opens a device to measure on, here or at a tracker, and how many there are.
-
-    half: whether kernels compute in float16; InputError for a tracker's GPU that does not.
-    Third the age in seconds at which a session is to be opened anew, before its server ends it;
-    then the name of its GPU, where kernels are to run on that.
-    """
-    if tracker is None:
-        if key is not None:
-            raise InputError(NO_TRACKER)
-        if target != "host":
-            raise InputError(
-                f"target {target!r} is not this machine: name a tracker and a key, or tune for host"
-            )
-        cores = threads or available_cores()
-        if cores > available_cores():
-            raise InputError(f"{threads} threads: this machine has {available_cores()} cores")
-        return partial(ThisMachine, threads=cores, deadline_s=deadline_s), 1, float("inf"), None
+) -> Opener:
+    """The devices of a tracker under one key; InputError for GPUs without float16 it takes."""
     if key is None:
         raise InputError("a tracker has devices of several kinds: a key is needed as well")
-    made_for = make_target(target)
-    on_gpu = is_opencl(made_for)
+    on_gpu = lowering.backend.on_gpu
     if on_gpu and threads is not None:
         raise InputError(f"target {target} runs on a GPU: threads have no effect")
     offer = wait_for_device(tracker, key)
@@ -95,16 +144,27 @@ def device_opener(
             raise DeviceFailure(str(error), error.kind, device.address) from error
         return device
 
+    half = lowering.precision.dtype == "float16"
     processor, gpu = _first_device(opened, offer.devices, on_gpu=on_gpu, half=half)
-    host = made_for.host or made_for
+    _check_machine(processor, target, lowering, key)
+    return Opener(
+        open=opened,
+        count=offer.devices,
+        renew_s=SESSION_DEADLINES * deadline_s / 2,
+        settings={"gpu": gpu} if gpu else {},
+    )
+
+
+def _check_machine(processor: Processor, target: str, lowering: Lowering, key: str) -> None:
+    """InputError where the target's code is for another kind of processor."""
+    host = lowering.target.host or lowering.target
     machine = str(host.attrs.get("mtriple", platform.machine())).partition("-")[0]
     if processor.machine not in (None, machine):
-        fits = ", ".join(fitting_targets(processor, gpu=on_gpu))
+        fits = ", ".join(fitting_targets(processor, gpu=lowering.backend.on_gpu))
         raise InputError(
             f"target {target}: is {machine}, the device {key} is {processor.machine}; targets that "
             f"fit: {fits}"
         )
-    return opened, offer.devices, SESSION_DEADLINES * deadline_s / 2, gpu
 
 
 def _first_device(

@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 from tvm.target import Target
 
-from rt3d_tvm.compile.choices.space import Choice, Variant, decisions, variants
+from rt3d_tvm.compile.choices.layer import Choice, Variant
+from rt3d_tvm.compile.choices.space import decisions, variants
 from rt3d_tvm.tune.cost_model import CostModel, features
 from rt3d_tvm.tune.tasks import Task
 from schedules.decisions import Decisions
+from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 
 # Of the best so far, how many have their neighbours considered; how many others are drawn beside
 # them; and which part of a round is taken at random from all of these.
@@ -48,6 +50,10 @@ class TaskSearch:
         """The fastest choices, the default left out."""
         others = [choice for choice in self.seconds if choice != self.default]
         return sorted(others, key=self.seconds.__getitem__)[:count]
+
+    def kernel(self, choice: Choice) -> tuple[KGSConv3d, Decisions]:
+        """The definition that a choice makes, and the decisions around it."""
+        return self.task.layer.definition(choice.variant), choice.decisions
 
     def add(self, choice: Choice, seconds: tuple[float, ...], model: CostModel) -> None:
         """A trial that worked."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import tvm
 
+from rt3d_tvm.compile.choices.layer import Layer
 from rt3d_tvm.compile.choices.records import SHARE_FACTOR, share, workload
-from rt3d_tvm.compile.choices.space import Layer
 from rt3d_tvm.compile.ir.dataflow import bindings, constant
 from rt3d_tvm.compile.ir.packed_call import called, tunable
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d

@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cards import CostCard, cost_cards
+
 from rt3d_tvm.artifact.load import map_weights, read_manifest
 from rt3d_tvm.artifact.opencl.plan import Plan
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.console import print_table, write_json
 from rt3d_tvm.export import export_onnx
-from rt3d_tvm.measure.cost_card import CostCard, cost_cards
 from rt3d_tvm.prune.benchmark import benchmark_pair
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.opencl.work_item import item_pruning_group, work_item

@@ -29,9 +29,11 @@ import tvm
 from tvm.target import Target
 
 from rt3d_tvm.artifact.load import available_cores, set_threads
-from rt3d_tvm.compile.choices.space import Choice, Layer, built, decisions, variants
+from rt3d_tvm.compile.choices.layer import Choice, Layer
+from rt3d_tvm.compile.choices.space import built, decisions, variants
 from rt3d_tvm.compile.frontend import import_onnx
 from rt3d_tvm.compile.link import export_arguments
+from rt3d_tvm.compile.options import Lowering
 from rt3d_tvm.compile.pipeline import phases
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.console import print_table, write_json
@@ -52,7 +54,7 @@ def read_tasks(onnx_path: Path, target: Target, share: float) -> list[Task]:
     """
     mod = import_onnx(onnx_path)
     with target:
-        for name, phase in phases(target):
+        for name, phase in phases(Lowering(target=target)):
             mod = phase(mod)
             if name == "keep_packed":
                 break

@@ -32,7 +32,8 @@ from tvm.tirx.script.builder import ir as T
 
 from rt3d_tvm.artifact.load import available_cores, set_threads
 from rt3d_tvm.compile.choices.space import built, decisions
-from rt3d_tvm.compile.kernels.candidates import Convolution, cheapest
+from rt3d_tvm.compile.kernels.candidates import cheapest
+from rt3d_tvm.compile.kernels.kernel import Convolution
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.console import print_table, write_json
 from rt3d_tvm.conv_shape import ConvShape

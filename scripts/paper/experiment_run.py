@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from experiment import Cell, Experiment, Preset, read_cells
+from presets import PRESETS
+
 from rt3d_tvm.console import progress, write_json
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.prune.experiment import Cell, Experiment, Preset, read_cells
-from rt3d_tvm.prune.presets import PRESETS
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:

@@ -8,9 +8,9 @@
 ``--data`` is a folder that `rt3d data motion` made with the settings of the preset; a folder that
 is new or not finished is completed first.
 
-What the folder of cells holds is written in rt3d_tvm/prune/experiment.py. A run that was stopped
+What the folder of cells holds is written in scripts/paper/experiment.py. A run that was stopped
 goes on with the same command, on this machine or on another that the folder was copied to, and
-several processes may share the work. The settings are in rt3d_tvm/prune/presets.py; those that
+several processes may share the work. The settings are in scripts/paper/presets.py; those that
 a folder was begun with are the only ones it takes.
 """
 
@@ -20,10 +20,10 @@ import statistics
 import sys
 from collections.abc import Sequence
 
+from experiment import ALGORITHMS, Preset
 from experiment_run import parser_of, run
 
 from rt3d_tvm.console import print_table
-from rt3d_tvm.prune.experiment import ALGORITHMS, Preset
 
 # What the paper's table has each of them above.
 _LESSER = {

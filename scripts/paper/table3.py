@@ -17,10 +17,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from experiment import Cell, Preset
 from experiment_run import parser_of, run
 
 from rt3d_tvm.console import print_table
-from rt3d_tvm.prune.experiment import Cell, Preset
 
 SCHEMES = ("vanilla", "kgs")
 RATES = (1.6, 2.0, 2.6, 3.6, 5.0)

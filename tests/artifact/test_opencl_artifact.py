@@ -18,8 +18,8 @@ from rt3d_tvm.artifact.opencl.drivers import choose_device
 from rt3d_tvm.artifact.opencl.executor import Executor
 from rt3d_tvm.artifact.opencl.plan import PLAN, SOURCE, Launch, Plan
 from rt3d_tvm.artifact.verify import reference_session, relative_distance, verify
-from rt3d_tvm.compile import opencl_planner as planner
 from rt3d_tvm.compile.build import compile_onnx
+from rt3d_tvm.compile.opencl import planner
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx

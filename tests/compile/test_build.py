@@ -120,7 +120,7 @@ def test_a_failure_while_writing_keeps_the_old_artifact(compiled_c3d, tmp_path, 
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rt3d_tvm.compile.build._write_weights", full_disk)
+    monkeypatch.setattr("rt3d_tvm.compile.build.Weights.write", full_disk)
     with pytest.raises(InputError, match="No space left on device"):
         compile_onnx(compiled_c3d.onnx, folder)
     assert verify(folder, compiled_c3d.onnx).max_rel_error <= 1e-4

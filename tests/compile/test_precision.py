@@ -9,24 +9,17 @@ from tvm import relax
 from rt3d_tvm.artifact.verify import relative_distance
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.frontend import import_onnx
+from rt3d_tvm.compile.ir.report import read_report
+from rt3d_tvm.compile.options import CompileOptions, Lowering
+from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
 from rt3d_tvm.compile.passes.keep_packed import CHANGES_ATTRIBUTE, KeepPacked
-from rt3d_tvm.compile.passes.kgs_conv3d import KGSConv3d, read_report
 from rt3d_tvm.compile.passes.lift_constants import lift_constants
 from rt3d_tvm.compile.pipeline import lower
-from rt3d_tvm.compile.targets import check_precision, make_target
+from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.precision import PRECISIONS, make_precision
-from tests.compile.passes.test_kgs_conv3d import (
-    GEOMETRY,
-    SHAPE,
-    conv,
-    draw,
-    module,
-    operators,
-    run,
-    weight_of,
-)
+from rt3d_tvm.precision import PRECISIONS, Precision, make_precision
 from tests.oracle import conv3d_float64, sum_bound
+from tests.relax_modules import GEOMETRY, SHAPE, conv, draw, module, operators, run, weight_of
 
 PHONE = make_target("cortex-a77")
 FIRST, SECOND = weight_of((16, 8, 3, 3, 3)), weight_of((8, 16, 1, 3, 3), seed=4)
@@ -45,12 +38,14 @@ def two_layers(first=FIRST, between=None):
 
 
 def in_float16(mod: tvm.IRModule) -> tvm.IRModule:
-    return KGSConv3d(PHONE, dtype="float16")(mod)
+    return CompactConv3d(PHONE, dtype="float16")(mod)
 
 
 def test_a_whole_model_in_float16_is_near_onnx_runtime(compiled_c3d):
     """The phone's kernels, run here with float16 made of float32; a wrong one would be far off."""
-    mod = lower(import_onnx(compiled_c3d.onnx), PHONE, dtype="float16")
+    mod = lower(
+        import_onnx(compiled_c3d.onnx), Lowering(target=PHONE, precision=PRECISIONS["fp16"])
+    )
     entries = read_report(mod)
     assert [entry.dtype for entry in entries] == ["float16"] * 10 + ["float32"]
     assert "gives the model's result" in entries[-1].float32_reason
@@ -68,11 +63,14 @@ def test_a_whole_model_in_float16_is_near_onnx_runtime(compiled_c3d):
 
 
 def test_weights_take_half_the_bytes(compiled_c3d):
-    def stored(dtype: str) -> int:
-        mod = lower(import_onnx(compiled_c3d.onnx), PHONE, dtype=dtype, winograd=False)
+    def stored(precision: Precision) -> int:
+        mod = lower(
+            import_onnx(compiled_c3d.onnx),
+            Lowering(target=PHONE, precision=precision, winograd=False),
+        )
         return sum(value.nbytes for value in lift_constants(mod)[1])
 
-    assert 0.5 < stored("float16") / stored("float32") < 0.6
+    assert 0.5 < stored(PRECISIONS["fp16"]) / stored(PRECISIONS["fp32"]) < 0.6
 
 
 def test_the_border_between_the_types_is_at_pack_and_unpack():
@@ -141,7 +139,7 @@ def test_winograd_is_not_for_float16():
     def body(builder, x):
         return conv(builder.emit(conv(x, dense)), dense)
 
-    mod = KGSConv3d(PHONE, dtype="float16")(module((1, 64, 8, 28, 28), body))
+    mod = CompactConv3d(PHONE, dtype="float16")(module((1, 64, 8, 28, 28), body))
     assert [entry.kernel for entry in read_report(mod)] == ["kgs_conv3d", "winograd_conv3d"]
 
 
@@ -151,7 +149,8 @@ def test_float16_is_refused_where_it_cannot_be_computed(compiled_c3d, tmp_path):
             compile_onnx(compiled_c3d.onnx, tmp_path / "a", target=target, precision="fp16")
     assert not list(tmp_path.iterdir())
     for target in ("arm64-v8.2", "cortex-a77"):
-        check_precision(PRECISIONS["fp16"], make_target(target), target)
+        lowering = CompileOptions(target=target, precision="fp16").resolve()
+        assert lowering.precision == PRECISIONS["fp16"]
 
 
 def test_an_unknown_precision_is_refused():

@@ -133,7 +133,7 @@ def test_two_layers_are_tuned_there_and_compiled_with_what_was_found(phone, tmp_
         trials=8,
         deadline_s=DEADLINE_S,
     )
-    assert (report.trials, report.failures, report.aside) == (16, {}, {})
+    assert (report.trials, report.failures, report.quarantined) == (16, {}, {})
     assert len(report.tasks) == 2
     assert all(not task.wrong for task in report.tasks)
     folder = tmp_path / "artifact"

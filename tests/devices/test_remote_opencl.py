@@ -24,8 +24,8 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.tuner import tune_onnx
 from tests.opencl import unpacked_pocl
+from tests.opencl_layers import TARGET, layer, write_textures
 from tests.servers import serving
-from tests.tune.test_opencl_search import TARGET, layer, write_textures
 from tests.two_layers import write_two_layers
 
 PLAIN, GPU, FLOAT32 = "no-opencl", "this-gpu", "float32-gpu"

@@ -9,7 +9,7 @@ from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.conv_shape import ConvShape
 from schedules.cpu.kgs_conv3d import CACHE_BYTES, schedule_kgs_conv3d
 from schedules.decisions import defaults, scheduled
-from tests.topi_sparse.test_neon_kernels import TARGET, convolution, kernel
+from tests.phone_kernels import TARGET, convolution, kernel
 from topi_sparse.cpu.kgs_conv3d import kgs_conv3d
 from topi_sparse.cpu.register_tile import vector_unit
 from topi_sparse.kernel_group import KernelGroup

@@ -1,21 +1,27 @@
 """Cost cards: how often every block is executed, against a run that counts; bytes and flops."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from rt3d_tvm.artifact.opencl.drivers import load_pyopencl
 from rt3d_tvm.artifact.opencl.executor import Executor
 from rt3d_tvm.artifact.opencl.plan import Plan
-from rt3d_tvm.measure.cost_card import cost_cards, executions, read_kernels
 from tests.opencl import device, plan_of
+from tests.opencl_cases import one_case
 from tests.oracle import packed
-from tests.topi_sparse.opencl.test_opencl_kgs_conv3d import one_case
 from topi_sparse import packed as ops
 from topi_sparse.layout import PackedLayout
 from topi_sparse.opencl.concat import opencl_concat
 from topi_sparse.opencl.kgs_conv3d import opencl_kgs_conv3d
 from topi_sparse.opencl.max_pool3d import OpenCLMaxPool3d, opencl_max_pool3d
 from topi_sparse.opencl.pack import opencl_pack
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "kernels"))
+
+from cards import cost_cards, executions, read_kernels
 
 HALO = PackedLayout(c_block=4, halo_h=1, halo_w=2)
 SHAPE = (1, 11, 4, 6, 5)

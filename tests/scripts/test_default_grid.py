@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from rt3d_tvm.compile.choices.space import Choice, decisions, variants
+from rt3d_tvm.compile.choices.layer import Choice
+from rt3d_tvm.compile.choices.space import decisions, variants
 from rt3d_tvm.compile.targets import make_target
 
 TARGETS = ["x86-64-avx2", "x86-64-avx512", "cortex-a77"]

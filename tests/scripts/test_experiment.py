@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.prune import presets
-from rt3d_tvm.prune.experiment import ALGORITHMS, Experiment, read_cells
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "paper"))
 
+import presets
 import table1
 import table3
+from experiment import ALGORITHMS, Experiment, read_cells
 
 TINY = replace(
     presets.MOTION,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rt3d_tvm.compile.targets import make_target
 from tests.assembly import assembly, innermost_loops, multiply_adds
 from tests.oracle import ConvCase, activated, conv3d_float64, packed, run_kernel, sum_bound
-from tests.topi_sparse.test_kgs_conv3d import draw_residual, masked
+from tests.random_convolutions import draw_residual, masked
 from topi_sparse.cpu.kgs_conv2plus1d import (
     MAX_WEIGHT_BYTES,
     KGSConv2Plus1D,

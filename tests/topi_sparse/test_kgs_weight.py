@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.topi_sparse.test_kgs_conv3d import SCHEMES, masked
+from tests.random_convolutions import SCHEMES, masked
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import KGSWeight, row_blocks
 from topi_sparse.layout import ceil_div

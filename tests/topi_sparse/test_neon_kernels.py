@@ -6,19 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rt3d_tvm.compile.kernels.candidates import Convolution, Kernel, direct
-from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.conv_shape import ConvShape
 from rt3d_tvm.models import CLIP_MODELS, MODELS
 from rt3d_tvm.models.conv_shapes import conv_shapes
 from tests.assembly import assembly, innermost_loops, multiply_adds
-from tests.topi_sparse.test_kgs_conv3d import masked
+from tests.phone_kernels import GROUP, TARGET, convolution, kernel
 from topi_sparse.cpu.kgs_conv3d import kgs_conv3d
-from topi_sparse.cpu.register_tile import vector_unit
-from topi_sparse.kernel_group import KernelGroup
 
-GROUP = KernelGroup(g_m=8, g_n=4)
-TARGET = make_target("cortex-a77")
 # One of each kind of window and of plane; all of them are with the slow tests.
 SOME = (
     "64x3x3x3x3@16x112x112",
@@ -28,25 +22,6 @@ SOME = (
     "921x512x1x3x3@2x7x7",
     "256x128x1x1x1@8x28x28/2x2x2",
 )
-
-
-def convolution(shape: ConvShape, rate: float) -> Convolution:
-    size = (shape.filters, shape.channels, *shape.kernel)
-    return Convolution(
-        data=(1, shape.channels, *shape.data),
-        out=(1, shape.filters, *shape.out),
-        weight=masked(size, scheme="kgs", density=1 / rate, group=GROUP, seed=0),
-        bias=None,
-        stride=shape.stride,
-        padding=shape.padding * 2,
-        dilation=(1, 1, 1),
-        residual=False,
-        relu=True,
-    )
-
-
-def kernel(conv: Convolution) -> Kernel:
-    return direct(conv, vector_unit(TARGET), GROUP)
 
 
 def check_loops(shape: ConvShape, rate: float) -> None:

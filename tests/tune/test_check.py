@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from rt3d_tvm.tune.check import drawn, why_wrong
-from tests.compile.choices.test_space import case, layer_of
+from rt3d_tvm.tune.check import random_inputs, why_wrong
+from tests.layers import case, layer_of
 from tests.oracle import conv3d_float64, packed
 
 
@@ -20,13 +20,13 @@ def right(layer, values):
 
 def test_a_right_result_is_believed():
     layer = layer_of(case(stride=(1, 2, 2)))
-    values = drawn(layer)
+    values = random_inputs(layer)
     assert why_wrong(layer, right(layer, values), right(layer, values), values) is None
 
 
 def test_wrong_results_are_not():
     layer = layer_of(case())
-    values = drawn(layer)
+    values = random_inputs(layer)
     good = right(layer, values)
     assert "not finite" in why_wrong(layer, np.where(good > 1, np.nan, good), good, values)
     shifted = np.roll(good, 1, axis=4)

@@ -27,11 +27,13 @@ from rt3d_tvm.devices.tracker import list_devices, wait_for_device
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.tune import fleet as devices_module
 from rt3d_tvm.tune import openers
+from rt3d_tvm.tune import trials as trials_module
 from rt3d_tvm.tune import tuner as tuner_module
-from rt3d_tvm.tune.tuner import TuningReport, tune_onnx
+from rt3d_tvm.tune.trials import TuningReport
+from rt3d_tvm.tune.tuner import tune_onnx
 from rt3d_tvm.tune.watch import Watch
+from tests.searches import onnx_path, rows, sabotaged, trials  # noqa: F401 fixtures
 from tests.servers import running, serving
-from tests.tune.test_tuner import onnx_path, rows, sabotaged, trials  # noqa: F401 fixtures
 
 ROOT = Path(__file__).parents[2]
 KEY = "tuned"
@@ -134,7 +136,7 @@ def test_a_server_that_is_killed_in_the_middle_comes_back(
     time.sleep(1)
     with server(tracker, 19791, key="killed"):
         report = search.finished()
-    assert report.aside == {}
+    assert report.quarantined == {}
     assert report.failures == {}
 
 
@@ -198,8 +200,8 @@ def test_a_device_that_never_answers_is_set_aside_and_the_other_goes_on(
     report = Search(onnx_path, tmp_path / "work", tracker).finished()
     silent.close()
     _until_forgotten(tracker, silent.address)
-    assert list(report.aside) == [silent.address]
-    assert "no answer within 3 s when asked to connect" in report.aside[silent.address]
+    assert list(report.quarantined) == [silent.address]
+    assert "no answer within 3 s when asked to connect" in report.quarantined[silent.address]
     assert {row["device"] for row in trials(tmp_path / "work")} == {"{}:{}".format(*lasting)}
 
 
@@ -217,12 +219,12 @@ def test_kernels_that_crash_and_hang_on_a_device_end_no_search(
     shown on this machine, in test_tuner.py.
     """
     monkeypatch.setattr(devices_module, "MOST_FAILURES", 2)
-    monkeypatch.setattr(tuner_module, "ROUND", 5)
+    monkeypatch.setattr(trials_module, "ROUND", 5)
     monkeypatch.setattr(openers, "SESSION_DEADLINES", 2)
     sabotaged({1: "crash", 3: "hang"})
     report = Search(onnx_path, tmp_path / "work", tracker, trials=5, deadline_s=5.0).finished()
     assert report.failures == {"died": 1, "no answer": 1}
-    assert report.aside == {}
+    assert report.quarantined == {}
 
 
 def test_a_target_of_another_architecture_is_refused(tracker, lasting, onnx_path, tmp_path):
@@ -406,7 +408,7 @@ def test_a_search_without_any_device_says_what_it_waited_for(
     """The only one never comes back: the search ends, its log is whole, it can go on."""
     monkeypatch.setattr(openers, "WAIT_S", 1.0)
     monkeypatch.setattr(tuner_module, "PATIENCE_S", 3.0)
-    monkeypatch.setattr(tuner_module, "ROUND", 2)
+    monkeypatch.setattr(trials_module, "ROUND", 2)
     failed: list[InputError] = []
 
     class Ending(Search):

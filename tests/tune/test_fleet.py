@@ -106,8 +106,8 @@ def test_a_kernel_that_fails_twice_is_to_blame_where_a_good_one_runs(kind):
     with pool(opener) as devices:
         good = measured(devices, ["good"])
         outcomes = measured(devices, ["bad", "k1", "bad2"])
-        assert devices.judge.id == "good"
-        assert devices.aside == {}
+        assert devices.reference.id == "good"
+        assert devices.quarantined == {}
     assert good["good"].kind is None
     assert (outcomes["bad"].kind, outcomes["bad"].message) == (kind, "it fell over")
     assert outcomes["k1"].seconds == outcomes["bad2"].seconds == (1.0,)
@@ -147,8 +147,8 @@ def test_a_device_that_fails_with_what_works_is_set_aside_and_the_other_goes_on(
 
     with pool(opener, count=2) as devices:
         outcomes = measured(devices, [f"k{n}" for n in range(8)])
-        assert list(devices.aside) == ["a"]
-        assert devices.said == ["a is set aside: it fell over"]
+        assert list(devices.quarantined) == ["a"]
+        assert devices.said == ["a is quarantined: it fell over"]
     assert {outcome.device for outcome in outcomes.values()} == {"b"}
     assert {outcome.seconds for outcome in outcomes.values()} == {(1.0,)}
 
@@ -166,7 +166,7 @@ def test_kernels_that_crash_at_the_same_time_are_no_fault_of_the_device():
     with pool(lambda: Fake("a", behaviour), count=3) as devices:
         measured(devices, ["good"])
         outcomes = measured(devices, ["bad1", "bad2", "bad3"])
-        assert devices.aside == {}
+        assert devices.quarantined == {}
         assert measured(devices, ["k1"])["k1"].seconds == (1.0,)
     assert [outcome.kind for outcome in outcomes.values()] == ["died"] * 3
 
@@ -183,7 +183,7 @@ def test_a_device_that_fails_with_what_works_is_named_wherever_the_kernel_failed
         measured(devices, ["good"])
         with pytest.raises(InputError, match="no device is left: it fell over"):
             measured(devices, ["bad"])
-        assert list(devices.aside) == ["b"]
+        assert list(devices.quarantined) == ["b"]
 
 
 def test_several_devices_work_at_the_same_time():
@@ -231,7 +231,7 @@ def test_patience_ends():
         measured(devices, ["k1"])
 
 
-def test_a_device_that_does_not_let_itself_be_opened_is_set_aside():
+def test_a_device_that_does_not_let_itself_be_opened_is_quarantine():
     addresses = iter("abababab")
 
     def opener():
@@ -245,7 +245,7 @@ def test_a_device_that_does_not_let_itself_be_opened_is_set_aside():
         assert {outcome.device for outcome in outcomes.values()} == {"b"}
         with pytest.raises(InputError, match="no device is left: no answer when asked to connect"):
             measured(devices, ["k3"])
-        assert list(devices.aside) == ["a"]
+        assert list(devices.quarantined) == ["a"]
 
 
 def test_old_sessions_are_opened_anew_before_a_trial():

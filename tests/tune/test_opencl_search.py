@@ -12,45 +12,36 @@ from rt3d_tvm import cli
 from rt3d_tvm.artifact.opencl.artifact import load_opencl
 from rt3d_tvm.artifact.opencl.plan import Plan
 from rt3d_tvm.artifact.verify import reference_session, relative_distance
-from rt3d_tvm.compile import opencl_planner as planner
 from rt3d_tvm.compile.build import compile_onnx
-from rt3d_tvm.compile.choices.records import TUNED, TunedRecord, device_class, share, workload
-from rt3d_tvm.compile.choices.space import Choice, Layer, Variant, decided, decisions, variants
+from rt3d_tvm.compile.choices.layer import Choice, Layer, Variant
+from rt3d_tvm.compile.choices.records import share, workload
+from rt3d_tvm.compile.choices.space import decided, decisions, variants
 from rt3d_tvm.compile.frontend import import_onnx
+from rt3d_tvm.compile.opencl import planner
+from rt3d_tvm.compile.options import Lowering
 from rt3d_tvm.compile.passes.tuned_kernels import why_not
 from rt3d_tvm.compile.pipeline import lower
-from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.devices.opencl_machine import OpenCLMachine
 from rt3d_tvm.devices.remote import DeviceFailure
-from rt3d_tvm.precision import make_precision
-from rt3d_tvm.tune.check import drawn, why_wrong
+from rt3d_tvm.tune.check import random_inputs, why_wrong
 from rt3d_tvm.tune.cost_model import features
 from rt3d_tvm.tune.fleet import together
+from rt3d_tvm.tune.jobs import kernel_job
 from rt3d_tvm.tune.search import TaskSearch
 from rt3d_tvm.tune.tasks import extract_tasks
-from rt3d_tvm.tune.tuner import kernel_job
 from schedules.decisions import defaults, listed, scheduled
 from schedules.opencl.kgs_conv3d import MOST_ITEMS, default_group, group_options
 from schedules.table import kernel_rule
-from tests.compile.choices.test_space import layer_of
 from tests.opencl import device, run_on_opencl
-from tests.topi_sparse.opencl.test_opencl_kgs_conv3d import one_case
+from tests.opencl_cases import one_case
+from tests.opencl_layers import TARGET, layer, write_textures
 from tests.two_layers import SHAPE, check_refused, write_two_layers
-from topi_sparse.cpu.register_tile import Tile
 from topi_sparse.opencl.kgs_conv3d import OpenCLKGSConv3d, opencl_kgs_conv3d
-
-TARGET = make_target("opencl")
 
 
 @pytest.fixture(scope="module")
 def onnx_path(tmp_path_factory):
     return write_two_layers(tmp_path_factory.mktemp("two_layers") / "two.onnx")
-
-
-def layer(dtype: str = "float32") -> tuple[Layer, object]:
-    """A layer as its default tile has it on a CPU's OpenCL, with its data."""
-    drawn_case = one_case(Tile(lanes=16, width=12, chunk=8, channels=4), dtype=dtype)
-    return layer_of(drawn_case), drawn_case
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -84,7 +75,7 @@ def test_every_kind_of_choice_computes_the_layer(dtype):
 def test_the_decisions_are_those_that_the_schedule_samples():
     conv = layer()[0].conv
     func = opencl_kgs_conv3d(conv).with_attr("global_symbol", "main")
-    schedule = kernel_rule(planner.DEVICE, "opencl_kgs_conv3d").schedule
+    schedule = kernel_rule("opencl_kgs_conv3d").schedule
     sch = scheduled(func, schedule, TARGET)
     assert (defaults(sch), listed(sch)) == decisions(conv, TARGET)
     taken = tuple(options[0] for options in listed(sch))
@@ -127,7 +118,7 @@ def test_a_texture_is_true_or_false_of_a_work_item(texture):
 
 
 def test_a_search_steps_from_buffers_to_textures_and_changes_nothing_else(onnx_path):
-    task = extract_tasks(lower(import_onnx(onnx_path), TARGET))[0]
+    task = extract_tasks(lower(import_onnx(onnx_path), Lowering(target=TARGET)))[0]
     search = TaskSearch(task, TARGET, heights=None)
     default = search.default.variant
     steps = [choice.variant for choice in search._neighbours(search.default)]
@@ -138,7 +129,7 @@ def test_a_search_steps_from_buffers_to_textures_and_changes_nothing_else(onnx_p
 
 
 def test_a_model_s_tasks_are_its_kernels_for_opencl(onnx_path):
-    mod = lower(import_onnx(onnx_path), TARGET)
+    mod = lower(import_onnx(onnx_path), Lowering(target=TARGET))
     tasks = extract_tasks(mod)
     assert [type(task.layer.conv) for task in tasks] == [OpenCLKGSConv3d] * 2
     assert {workload(task.layer.conv)["kernel"] for task in tasks} == {"opencl_kgs_conv3d"}
@@ -181,7 +172,7 @@ def test_a_device_measures_kernels_and_tells_wrong_ones(tmp_path):
         assert [len(each) for each in seconds] == [6, 6]
         assert min(map(min, seconds)) > 0
         results = [machine.run_kernel(path, job.names) for path, _ in kernels]
-        values = drawn(known)
+        values = random_inputs(known)
         assert why_wrong(known, results[0], results[0], values) is None
         assert "is rounding" in why_wrong(known, results[1], results[0], values)
         assert isinstance(machine.temperatures(), dict)
@@ -208,7 +199,7 @@ def test_a_device_holds_the_offsets_of_buffers_and_of_textures_side_by_side(tmp_
                 machine.put(key, value)
         results = [machine.run_kernel(job.path, job.names) for job in jobs]
     for result in results:
-        assert why_wrong(known, result, results[0], drawn(known)) is None
+        assert why_wrong(known, result, results[0], random_inputs(known)) is None
 
 
 def test_what_a_search_finds_is_what_a_build_uses(onnx_path, tmp_path, capsys):
@@ -267,34 +258,9 @@ def test_a_record_for_an_input_that_fits_no_texture_is_left_aside():
     assert reason in why_not(deep, record, TARGET, None)
 
 
-def write_textures(onnx_path, work, precision: str = "fp32") -> list[TunedRecord]:
-    """A work directory whose records ask for a texture for each kernel, and the records."""
-    dtype = make_precision(precision).dtype
-    records = []
-    for task in extract_tasks(lower(import_onnx(onnx_path), TARGET, dtype=dtype)):
-        variant, conv = replace(task.layer.default, texture=True), task.layer.conv
-        taken, _ = decisions(task.layer.definition(variant), TARGET)
-        records.append(
-            TunedRecord(
-                workload=workload(conv),
-                share=share(conv),
-                device_class=device_class(TARGET),
-                choice=Choice(variant=variant, decisions=taken),
-                default_ms=2.0,
-                tuned_ms=1.0,
-                model=onnx_path.name,
-                device="a device with textures",
-                versions={},
-            )
-        )
-    work.mkdir()
-    (work / TUNED).write_text("".join(f"{record.to_json()}\n" for record in records))
-    return records
-
-
 def other_decisions(onnx_path, line: dict) -> tuple:
     """The last of all that there is to decide for the choice of a record."""
-    tasks = extract_tasks(lower(import_onnx(onnx_path), TARGET))
+    tasks = extract_tasks(lower(import_onnx(onnx_path), Lowering(target=TARGET)))
     (found,) = (task.layer for task in tasks if workload(task.layer.conv) == line["workload"])
     variant = Choice.from_json(line["choice"]).variant
     return tuple(options[-1] for options in decisions(found.definition(variant), TARGET)[1])

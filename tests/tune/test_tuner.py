@@ -19,73 +19,22 @@ from rt3d_tvm.artifact.load import load
 from rt3d_tvm.artifact.verify import relative_distance
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.frontend import import_onnx
+from rt3d_tvm.compile.options import Lowering
 from rt3d_tvm.compile.pipeline import lower
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.devices.remote import DeviceFailure, ThisMachine
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.tune import tuner as tuner_module
-from rt3d_tvm.tune.builder import Builder
+from rt3d_tvm.tune import trials as trials_module
+from rt3d_tvm.tune import verified as verified_module
 from rt3d_tvm.tune.fleet import TRIAL, Devices, Job
 from rt3d_tvm.tune.tasks import extract_tasks
-from rt3d_tvm.tune.tuner import Tuner, tune_onnx
+from rt3d_tvm.tune.trials import Tuner
+from rt3d_tvm.tune.tuner import tune_onnx
 from rt3d_tvm.tune.watch import Watch
+from tests.searches import fault, rows, trials
 from tests.two_layers import SHAPE, check_refused, write_two_layers
 
 ROOT = Path(__file__).parents[2]
-# Functions of TVM's calling convention that do what kernels must not. "wait" says that it has begun
-# and returns when FOLDER has no file "hold".
-FAULTS = {
-    "crash": "raise(11);",
-    "hang": "for (;;) sleep(1);",
-    "spin": "for (volatile int i = 0;; i++);",
-    "nothing": "",
-    "wait": 'creat("FOLDER/entered", 0600); while (!access("FOLDER/hold", F_OK)) usleep(10000);',
-}
-
-
-@pytest.fixture(scope="module")
-def onnx_path(tmp_path_factory):
-    return write_two_layers(tmp_path_factory.mktemp("two_layers") / "two.onnx")
-
-
-def fault(name: str, folder: Path) -> Path:
-    """A library whose ``main`` is a fault."""
-    path = folder / f"{name}.so"
-    if not path.exists():
-        code = "#include <fcntl.h>\n#include <signal.h>\n#include <unistd.h>\n"
-        body = FAULTS[name].replace("FOLDER", str(folder))
-        code += f"int __tvm_ffi_main(void *a, void *b, int c, void *d) {{ {body} "
-        (folder / f"{name}.c").write_text(f"{code} return 0; }}\n")
-        subprocess.run(["gcc", "-shared", "-fPIC", "-o", path, folder / f"{name}.c"], check=True)
-    return path
-
-
-@pytest.fixture
-def sabotaged(monkeypatch, tmp_path):
-    """Call with {which kernel of a search, counted from 0: fault}: these are built so, always."""
-
-    def sabotage(faults: dict[int, str]) -> None:
-        seen: dict[tuple, int] = {}
-
-        class Saboteur(Builder):
-            def build(self, kernels):
-                for kernel, path in zip(kernels, super().build(kernels), strict=True):
-                    number = seen.setdefault(kernel, len(seen))
-                    if number in faults and isinstance(path, Path):
-                        path.write_bytes(fault(faults[number], tmp_path).read_bytes())
-                    yield path
-
-        monkeypatch.setattr(tuner_module, "Builder", Saboteur)
-
-    return sabotage
-
-
-def rows(work: Path) -> list[dict]:
-    return [json.loads(line) for line in (work / "trials.jsonl").read_text().splitlines()]
-
-
-def trials(work: Path) -> list[dict]:
-    return [row for row in rows(work) if "final" not in row]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +60,7 @@ def test_the_result_of_a_search_is_what_a_build_uses(onnx_path, searched, tmp_pa
     assert f"rt3d compile {onnx_path} -o DIR --database {work} uses it" in said
     report = json.loads(out.read_text())
     assert report["trials"] == 12 == len(trials(work))
-    assert (report["failures"], report["aside"]) == ({}, {})
+    assert (report["failures"], report["quarantined"]) == ({}, {})
     assert [task["calls"] for task in report["tasks"]] == [1, 1]
     for task in report["tasks"]:
         assert 0 < task["tuned_ms"] <= task["default_ms"]
@@ -132,7 +81,7 @@ def test_kernels_that_crash_hang_or_do_nothing_end_no_search(
 ):
     """Numbers 0 and 4 are the tasks' defaults, which have to work."""
     sabotaged({1: "crash", 2: "spin", 5: "nothing"})
-    monkeypatch.setattr(tuner_module, "ROUND", 4)
+    monkeypatch.setattr(trials_module, "ROUND", 4)
     said = []
     report = tune_onnx(
         onnx_path,
@@ -144,7 +93,7 @@ def test_kernels_that_crash_hang_or_do_nothing_end_no_search(
     )
     assert report.failures == {"died": 1, "no answer": 1}
     assert report.trials == 12 == len(trials(tmp_path / "work"))
-    assert report.aside == {}
+    assert report.quarantined == {}
     failed = [row["failure"] for row in trials(tmp_path / "work") if "failure" in row]
     assert {each["kind"] for each in failed} == {"died", "no answer"}
     (wrong,) = [reason for task in report.tasks for reason in task.wrong]
@@ -156,7 +105,7 @@ def test_kernels_that_crash_hang_or_do_nothing_end_no_search(
 def test_the_best_are_measured_again_on_a_device_where_a_trial_just_ends_in_time(
     onnx_path, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(tuner_module, "why_wrong", lambda *_: None)  # it computes nothing
+    monkeypatch.setattr(verified_module, "why_wrong", lambda *_: None)  # it computes nothing
     said, finals = [], []
 
     class Slow:
@@ -183,14 +132,16 @@ def test_the_best_are_measured_again_on_a_device_where_a_trial_just_ends_in_time
 
     target, watch = make_target("host"), Watch(say=said.append)
     session = {"model": "two.onnx", "versions": {}}
-    tasks = extract_tasks(lower(import_onnx(onnx_path), target))
+    tasks = extract_tasks(lower(import_onnx(onnx_path), Lowering(target=target)))
     with (
         Tuner(target, tasks, work=tmp_path / "work", session=session, watch=watch) as tuner,
         Devices(Slow, 1, say=said.append) as devices,
     ):
         report = tuner.run(NoCompiler(), devices, trials=2)
     assert not any("trying again" in line for line in said)
-    assert len(finals) == 2 * 2 * tuner_module.FINAL.turns  # of each task the default and the other
+    assert (
+        len(finals) == 2 * 2 * verified_module.FINAL.turns
+    )  # of each task the default and the other
     assert (report.trials, report.failures) == (4, {})
 
 

@@ -9,6 +9,7 @@ memory the activations come from, not the multiply-adds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import tvm
@@ -33,7 +34,13 @@ class DepthwiseConv3d(PackedConv3d):
     width     output columns of the register tile; a narrower body takes the rest
     """
 
+    name: ClassVar[str] = DEPTHWISE_ATTRIBUTE
+
     width: int
+
+    def prim_func(self) -> tvm.tirx.PrimFunc:
+        """The kernel that this defines, not scheduled yet."""
+        return depthwise_conv3d(self)
 
     @property
     def blocks(self) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import tvm
@@ -41,8 +42,19 @@ class KGSConv2Plus1D:
     temporal  the second one, with locations along D only, as if it stood alone
     """
 
+    name: ClassVar[str] = PAIR_ATTRIBUTE
+
     spatial: KGSConv3d
     temporal: KGSConv3d
+
+    def prim_func(self) -> tvm.tirx.PrimFunc:
+        """The kernel that this defines, not scheduled yet."""
+        return kgs_conv2plus1d(self)
+
+    @property
+    def weighted(self) -> tuple[tuple[KGSConv3d, int], ...]:
+        """The convolutions with stored weights, and which argument of the kernel those are."""
+        return ((self.spatial, 1), (self.temporal, 5))
 
     @property
     def between(self) -> PackedLayout:

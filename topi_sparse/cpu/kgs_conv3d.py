@@ -58,6 +58,7 @@ class KGSConv3d(PackedConv3d):
     weight_sets  weights with the same kept columns, one for each of so many parts of the batch
     """
 
+    name: ClassVar[str] = SPEC_ATTRIBUTE
     parts: ClassVar[Mapping[str, Callable]] = {
         **PackedConv3d.parts,
         "group": KernelGroup,
@@ -69,6 +70,33 @@ class KGSConv3d(PackedConv3d):
     weights: int
     tile: Tile
     weight_sets: int = 1
+
+    def prim_func(self) -> tvm.tirx.PrimFunc:
+        """The kernel that this defines, not scheduled yet."""
+        return kgs_conv3d(self)
+
+    def tile_width(self, columns: int) -> int:
+        """Output columns of a tile that is ``columns`` wide where the output is."""
+        return min(columns, self.out[4])
+
+    @property
+    def item_rows(self) -> int:
+        """Filters of a work-item; 0 for a kernel that has none."""
+        return 0
+
+    @property
+    def reads_texture(self) -> bool:
+        """Whether the input is read through a texture."""
+        return False
+
+    def why_no_texture(self) -> str | None:
+        """Why the input cannot be read through a texture, or None where it can."""
+        return "a core has no textures"
+
+    @property
+    def other_types(self) -> dict[str, str]:
+        """The types beside ``dtype`` by which its kernel differs from others."""
+        return {}
 
     @property
     def chunks(self) -> int:

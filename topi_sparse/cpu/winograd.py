@@ -76,6 +76,11 @@ class WinogradConv3d(PackedConv3d):
     """
 
     @property
+    def weighted(self) -> tuple[tuple[PackedConv3d, int], ...]:
+        """None: the weights are those of the kgs_conv3d between the transforms."""
+        return ()
+
+    @property
     def tiles(self) -> tuple[int, int]:
         """Tiles along H and W of the output; the last of each may reach over its edge."""
         return ceil_div(self.out[3], OUTPUTS), ceil_div(self.out[4], OUTPUTS)

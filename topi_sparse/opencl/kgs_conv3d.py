@@ -65,6 +65,7 @@ class OpenCLKGSConv3d(KGSConv3d):
     texture         whether the input is read through a texture
     """
 
+    name: ClassVar[str] = OPENCL_ATTRIBUTE
     parts: ClassVar[Mapping[str, Callable]] = KGSConv3d.parts
 
     rows_per_item: int
@@ -80,6 +81,34 @@ class OpenCLKGSConv3d(KGSConv3d):
                 f"weights in {self.weight_dtype}: {self.dtype}, as activations, or "
                 f"{self.accumulate}, as sums, is accepted"
             )
+
+    def prim_func(self) -> tvm.tirx.PrimFunc:
+        """The kernel that this defines, not scheduled yet."""
+        return opencl_kgs_conv3d(self)
+
+    def tile_width(self, columns: int) -> int:
+        """Positions of a work-item: they go on in the next row."""
+        return columns
+
+    @property
+    def summed_dtype(self) -> str:
+        """The type of the sums."""
+        return self.accumulate
+
+    @property
+    def item_rows(self) -> int:
+        """Filters of a work-item."""
+        return self.rows_per_item
+
+    @property
+    def reads_texture(self) -> bool:
+        """Whether the input is read through a texture."""
+        return self.texture
+
+    @property
+    def other_types(self) -> dict[str, str]:
+        """The types beside ``dtype`` by which its kernel differs from others."""
+        return {"accumulate": self.accumulate, "weight_dtype": self.weight_dtype}
 
     @property
     def argument_types(self) -> dict[str, str]:

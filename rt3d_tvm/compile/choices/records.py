@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,12 +15,11 @@ from pathlib import Path
 
 from tvm.target import Target
 
-from rt3d_tvm.compile.choices.space import Choice, is_simt
+from rt3d_tvm.compile.backends import device_class
+from rt3d_tvm.compile.choices.layer import Choice
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.whole_file import whole_file
-from topi_sparse.cpu.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d
-from topi_sparse.cpu.register_tile import vector_unit
-from topi_sparse.opencl.kgs_conv3d import OPENCL_ATTRIBUTE
+from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 
 # The version of a record's fields, and of the folder that the package's own lie in.
 FORMAT = 1
@@ -96,7 +94,7 @@ def workload(conv: KGSConv3d) -> dict:
     ``group`` is the kernel group that it has by default, which follows from the zeros.
     """
     return {
-        "kernel": kernel_name(conv),
+        "kernel": conv.name,
         "data": list(conv.data),
         "filters": conv.filters,
         "window": list(conv.kernel),
@@ -107,37 +105,14 @@ def workload(conv: KGSConv3d) -> dict:
         "weight_sets": conv.weight_sets,
         "residual": conv.residual is not None,
         "dtype": conv.dtype,
-        **(
-            {"accumulate": conv.accumulate, "weight_dtype": conv.weight_dtype}
-            if is_simt(conv)
-            else {}
-        ),
+        **conv.other_types,
     }
-
-
-def kernel_name(conv: KGSConv3d) -> str:
-    """Of the kernel that a definition is of."""
-    return OPENCL_ATTRIBUTE if is_simt(conv) else SPEC_ATTRIBUTE
 
 
 def share(conv: KGSConv3d) -> float:
     """Stored weights over those of the dense layer."""
     kd, kh, kw = conv.kernel
     return conv.weights / (conv.stored_filters * conv.data[1] * kd * kh * kw)
-
-
-def device_class(target: Target) -> str:
-    """What two targets have in common where one's records hold for the other.
-
-    The architecture, the vectors, and the number of cores that the work is cut for; of OpenCL the
-    target's first key.
-    """
-    if target.kind.name == "opencl":
-        return str(target.keys[0])
-    unit = vector_unit(target)
-    machine = str(target.attrs.get("mtriple", platform.machine())).partition("-")[0]
-    cores = int(target.attrs.get("num-cores", 1))
-    return f"{machine}-{32 * unit.lanes}bit-{32 * unit.pipe_lanes}pipes-{cores}cores"
 
 
 def read_records(path: Path, source: str) -> RecordSet:

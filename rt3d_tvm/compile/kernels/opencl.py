@@ -1,4 +1,4 @@
-"""The kernels that can compute a convolution on a GPU, as rows for passes.kernels.cheapest."""
+"""opencl_kgs_conv3d: the kernel of a GPU."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from rt3d_tvm.compile.kernels.candidates import Convolution, Kernel, issued_macs, kernel_of
+from rt3d_tvm.compile.kernels.kernel import Candidate, Convolution, Kernel, issued_macs, kernel_of
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout
-from topi_sparse.opencl.kgs_conv3d import OpenCLKGSConv3d, opencl_kgs_conv3d
+from topi_sparse.opencl.kgs_conv3d import OpenCLKGSConv3d
 from topi_sparse.opencl.work_item import (
     VECTOR,
     WorkItem,
@@ -22,14 +22,14 @@ from topi_sparse.opencl.work_item import (
 )
 
 
-def why_not_simt(conv: Convolution) -> str | None:
+def why_not_opencl(conv: Convolution) -> str | None:
     """Why opencl_kgs_conv3d cannot be used, or None where it can."""
     if conv.depthwise:
         return "each filter sees one channel: there is no such kernel for OpenCL yet"
     return None
 
 
-def simt(conv: Convolution, item: WorkItem, group: KernelGroup | None) -> Kernel:
+def by_work_items(conv: Convolution, item: WorkItem, group: KernelGroup | None) -> Kernel:
     """opencl_kgs_conv3d on the input as it is."""
     channels, positions = conv.weight.shape[1], math.prod(conv.out[3:])
     if not item.by_element and conv.stride[1:] != (1, 1):
@@ -66,7 +66,8 @@ def simt(conv: Convolution, item: WorkItem, group: KernelGroup | None) -> Kernel
     )
     products = replace(products, x=products.needed_halo())
     cost = issued_macs(products)
-    return kernel_of(products, opencl_kgs_conv3d, weight, conv.bias, cost=cost)
+    return kernel_of(products, weight, conv.bias, cost=cost)
 
 
-OPENCL_CANDIDATES = ((why_not_simt, simt),)
+OPENCL = Candidate(why_not=why_not_opencl, make=by_work_items)
+OPENCL_CANDIDATES = (OPENCL,)

@@ -25,15 +25,13 @@ from tvm.target import Target
 
 from rt3d_tvm.compile.ir.dataflow import bindings, constant, only_reader, rewritten, users
 from rt3d_tvm.compile.ir.packed_call import called, emit_call, packed_kernel
-from rt3d_tvm.compile.passes.kgs_conv3d import read_report, weights_digest, with_report
+from rt3d_tvm.compile.ir.report import layers_of_calls, read_report, with_report
 from topi_sparse.cpu.kgs_conv2plus1d import (
-    PAIR_ATTRIBUTE,
     KGSConv2Plus1D,
-    kgs_conv2plus1d,
     why_not_paired,
     why_not_worth,
 )
-from topi_sparse.cpu.kgs_conv3d import SPEC_ATTRIBUTE, KGSConv3d
+from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 
 
 @tvm.transform.module_pass(opt_level=0, name="Conv2Plus1D")
@@ -48,27 +46,22 @@ class Conv2Plus1D:
     ) -> tvm.IRModule:
         """The module with its pairs in one kernel each, which the report names."""
         rewriter = _Rewriter(mod, self.threads)
-        changed = rewritten(mod, rewriter)
-        report = []
-        for entry in read_report(mod):
-            # Layers of equal weights: in the order of their calls.
-            fused = rewriter.fused.get(entry.weights_digest)
-            paired = bool(fused) and fused.pop(0)
-            report.append(replace(entry, kernel=PAIR_ATTRIBUTE) if paired else entry)
+        changed, layers = rewritten(mod, rewriter), layers_of_calls(mod)
+        report = read_report(mod)
+        for var in rewriter.paired:
+            for index in layers[var]:
+                report[index] = replace(report[index], kernel=KGSConv2Plus1D.name)
         return with_report(changed, report)
 
 
 @relax.expr_functor.mutator
 class _Rewriter(relax.PyExprMutator):
-    """Emits a pair at its second call.
-
-    fused: by the digest of its weights, whether each kgs_conv3d has become part of a pair.
-    """
+    """Emits a pair at its second call; ``paired``: the variables of the calls that are in one."""
 
     def __init__(self, mod: tvm.IRModule, threads: int) -> None:
         super().__init__(mod)
         self.mod, self.threads = mod, threads
-        self.fused: dict[str, list[bool]] = {}
+        self.paired: set[relax.Var] = set()
 
     def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
         """Rewrite one function and put it back into the module."""
@@ -80,6 +73,7 @@ class _Rewriter(relax.PyExprMutator):
             if pair is not None:
                 self.pair_at[reader.var] = (binding, pair)
         self.dropped = {first.var for first, _ in self.pair_at.values()}
+        self.paired |= {*self.pair_at, *self.dropped}
         self.builder_.update_func(name, self.visit_expr(function))
 
     def pair(self, first: relax.VarBinding, second: relax.VarBinding) -> KGSConv2Plus1D | None:
@@ -97,7 +91,7 @@ class _Rewriter(relax.PyExprMutator):
         """The definition of a called kgs_conv3d, or None for anything else."""
         func = called(self.mod, call)
         kernel = None if func is None else packed_kernel(func)
-        return kernel[1] if kernel and kernel[0] == SPEC_ATTRIBUTE else None
+        return kernel[1] if kernel and kernel[0] == KGSConv3d.name else None
 
     @staticmethod
     def tensors(binding: relax.VarBinding) -> list[relax.Expr]:
@@ -106,11 +100,7 @@ class _Rewriter(relax.PyExprMutator):
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         """Nothing for the first of a pair, both for the second."""
-        conv, dropped = self.direct(binding.value), binding.var in self.dropped
-        if conv is not None:
-            digest = weights_digest(conv, constant(self.tensors(binding)[1]))
-            self.fused.setdefault(digest, []).append(dropped or binding.var in self.pair_at)
-        if dropped:
+        if binding.var in self.dropped:
             return
         if binding.var not in self.pair_at:
             super().visit_var_binding_(binding)
@@ -121,7 +111,7 @@ class _Rewriter(relax.PyExprMutator):
         columns = pair.temporal.columns(offsets, pointers)
         of_second[1] = relax.const(pair.from_band.offsets(columns))
         args = [self.visit_expr(arg) for arg in (*of_first, *of_second)]
-        result = emit_call(self.builder_, PAIR_ATTRIBUTE, kgs_conv2plus1d(pair), args)
+        result = emit_call(self.builder_, pair.name, pair.prim_func(), args)
         if not isinstance(binding.var, relax.DataflowVar):
             result = self.builder_.emit_output(result)
         self.set_var_remap(binding.var, result)

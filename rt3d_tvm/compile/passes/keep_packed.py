@@ -21,20 +21,19 @@ definitions for the layouts that this gives.
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import tvm
 from tvm import relax
 from tvm.target import Target
 
+from rt3d_tvm.compile.backends import backend_of
 from rt3d_tvm.compile.ir.dataflow import (
     bindings,
     constant,
     dtype_of,
-    ints,
     rewritten,
     static_shape,
     users,
@@ -47,12 +46,9 @@ from rt3d_tvm.compile.ir.packed_call import (
     layout_change,
     packed_kernel,
 )
-from topi_sparse import packed
+from rt3d_tvm.compile.ir.packed_operators import OPERATORS, Maker, tensors_of, why_not
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 from topi_sparse.layout import PackedLayout
-from topi_sparse.opencl.concat import opencl_concat, why_not_opencl_concat
-from topi_sparse.opencl.max_pool3d import OpenCLMaxPool3d, opencl_max_pool3d
-from topi_sparse.opencl.work_item import WorkItem, item_copies, item_pool_tile, work_item
 
 # The module attributes under which the pass writes how many layout changes it has left, and, as
 # JSON, which operators on packed values made it unpack them, and why.
@@ -64,16 +60,14 @@ UNPACKED_ATTRIBUTE = "not_packed"
 class KeepPacked:
     """Take out the layout changes between kernels that KGSConv3d has put in.
 
-    target: what the kernels are for, as KGSConv3d was told. Where it has work-items, an operator
-    becomes the kernel that is written for them, if there is one; else, and without a target, a
-    loop nest.
+    target: what the kernels are for. An operator becomes the kernel that its backend has for it;
+    else, and without a target, a loop nest.
     """
 
     def __init__(self, target: Target | None = None) -> None:
-        self.makers = {name: make for name, (_, make) in _OPERATORS.items()}
-        if target is not None and target.kind.name == "opencl":
-            item = work_item(target)
-            self.makers |= {name: functools.partial(make, item) for name, make in _SIMT.items()}
+        self.makers = {name: operator.make for name, operator in OPERATORS.items()}
+        if target is not None:
+            self.makers |= backend_of(target).operators(target)
 
     def transform_module(
         self, mod: tvm.IRModule, _context: tvm.transform.PassContext
@@ -87,153 +81,6 @@ class KeepPacked:
         return mod.with_attr(CHANGES_ATTRIBUTE, _layout_changes(mod))
 
 
-def why_not(call: relax.Expr, forms: list[tuple[int, str] | None]) -> str | None:
-    """Why an operator cannot work on packed values, or None where it can.
-
-    ``forms``: the channel block and type of each of its tensors, None for one that is not packed.
-    """
-    if not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op):
-        return "it is no operator"
-    if call.op.name not in _OPERATORS:
-        return f"{call.op.name} has no packed form"
-    if not forms or None in forms or len(set(forms)) > 1:
-        return "its tensors are not all packed in one channel block and type"
-    return _OPERATORS[call.op.name][0](call, forms[0][0])
-
-
-def _pool_why_not(call: relax.Call, _block: int) -> str | None:
-    attrs = call.attrs
-    if any(int(step) != 1 for step in attrs.dilation):
-        return f"its dilation is {list(attrs.dilation)}, not 1"
-    if attrs.layout != "NCDHW":
-        return f"its layout is {attrs.layout}, not NCDHW"
-    return None
-
-
-def _max_pool_why_not(call: relax.Call, block: int) -> str | None:
-    taps = 1
-    for k in call.attrs.pool_size:
-        taps *= int(k)
-    if taps > packed.MAX_POOL_TAPS:
-        return f"its window has {taps} taps, more than {packed.MAX_POOL_TAPS}"
-    return _pool_why_not(call, block)
-
-
-def _avg_pool_why_not(call: relax.Call, block: int) -> str | None:
-    attrs = call.attrs
-    data, out = static_shape(call.args[0])[2:], static_shape(call)[2:]
-    windows = zip(data, out, attrs.strides, attrs.pool_size, strict=True)
-    if any(int(pad) for pad in attrs.padding) or any(
-        (o - 1) * int(step) + int(k) > size for size, o, step, k in windows
-    ):
-        return "its windows reach outside the input"
-    return _pool_why_not(call, block)
-
-
-def _add_why_not(call: relax.Call, _block: int) -> str | None:
-    shapes = [static_shape(arg) for arg in call.args]
-    return None if shapes[0] == shapes[1] else f"its shapes {shapes} differ"
-
-
-def _mean_why_not(call: relax.Call, _block: int) -> str | None:
-    axes = sorted(int(axis) % 5 for axis in call.attrs.axis or range(5))
-    if axes != [2, 3, 4] or not call.attrs.keepdims:
-        return f"it is a mean over axes {axes}, not over D, H, W with keepdims"
-    return None
-
-
-def _concat_why_not(call: relax.Call, _block: int) -> str | None:
-    if call.attrs.axis is None or int(call.attrs.axis) % 5 != 1:
-        return f"its axis is {call.attrs.axis}, not the channels"
-    return None
-
-
-def _minimum_why_not(call: relax.Call, _block: int) -> str | None:
-    bound = constant(call.args[1])
-    return None if bound is not None and bound.ndim == 0 else "its bound is no constant scalar"
-
-
-def _windows(call: relax.Call) -> dict:
-    """The arguments that every packed pool takes."""
-    attrs = call.attrs
-    return {
-        "out": static_shape(call),
-        "window": ints(attrs.pool_size),
-        "stride": ints(attrs.strides),
-    }
-
-
-def _max_pool(call: relax.Call, data, layouts, y, dtype):
-    padding = ints(call.attrs.padding)
-    return packed.max_pool3d(data[0], layouts[0], y, dtype, padding=padding, **_windows(call))
-
-
-def _max_pool_simt(item: WorkItem, call: relax.Call, data, layouts, y, dtype):
-    windows = _windows(call)
-    tile = item_pool_tile(
-        windows["out"], window=windows["window"], stride=windows["stride"], item=item
-    )
-    pool = OpenCLMaxPool3d(
-        **windows,
-        data=data[0],
-        padding=ints(call.attrs.padding)[:3],
-        x=layouts[0],
-        y=y,
-        tile=tile,
-        dtype=dtype,
-    )
-    return opencl_max_pool3d(pool)
-
-
-def _concat_simt(item: WorkItem, call: relax.Call, data, layouts, y, dtype):
-    if why_not_opencl_concat(data) is not None:
-        return packed.concat(data, layouts, y, dtype)
-    return opencl_concat(data, layouts, y, dtype, beside=item_copies(item))
-
-
-def _avg_pool(call: relax.Call, data, layouts, y, dtype):
-    return packed.avg_pool3d(data[0], layouts[0], y, dtype, **_windows(call))
-
-
-# Operator -> (why it cannot be packed, its packed PrimFunc).
-_OPERATORS = {
-    "relax.nn.max_pool3d": (_max_pool_why_not, _max_pool),
-    "relax.nn.avg_pool3d": (_avg_pool_why_not, _avg_pool),
-    "relax.nn.relu": (
-        lambda call, block: None,
-        lambda call, data, layouts, y, dtype: packed.relu(data[0], layouts[0], y, dtype),
-    ),
-    "relax.minimum": (
-        _minimum_why_not,
-        lambda call, data, layouts, y, dtype: packed.minimum(
-            data[0], layouts[0], y, dtype, bound=float(constant(call.args[1]))
-        ),
-    ),
-    "relax.add": (
-        _add_why_not,
-        lambda call, data, layouts, y, dtype: packed.add(data[0], layouts, y, dtype),
-    ),
-    "relax.mean": (
-        _mean_why_not,
-        lambda call, data, layouts, y, dtype: packed.mean(data[0], layouts[0], y, dtype),
-    ),
-    "relax.concat": (_concat_why_not, lambda call, *args: packed.concat(*args)),
-}
-
-# Operator -> its packed PrimFunc for such work-items.
-_SIMT = {"relax.nn.max_pool3d": _max_pool_simt, "relax.concat": _concat_simt}
-
-
-def _tensors(call: relax.Call) -> list[relax.Expr]:
-    """The tensors an operator reads, those in a tuple one by one; a constant scalar is none."""
-    return [
-        tensor
-        for arg in call.args
-        for tensor in (arg.fields if isinstance(arg, relax.Tuple) else [arg])
-        if getattr(constant(tensor), "ndim", 1)
-    ]
-
-
 @relax.expr_functor.mutator
 class _Rewriter(relax.PyExprMutator):
     """Keeps, for each plain variable that has one, its packed twin, and makes it plain on demand.
@@ -244,7 +91,7 @@ class _Rewriter(relax.PyExprMutator):
     makers       operator -> what makes its packed PrimFunc
     """
 
-    def __init__(self, mod: tvm.IRModule, makers: Mapping[str, Callable]) -> None:
+    def __init__(self, mod: tvm.IRModule, makers: Mapping[str, Maker]) -> None:
         super().__init__(mod)
         self.mod, self.makers = mod, makers
         self.not_packed: list[str] = []
@@ -274,7 +121,7 @@ class _Rewriter(relax.PyExprMutator):
             self.twin[var] = self.emit_kernel(func, call, self.layout_of[var])
             self.set_var_remap(var, self.twin[var])  # a view of it may be all that is read
         else:
-            tensors = _tensors(call)
+            tensors = tensors_of(call)
             func = self.makers[call.op.name](
                 call,
                 [static_shape(tensor) for tensor in tensors],
@@ -341,7 +188,7 @@ def _layouts(
         elif isinstance(call, relax.Call):
             forms = [
                 (layouts[tensor].c_block, dtypes[tensor]) if tensor in layouts else None
-                for tensor in _tensors(call)
+                for tensor in tensors_of(call)
             ]
             reason = why_not(call, forms)
             if reason is None:

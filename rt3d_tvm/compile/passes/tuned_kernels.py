@@ -21,11 +21,13 @@ import tvm
 from tvm import relax
 from tvm.target import Target
 
-from rt3d_tvm.compile.choices.records import RecordSet, TunedRecord, device_class, find, kernel_name
-from rt3d_tvm.compile.choices.space import Layer, decided, decisions
+from rt3d_tvm.compile.backends import device_class
+from rt3d_tvm.compile.choices.layer import Layer
+from rt3d_tvm.compile.choices.records import RecordSet, TunedRecord, find
+from rt3d_tvm.compile.choices.space import decided, decisions
 from rt3d_tvm.compile.ir.dataflow import constant, rewritten
 from rt3d_tvm.compile.ir.packed_call import called, emit_call, tunable
-from rt3d_tvm.compile.passes.kgs_conv3d import read_report, weights_digest, with_report
+from rt3d_tvm.compile.ir.report import layers_of_calls, read_report, weights_digest, with_report
 from topi_sparse.kernel_group import KernelGroup
 
 
@@ -33,7 +35,7 @@ from topi_sparse.kernel_group import KernelGroup
 class TunedKernels:
     """Give every kgs_conv3d the choice that the first of ``records`` has for it.
 
-    group: the kernel group that the caller insists on; records of another one are left aside.
+    group: the kernel group that the caller insists on; records of another one are not used.
     """
 
     def __init__(
@@ -48,12 +50,11 @@ class TunedKernels:
         if not any(each.records for each in self.records):
             return mod
         rewriter = _Rewriter(mod, self.target, self.records, self.group)
-        changed = rewritten(mod, rewriter)
-        report = []
-        for entry in read_report(mod):
-            # Layers of equal weights: in the order of their calls.
-            changes = rewriter.changes.get(entry.weights_digest)
-            report.append(replace(entry, **changes.pop(0)) if changes else entry)
+        changed, layers = rewritten(mod, rewriter), layers_of_calls(mod)
+        report = read_report(mod)
+        for var, changes in rewriter.changes.items():
+            (index,) = layers[var]
+            report[index] = replace(report[index], **changes)
         return with_report(changed, report)
 
 
@@ -77,7 +78,7 @@ def why_not(
 
 @relax.expr_functor.mutator
 class _Rewriter(relax.PyExprMutator):
-    """Replaces calls one by one; ``changes`` are to the report, by the digest of old weights."""
+    """Replaces calls one by one; ``changes`` are to the report, by the old call's variable."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class _Rewriter(relax.PyExprMutator):
         super().__init__(mod)
         self.mod, self.target, self.records, self.group = mod, target, records, group
         self.device = device_class(target)
-        self.changes: dict[str, list[dict]] = {}
+        self.changes: dict[relax.Var, dict] = {}
 
     def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
         """Rewrite one function and put it back into the module."""
@@ -103,29 +104,25 @@ class _Rewriter(relax.PyExprMutator):
             return
         x, *args = binding.value.args[1].fields
         layer = Layer(conv, tuple(constant(arg) for arg in args[:4]))
-        changes = self.changes.setdefault(weights_digest(conv, layer.constants[0]), [])
         found = find(self.records, conv, self.device)
         if found is None or why_not(layer, found[0], self.target, self.group) is not None:
-            changes.append({})
             super().visit_var_binding_(binding)
             return
         record, source = found
         variant = record.choice.variant
         changed, packed = layer.definition(variant), layer.packed(variant)
-        changes.append(
-            {
-                "weights_digest": weights_digest(changed, packed[0]),
-                "group": str(changed.group),
-                "tuned": source,
-            }
-        )
+        self.changes[binding.var] = {
+            "weights_digest": weights_digest(changed, packed[0]),
+            "group": str(changed.group),
+            "tuned": source,
+        }
         tensors = [
             self.visit_expr(x),
             *(relax.const(value) for value in packed),
             *(self.visit_expr(arg) for arg in args[4:]),
         ]
         function = decided(changed, record.choice.decisions)
-        result = emit_call(self.builder_, kernel_name(conv), function, tensors)
+        result = emit_call(self.builder_, conv.name, function, tensors)
         if not isinstance(binding.var, relax.DataflowVar):
             result = self.builder_.emit_output(result)
         self.set_var_remap(binding.var, result)

@@ -12,12 +12,13 @@ import rt3d_tvm
 from rt3d_tvm import cli
 from rt3d_tvm.artifact.load import load
 from rt3d_tvm.artifact.verify import relative_distance
+from rt3d_tvm.compile.backends import device_class
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.choices import records as records_module
+from rt3d_tvm.compile.choices.layer import Choice, Variant
 from rt3d_tvm.compile.choices.records import (
     RecordSet,
     TunedRecord,
-    device_class,
     find,
     read_database,
     read_records,
@@ -26,8 +27,9 @@ from rt3d_tvm.compile.choices.records import (
     workload,
     write_records,
 )
-from rt3d_tvm.compile.choices.space import Choice, Variant, decisions, variants
+from rt3d_tvm.compile.choices.space import decisions, variants
 from rt3d_tvm.compile.frontend import import_onnx
+from rt3d_tvm.compile.options import Lowering
 from rt3d_tvm.compile.pipeline import lower
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.errors import InputError
@@ -46,7 +48,7 @@ def onnx_path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tasks(onnx_path):
-    return extract_tasks(lower(import_onnx(onnx_path), TARGET))
+    return extract_tasks(lower(import_onnx(onnx_path), Lowering(target=TARGET)))
 
 
 def record_for(task, choice: Choice, **fields) -> TunedRecord:
@@ -81,7 +83,7 @@ def records(tasks):
 
 
 def test_layers_of_one_workload_are_one_task(compiled_c3d):
-    tasks = extract_tasks(lower(import_onnx(compiled_c3d.onnx), TARGET))
+    tasks = extract_tasks(lower(import_onnx(compiled_c3d.onnx), Lowering(target=TARGET)))
     assert sum(task.calls for task in tasks) == len(compiled_c3d.manifest["layers"])
     assert len({task.name for task in tasks}) == len(tasks)
     assert max(task.calls for task in tasks) > 1

@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 import tvm
 
-from rt3d_tvm.compile.choices.space import (
-    Choice,
-    Layer,
-    Variant,
-    built,
-    decided,
-    decisions,
-    variants,
-)
+from rt3d_tvm.compile.choices.layer import Choice, Layer, Variant
+from rt3d_tvm.compile.choices.space import built, decided, decisions, variants
 from rt3d_tvm.compile.targets import make_target
 from schedules.decisions import DECISIONS_ATTRIBUTE, defaults, fits, listed, scheduled
 from schedules.table import kernel_rule, rules
+from tests.layers import case, layer_of
 from tests.oracle import ConvCase, packed, sum_bound
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d, kgs_conv3d
 from topi_sparse.cpu.register_tile import Tile, lane_mappings, vector_unit
@@ -28,32 +22,6 @@ from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout
 
 TARGET = make_target("host")
-
-
-def case(*, g_m=8, density=0.4, seed=0, **fields) -> ConvCase:
-    rng = np.random.default_rng(seed)
-    weight = rng.standard_normal((40, 24, 1, 3, 3)) * (rng.random((40, 24, 1, 3, 3)) < density)
-    return ConvCase.make(
-        weight.astype("float32"),
-        seed=seed,
-        group=KernelGroup(g_m=g_m, g_n=4),
-        residual=PackedLayout(c_block=8),
-        **{
-            "data": (1, 24, 4, 12, 18),
-            "stride": (1, 1, 1),
-            "padding": (0, 1, 1, 0, 1, 1),
-            "dilation": (1, 1, 1),
-            "tile": Tile(lanes=8, width=9, chunk=4),
-            "x": PackedLayout(c_block=8),
-            "y": PackedLayout(c_block=8, halo_h=1, halo_w=1),
-            "relu": True,
-            **fields,
-        },
-    )
-
-
-def layer_of(drawn: ConvCase) -> Layer:
-    return Layer(drawn.conv, tuple(drawn.arrays()[1:5]))
 
 
 def computed(layer: Layer, choice: Choice, drawn: ConvCase) -> np.ndarray:
@@ -175,7 +143,7 @@ def test_a_choice_is_written_as_it_is_read():
 
 def test_a_schedule_takes_the_decisions_that_its_kernel_carries():
     conv = case().conv
-    schedule = kernel_rule("cpu", "kgs_conv3d").schedule
+    schedule = kernel_rule("kgs_conv3d").schedule
     func = kgs_conv3d(conv).with_attr("global_symbol", "main")
     plain = scheduled(func, schedule, TARGET)
     assert fits(plain, defaults(plain))

@@ -6,20 +6,17 @@ import numpy as np
 import pytest
 from tvm import relax
 
-from rt3d_tvm.compile.kernels.candidates import (
-    Convolution,
-    by_winograd,
-    cheapest,
-    direct,
-    why_not_padded,
-    why_not_winograd,
-)
+from rt3d_tvm.compile.ir.report import read_report
+from rt3d_tvm.compile.kernels.candidates import cheapest
+from rt3d_tvm.compile.kernels.direct import direct, why_not_padded
+from rt3d_tvm.compile.kernels.kernel import Convolution
+from rt3d_tvm.compile.kernels.winograd import by_winograd, why_not_winograd
+from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
 from rt3d_tvm.compile.passes.keep_packed import KeepPacked
-from rt3d_tvm.compile.passes.kgs_conv3d import KGSConv3d, read_report
 from rt3d_tvm.compile.targets import make_target
-from tests.compile.passes.test_kgs_conv3d import GEOMETRY, conv, draw, module, operators, run
 from tests.oracle import UNIT_ROUNDOFF, conv3d_float64
-from tests.topi_sparse.test_kgs_conv3d import masked
+from tests.random_convolutions import masked
+from tests.relax_modules import GEOMETRY, conv, draw, module, operators, run
 from topi_sparse.cpu.register_tile import vector_unit
 from topi_sparse.kernel_group import KernelGroup
 
@@ -125,7 +122,7 @@ def test_between_packed_layers_the_transforms_read_and_write_packed_values():
         return builder.emit(relax.op.nn.relu(builder.emit(relax.op.add(first, second))))
 
     before = module(shape, body)
-    after = KeepPacked()(KGSConv3d(make_target("host"))(before))
+    after = KeepPacked()(CompactConv3d(make_target("host"))(before))
     triple = ["winograd_input", "kgs_conv3d", "winograd_output"]
     assert operators(after) == ["pack", *triple, *triple, "unpack"]
     assert [layer.kernel for layer in read_report(after)] == ["winograd_conv3d"] * 2
@@ -139,5 +136,5 @@ def test_between_packed_layers_the_transforms_read_and_write_packed_values():
 def test_the_direct_kernel_alone_where_it_is_asked_for():
     weight = draw((64, 64, 3, 3, 3))
     before = module((1, 64, 4, 28, 28), lambda builder, x: builder.emit(conv(x, weight)))
-    after = KGSConv3d(make_target("host"), winograd=False)(before)
+    after = CompactConv3d(make_target("host"), winograd=False)(before)
     assert operators(after) == ["pack", "kgs_conv3d", "unpack"]

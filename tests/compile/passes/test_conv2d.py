@@ -6,14 +6,15 @@ import tvm
 from tvm import relax, topi
 
 from rt3d_tvm.compile.ir.dataflow import bindings
+from rt3d_tvm.compile.ir.report import read_report
 from rt3d_tvm.compile.passes import clip, conv2d
 from rt3d_tvm.compile.passes.clip import ClipAsOperators
+from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
 from rt3d_tvm.compile.passes.conv2d import Conv2dAsConv3d
 from rt3d_tvm.compile.passes.keep_packed import CHANGES_ATTRIBUTE, KeepPacked
-from rt3d_tvm.compile.passes.kgs_conv3d import KGSConv3d, read_report
 from rt3d_tvm.compile.targets import make_target
-from tests.compile.passes.test_kgs_conv3d import draw, module, operators, run, weight_of
 from tests.oracle import conv3d_float64, sum_bound
+from tests.relax_modules import draw, module, operators, run, weight_of
 
 SHAPE = (1, 8, 9, 7)
 WEIGHT = weight_of((16, 8, 1, 3, 3))[:, :, 0]
@@ -53,7 +54,7 @@ def test_a_conv2d_is_computed_by_the_same_kernel(attributes, geometry):
     before = module(SHAPE, lambda b, x: first(x, **attributes))
     after = Conv2dAsConv3d()(before)
     assert operators(after) == ["relax.reshape", "relax.nn.conv3d", "relax.reshape"]
-    rewritten = KGSConv3d(make_target("host"), winograd=False)(after)
+    rewritten = CompactConv3d(make_target("host"), winograd=False)(after)
     (entry,) = read_report(rewritten)
     assert entry.kernel == "kgs_conv3d"
     y, size = expected_conv(draw(SHAPE), WEIGHT, **geometry)
@@ -86,7 +87,7 @@ def test_operators_between_convolutions_follow_and_no_layout_changes(operator):
     names = operators(after)
     assert names[0] == names[-1] == "relax.reshape"
     assert not [name for name in names[1:-1] if "2d" in name or "reshape" in name]
-    kept = KeepPacked()(KGSConv3d(make_target("x86-64-avx2"))(after))
+    kept = KeepPacked()(CompactConv3d(make_target("x86-64-avx2"))(after))
     assert int(kept.attrs[CHANGES_ATTRIBUTE]) <= 2
     x = draw(SHAPE)
     # Two sums of 72 and 32 terms, around an operator that adds few.

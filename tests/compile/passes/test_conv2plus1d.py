@@ -5,13 +5,15 @@ import pytest
 import tvm
 from tvm import relax
 
+from rt3d_tvm.compile.ir.report import read_report
+from rt3d_tvm.compile.options import Lowering
+from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
 from rt3d_tvm.compile.passes.conv2plus1d import Conv2Plus1D
 from rt3d_tvm.compile.passes.keep_packed import KeepPacked
-from rt3d_tvm.compile.passes.kgs_conv3d import KGSConv3d, read_report
 from rt3d_tvm.compile.pipeline import lower
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.tune.tasks import extract_tasks
-from tests.compile.passes.test_kgs_conv3d import conv, draw, module, operators, run, weight_of
+from tests.relax_modules import conv, draw, module, operators, run, weight_of
 
 TARGET = make_target("x86-64-avx2")  # channel blocks of 8
 SHAPE = (1, 8, 5, 16, 7)
@@ -21,7 +23,7 @@ IN_PLANE, ALONG_D = {"padding": (0, 1, 1)}, {"padding": (1, 0, 0)}
 
 def both(body, shape=SHAPE) -> tuple[tvm.IRModule, tvm.IRModule]:
     """The module before and after; not a bit of its result changes, sums being in one order."""
-    before = KeepPacked()(KGSConv3d(TARGET, winograd=False)(module(shape, body)))
+    before = KeepPacked()(CompactConv3d(TARGET, winograd=False)(module(shape, body)))
     after = Conv2Plus1D(TARGET)(before)
     x = draw(shape)
     np.testing.assert_array_equal(run(before, x), run(after, x))
@@ -91,7 +93,7 @@ def test_what_is_added_is_not_taken_for_the_input():
 def test_a_pair_whose_rows_would_leave_threads_idle_stays_apart(threads):
     """16 rows: 8 a thread; with 5 threads one of 4 turns is for a single row."""
     target = tvm.target.Target({**TARGET.export(), "num-cores": threads})
-    before = KeepPacked()(KGSConv3d(target, winograd=False)(module(SHAPE, pair)))
+    before = KeepPacked()(CompactConv3d(target, winograd=False)(module(SHAPE, pair)))
     fused = "kgs_conv2plus1d" in operators(Conv2Plus1D(target)(before))
     assert fused == (threads == 2)
 
@@ -100,13 +102,15 @@ def test_a_pair_is_no_task_of_a_search():
     def body(builder, x):
         return conv(builder.emit(pair(builder, x)), weight_of((8, 8, 3, 3, 3)))
 
-    (task,) = extract_tasks(lower(module(SHAPE, body), TARGET, winograd=False))
+    (task,) = extract_tasks(lower(module(SHAPE, body), Lowering(target=TARGET, winograd=False)))
     assert task.layer.conv.kernel == (3, 3, 3)
 
 
 def test_the_pipeline_fuses_pairs_on_a_cpu_only():
     def called(target: str) -> list[str]:
-        return operators(lower(module(SHAPE, pair), make_target(target), winograd=False))
+        return operators(
+            lower(module(SHAPE, pair), Lowering(target=make_target(target), winograd=False))
+        )
 
     assert "kgs_conv2plus1d" in called("host")
     assert [name for name in called("opencl") if "conv" in name] == ["opencl_kgs_conv3d"] * 2

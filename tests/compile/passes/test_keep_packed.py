@@ -7,13 +7,13 @@ import pytest
 import tvm
 from tvm import relax
 
+from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
 from rt3d_tvm.compile.passes.fully_connected import FullyConnectedAsConv3d
 from rt3d_tvm.compile.passes.keep_packed import CHANGES_ATTRIBUTE, UNPACKED_ATTRIBUTE, KeepPacked
-from rt3d_tvm.compile.passes.kgs_conv3d import KGSConv3d
 from rt3d_tvm.compile.passes.lift_constants import lift_constants
 from rt3d_tvm.compile.targets import make_target
-from tests.compile.passes.test_kgs_conv3d import conv, draw, module, operators, run, weight_of
 from tests.oracle import sum_bound
+from tests.relax_modules import conv, draw, module, operators, run, weight_of
 from topi_sparse.opencl.concat import CONCAT_ATTRIBUTE
 from topi_sparse.opencl.max_pool3d import POOL_ATTRIBUTE
 
@@ -24,7 +24,7 @@ BACK = weight_of((8, 16, 1, 3, 3), seed=4)
 
 def both(body, shape=(1, 8, 4, 6, 7)) -> tuple[tvm.IRModule, tvm.IRModule]:
     """The module before and after KeepPacked."""
-    before = KGSConv3d(TARGET)(module(shape, body))
+    before = CompactConv3d(TARGET)(module(shape, body))
     return before, KeepPacked()(before)
 
 
@@ -118,7 +118,7 @@ def test_what_cannot_be_packed_gets_plain_values(operator):
 )
 def test_a_pool_is_that_of_work_items_where_there_are_some(target, of_work_items):
     chosen = make_target(target)
-    packs = KGSConv3d(chosen)(
+    packs = CompactConv3d(chosen)(
         module((1, 8, 4, 6, 7), between(lambda b, y: relax.op.nn.max_pool3d(y, **SAME)))
     )
     after = KeepPacked(chosen)(packs)
@@ -135,7 +135,7 @@ def test_a_concat_is_that_of_work_items_where_its_parts_fill_their_blocks(channe
         return conv(whole, weight_of((8, sum(channels), 1, 1, 1)), padding=0)
 
     target = make_target("opencl")
-    after = KeepPacked(target)(KGSConv3d(target)(module((1, 8, 4, 6, 7), body)))
+    after = KeepPacked(target)(CompactConv3d(target)(module((1, 8, 4, 6, 7), body)))
     (concat,) = (name for name in operators(after) if name.startswith("concat"))
     assert (CONCAT_ATTRIBUTE in after[concat].attrs) == of_work_items
 
@@ -177,7 +177,7 @@ def test_fully_connected_layers_share_the_kernel(batch, relu, bias):
 
     mod = FullyConnectedAsConv3d()(module((batch, 40), body))
     assert "relax.matmul" not in operators(mod)
-    mod = KeepPacked()(KGSConv3d(TARGET)(mod))
+    mod = KeepPacked()(CompactConv3d(TARGET)(mod))
     # One position, whole blocks: every layout change is a view.
     assert set(operators(mod)) == {"relax.reshape", "kgs_conv3d"}
     x = draw((batch, 40))
@@ -215,7 +215,7 @@ def test_only_a_bias_of_the_layer_is_taken_in(addend):
         return addend(builder.emit(relax.op.matmul(x, relax.const(weight))))
 
     before = module((6, 4), body)
-    after = KeepPacked()(KGSConv3d(TARGET)(FullyConnectedAsConv3d()(before)))
+    after = KeepPacked()(CompactConv3d(TARGET)(FullyConnectedAsConv3d()(before)))
     x = draw((6, 4))
     expected, result = run(before, x), run(after, x)
     assert result.shape == expected.shape
@@ -251,7 +251,7 @@ def test_a_function_without_a_dataflow_block():
     with builder.function("main", [x]):
         y = builder.emit(relax.op.matmul(x, relax.const(weight)))
         builder.emit_func_output(y)
-    mod = KeepPacked()(KGSConv3d(TARGET)(FullyConnectedAsConv3d()(builder.get())))
+    mod = KeepPacked()(CompactConv3d(TARGET)(FullyConnectedAsConv3d()(builder.get())))
     assert "kgs_conv3d" in operators(mod)
     data = draw((2, 40))
     bound = sum_bound(41, abs(data) @ abs(weight))

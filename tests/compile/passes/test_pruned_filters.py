@@ -5,12 +5,13 @@ import pytest
 from tvm import relax
 
 from rt3d_tvm.compile.ir.dataflow import bindings, constant, is_op
-from rt3d_tvm.compile.passes.kgs_conv3d import KGSConv3d, read_report
+from rt3d_tvm.compile.ir.report import read_report
+from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
 from rt3d_tvm.compile.passes.pruned_filters import PrunedFilters
 from rt3d_tvm.compile.targets import make_target
-from tests.compile.passes.test_kgs_conv3d import GEOMETRY, conv, draw, module, run
 from tests.oracle import UNIT_ROUNDOFF, conv3d_float64, sum_bound
-from tests.topi_sparse.test_kgs_conv3d import masked
+from tests.random_convolutions import masked
+from tests.relax_modules import GEOMETRY, conv, draw, module, run
 from topi_sparse.kernel_group import KernelGroup
 
 SHAPE = (1, 8, 3, 6, 7)
@@ -52,8 +53,10 @@ def test_zero_filters_cost_nothing_and_their_readers_skip_what_is_zero(bias):
     assert not new_first[8:].any()
     # A positive bias passes the ReLU: its channel is not zero, and has to be read.
     assert new_second[:, 8:].any() == (bias > 0)
-    issued = [layer.issued_macs for layer in read_report(KGSConv3d(make_target("host"))(after))]
-    direct = [layer.issued_macs for layer in read_report(KGSConv3d(make_target("host"))(before))]
+    issued = [layer.issued_macs for layer in read_report(CompactConv3d(make_target("host"))(after))]
+    direct = [
+        layer.issued_macs for layer in read_report(CompactConv3d(make_target("host"))(before))
+    ]
     assert issued[0] * 4 == direct[0]
     assert issued[1] * 4 == direct[1] or bias > 0
     x = draw(SHAPE)
@@ -62,7 +65,7 @@ def test_zero_filters_cost_nothing_and_their_readers_skip_what_is_zero(bias):
     expected = conv3d_float64(hidden, second, None, **GEOMETRY)
     size = conv3d_float64(size, abs(second), None, **GEOMETRY)
     bound = sum_bound(first[0].size + second[0].size + 2, size)
-    y = run(KGSConv3d(make_target("host"), winograd=False)(after), x)
+    y = run(CompactConv3d(make_target("host"), winograd=False)(after), x)
     assert np.all(abs(y - expected) <= bound)
 
 

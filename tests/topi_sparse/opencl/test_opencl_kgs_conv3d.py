@@ -13,14 +13,13 @@ from rt3d_tvm.artifact.opencl.executor import Executor
 from rt3d_tvm.artifact.opencl.plan import Plan
 from rt3d_tvm.errors import InputError
 from tests.opencl import device, plan_of, run_on_opencl
+from tests.opencl_cases import LAYOUT, one_case
 from tests.oracle import ConvCase, packed, stored_weight
-from tests.topi_sparse.test_kgs_conv3d import draw_convolution, draw_residual, draw_sizes, masked
+from tests.random_convolutions import draw_convolution, draw_residual, draw_sizes, masked
 from topi_sparse.cpu.register_tile import Tile
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.layout import PackedLayout, ceil_div
 from topi_sparse.opencl.kgs_conv3d import OpenCLKGSConv3d, opencl_kgs_conv3d
-
-LAYOUT = PackedLayout(c_block=4)
 
 
 @st.composite
@@ -198,34 +197,6 @@ def test_a_device_without_such_textures_is_refused(image_support, layers, says: 
     )
     with pytest.raises(InputError, match=says):
         Executor(plan, [], gpu)
-
-
-def one_case(
-    tile: Tile | None = None,
-    *,
-    dtype: str = "float32",
-    weight_dtype: str | None = None,
-    stride: tuple[int, int, int] = (1, 1, 1),
-    **fields,
-) -> ConvCase:
-    group = KernelGroup(g_m=8, g_n=4)
-    return ConvCase.make(
-        masked((32, 32, 3, 3, 3), scheme="kgs", density=0.5, group=group, seed=0),
-        seed=0,
-        group=group,
-        data=(1, 32, 4, 14, 14),
-        stride=stride,
-        padding=(1,) * 6,
-        dilation=(1, 1, 1),
-        tile=tile or Tile(lanes=8, width=4, chunk=8, by_element=True),
-        x=LAYOUT,
-        y=PackedLayout(c_block=4, halo_h=1, halo_w=1),
-        definition=OpenCLKGSConv3d,
-        rows_per_item=8,
-        dtype=dtype,
-        weight_dtype=weight_dtype or dtype,
-        **fields,
-    )
 
 
 @pytest.mark.parametrize("target", ["opencl", "adreno"])

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +13,15 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from rt3d_tvm.compile.targets import make_target
-from rt3d_tvm.measure.cost_card import cost_cards
 from tests.opencl import plan_of, run_on_opencl
 from tests.oracle import packed
 from topi_sparse.layout import PackedLayout
 from topi_sparse.opencl.max_pool3d import POOL_ATTRIBUTE, OpenCLMaxPool3d, opencl_max_pool3d
 from topi_sparse.opencl.work_item import item_pool_tile, work_item
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "scripts" / "kernels"))
+
+from cards import cost_cards
 
 SAME = {"window": (3, 3, 3), "stride": (1, 1, 1), "padding": (1, 1, 1)}
 LAYOUT = PackedLayout(c_block=4)

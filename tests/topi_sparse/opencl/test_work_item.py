@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from rt3d_tvm.compile.kernels.candidates import Convolution
-from rt3d_tvm.compile.kernels.opencl import simt
+from rt3d_tvm.compile.kernels.kernel import Convolution
+from rt3d_tvm.compile.kernels.opencl import by_work_items
 from rt3d_tvm.compile.targets import make_target
-from tests.topi_sparse.test_kgs_conv3d import masked
+from tests.random_convolutions import masked
 from topi_sparse.cpu.register_tile import GROUP_HEIGHTS
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.opencl.work_item import (
@@ -92,7 +92,7 @@ def test_few_weights_keep_their_digits_where_sums_do(plane, accumulate, expected
         residual=False,
         relu=False,
     )
-    kernel = simt(conv, item, None)
+    kernel = by_work_items(conv, item, None)
     assert kernel.pack().dtype == kernel.products.weight_dtype == expected
     assert kernel.products.argument_types["bias"] == accumulate
     assert kernel.products.dtype == "float16"

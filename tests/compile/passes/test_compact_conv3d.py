@@ -4,70 +4,24 @@ import numpy as np
 import pytest
 import tvm
 from tvm import relax
-from tvm.s_tir import dlight
 
-import schedules.table
-from rt3d_tvm.compile.ir.dataflow import bindings, is_op
-from rt3d_tvm.compile.passes.kgs_conv3d import KGSConv3d, read_report
+from rt3d_tvm.compile.ir.dataflow import bindings
+from rt3d_tvm.compile.ir.report import read_report
+from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
 from rt3d_tvm.compile.targets import make_target
 from tests.oracle import conv3d_float64, sum_bound
-from tests.topi_sparse.test_kgs_conv3d import masked
+from tests.random_convolutions import masked
+from tests.relax_modules import (
+    GEOMETRY,
+    SHAPE,
+    conv,
+    draw,
+    module,
+    operators,
+    run,
+    weight_of,
+)
 from topi_sparse.kernel_group import KernelGroup
-
-GROUP = KernelGroup(g_m=16, g_n=4)
-SHAPE = (1, 8, 4, 6, 7)
-
-
-def module(shape, body, dtype="float32") -> tvm.IRModule:
-    """A module whose main is ``body(builder, x)`` in one dataflow block."""
-    builder = relax.BlockBuilder()
-    x = relax.Var("x", relax.TensorType(shape, dtype))
-    with builder.function("main", [x]):
-        with builder.dataflow():
-            result = builder.emit_output(body(builder, x))
-        builder.emit_func_output(result)
-    return builder.get()
-
-
-def conv(x, weight, padding=1, **attributes):
-    return relax.op.nn.conv3d(x, relax.const(weight), padding=padding, **attributes)
-
-
-def operators(mod: tvm.IRModule) -> list[str]:
-    """What main calls, in order: names of operators and of PrimFuncs, without their numbers."""
-    names = []
-    for binding in bindings(mod["main"]):
-        call = binding.value
-        if is_op(call, "relax.call_tir"):
-            names.append(call.args[0].name_hint.rstrip("0123456789"))
-        elif isinstance(call, relax.Call):
-            names.append(call.op.name)
-    return names
-
-
-def run(mod: tvm.IRModule, x: np.ndarray) -> np.ndarray:
-    """Compile with TVM's own passes and this project's schedules, and run."""
-    target = make_target("host")
-    with target:
-        mod = tvm.transform.Sequential(
-            [
-                relax.transform.LegalizeOps(),
-                dlight.ApplyDefaultSchedule(*schedules.table.rules("cpu")),
-            ]
-        )(mod)
-    vm = relax.VirtualMachine(tvm.compile(mod, target=target), tvm.cpu())
-    return vm["main"](tvm.runtime.tensor(x)).numpy()
-
-
-def weight_of(shape=(24, 8, 3, 3, 3), density=0.4, seed=0) -> np.ndarray:
-    return masked(shape, scheme="kgs", density=density, group=GROUP, seed=seed)
-
-
-def draw(shape=SHAPE, seed=1) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
-
-
-GEOMETRY = {"stride": (1, 1, 1), "padding": (1,) * 6, "dilation": (1, 1, 1)}
 
 
 def test_bias_residual_and_relu_become_one_kernel_with_the_right_numbers():
@@ -81,7 +35,7 @@ def test_bias_residual_and_relu_become_one_kernel_with_the_right_numbers():
         added = builder.emit(relax.op.add(biased, first))
         return relax.op.nn.relu(added)
 
-    mod = KGSConv3d(make_target("host"))(module(SHAPE, body))
+    mod = CompactConv3d(make_target("host"))(module(SHAPE, body))
     kernel = ["pack", "kgs_conv3d", "unpack"]
     assert operators(mod) == [*kernel, "pack", *kernel]
     x = draw()
@@ -101,7 +55,7 @@ def test_of_two_convolutions_that_are_added_one_takes_the_addition():
         left, right = (builder.emit(conv(x, weight * sign, padding=0)) for sign in (1, -1))
         return relax.op.add(left, right)
 
-    mod = KGSConv3d(make_target("host"))(module(SHAPE, body))
+    mod = CompactConv3d(make_target("host"))(module(SHAPE, body))
     assert operators(mod).count("kgs_conv3d") == 2
     assert "relax.add" not in operators(mod)
     assert not run(mod, draw()).any()
@@ -114,7 +68,7 @@ def test_a_value_that_is_read_twice_is_not_fused_away():
         y = builder.emit(conv(x, weight, padding=0))
         return relax.op.add(builder.emit(relax.op.nn.relu(y)), y)
 
-    mod = KGSConv3d(make_target("host"))(module(SHAPE, body))
+    mod = CompactConv3d(make_target("host"))(module(SHAPE, body))
     assert operators(mod)[-2:] == ["relax.nn.relu", "relax.add"]
     y = conv3d_float64(draw(), weight, None, **{**GEOMETRY, "padding": (0,) * 6})
     size = conv3d_float64(abs(draw()), abs(weight), None, **{**GEOMETRY, "padding": (0,) * 6})
@@ -138,7 +92,7 @@ def test_a_value_that_is_read_twice_is_not_fused_away():
 def test_geometry(attributes, weight):
     mod = module(SHAPE, lambda builder, x: conv(x, weight, **{"padding": 1, **attributes}))
     call = bindings(mod["main"])[0].value.attrs
-    rewritten = KGSConv3d(make_target("host"))(mod)
+    rewritten = CompactConv3d(make_target("host"))(mod)
     assert operators(rewritten) == ["pack", "kgs_conv3d", "unpack"]
     geometry = {
         "stride": tuple(map(int, call.strides)),
@@ -168,7 +122,7 @@ def test_declined_with_a_reason():
     ]
     for body, reason in cases:
         shape = (1, 4, 6, 7, 3) if "NDHWC" in reason else SHAPE
-        mod = KGSConv3d(make_target("host"))(module(shape, body))
+        mod = CompactConv3d(make_target("host"))(module(shape, body))
         assert "kgs_conv3d" not in operators(mod)
         (entry,) = read_report(mod)
         assert reason in entry.reason
@@ -177,11 +131,11 @@ def test_declined_with_a_reason():
 
 def test_a_declined_dtype_and_a_dynamic_shape():
     half = module(SHAPE, lambda b, x: conv(x, weight_of().astype("float16")), dtype="float16")
-    (entry,) = read_report(KGSConv3d(make_target("host"))(half))
+    (entry,) = read_report(CompactConv3d(make_target("host"))(half))
     assert "not float32" in entry.reason
     batch = tvm.tirx.Var("batch", "int64")
     dynamic = module((batch, *SHAPE[1:]), lambda b, x: conv(x, weight_of()))
-    (entry,) = read_report(KGSConv3d(make_target("host"))(dynamic))
+    (entry,) = read_report(CompactConv3d(make_target("host"))(dynamic))
     assert "not static" in entry.reason
 
 
@@ -190,7 +144,7 @@ def test_a_conv2d_is_listed_with_the_reason():
         flat = builder.emit(relax.op.reshape(x, (1, 8, 24, 7)))
         return relax.op.nn.conv2d(flat, relax.const(draw((4, 8, 3, 3))))
 
-    (entry,) = read_report(KGSConv3d(make_target("host"))(module(SHAPE, body)))
+    (entry,) = read_report(CompactConv3d(make_target("host"))(module(SHAPE, body)))
     assert entry.reason == "it is a conv2d; a conv3d is expected"
 
 
@@ -203,7 +157,7 @@ def test_grouped_by_channel_it_computes_the_same(filters: int):
         y = builder.emit(relax.op.nn.relu(builder.emit(conv(x, weight, groups=8))))
         return relax.op.minimum(y, relax.const(0.5))
 
-    mod = KGSConv3d(make_target("host"))(module(SHAPE, body))
+    mod = CompactConv3d(make_target("host"))(module(SHAPE, body))
     (entry,) = read_report(mod)
     assert entry.kernel == ("depthwise_conv3d" if filters == 8 else None)
     assert ("relax.minimum" in operators(mod)) == (entry.kernel is None)
@@ -220,7 +174,7 @@ def test_a_relu_with_a_ceiling_becomes_part_of_the_kernel():
         y = builder.emit(relax.op.nn.relu(builder.emit(conv(x, weight, padding=(0, 1, 1)))))
         return relax.op.minimum(y, relax.const(0.5))
 
-    mod = KGSConv3d(make_target("host"))(module(SHAPE, body))
+    mod = CompactConv3d(make_target("host"))(module(SHAPE, body))
     assert operators(mod) == ["pack", "kgs_conv3d", "unpack"]
     geometry = {**GEOMETRY, "padding": (0, 1, 1) * 2}
     expected = conv3d_float64(draw(), weight, None, **geometry).clip(0, 0.5)
@@ -245,7 +199,7 @@ def test_the_kernel_group_is_found_in_the_zeros(target: str, pruned_in: str, fou
     group = KernelGroup.parse(pruned_in)
     weight = masked((64, 32, 3, 3, 3), scheme="kgs", density=0.3, group=group, seed=3)
     shape = (1, 32, 4, 28, 28)
-    mod = KGSConv3d(make_target(target))(module(shape, lambda b, x: conv(x, weight)))
+    mod = CompactConv3d(make_target(target))(module(shape, lambda b, x: conv(x, weight)))
     (entry,) = read_report(mod)
     assert entry.group == found
     assert entry.kept_macs == np.count_nonzero(weight) * 4 * 28 * 28
@@ -257,10 +211,10 @@ def test_the_kernel_group_is_found_in_the_zeros(target: str, pruned_in: str, fou
 
 def test_a_given_kernel_group_is_used():
     mod = module(SHAPE, lambda b, x: conv(x, weight_of()))
-    (entry,) = read_report(KGSConv3d(make_target("host"), KernelGroup(g_m=4, g_n=2))(mod))
+    (entry,) = read_report(CompactConv3d(make_target("host"), KernelGroup(g_m=4, g_n=2))(mod))
     assert entry.group == "4x2"
     with pytest.raises(ValueError, match=r"kernel group 5x4: there are kernels for"):
-        KGSConv3d(make_target("host"), KernelGroup(g_m=5, g_n=4))
+        CompactConv3d(make_target("host"), KernelGroup(g_m=5, g_n=4))
 
 
 def test_it_stands_alone_beside_the_passes_of_tvm():
@@ -272,7 +226,7 @@ def test_it_stands_alone_beside_the_passes_of_tvm():
         mod = tvm.transform.Sequential(
             [
                 relax.transform.FoldConstant(),
-                KGSConv3d(target),
+                CompactConv3d(target),
                 relax.transform.LegalizeOps(),
                 relax.transform.AnnotateTIROpPattern(),
                 relax.transform.FuseOps(),

@@ -5,24 +5,20 @@ from __future__ import annotations
 import tvm
 from tvm.s_tir.backend.adreno.pipeline import default_tir_pipeline
 from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
-from tvm.target import Target
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
-from rt3d_tvm.compile.passes.allocate_textures import AllocateTextures
-from rt3d_tvm.compile.targets import is_opencl
+from rt3d_tvm.compile.opencl.allocate_textures import AllocateTextures
 
 # tvm.tirx.build takes no pipeline but by a name.
 _NAME = "rt3d_opencl"
 
 
-def tir_pipeline(target: Target) -> str:
-    """The name of the pipeline that lowers a target's kernels, for tvm.tirx.build.
+def tir_pipeline() -> str:
+    """The name of the pipeline that lowers kernels to OpenCL C, for tvm.tirx.build.
 
     TVM's own one called "adreno" is the first of these three steps, where tirx.build asks for all;
     and what it makes of a texture inside a function, the next step refuses (see AllocateTextures).
     """
-    if not is_opencl(target):
-        return "default"
     register_tir_pipeline(
         _NAME, lambda: (default_tir_pipeline(), _finalize_host_passes, finalize_device_passes)
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from experiment import Preset
+
 from rt3d_tvm.data.motion import MotionSettings
-from rt3d_tvm.prune.experiment import Preset
 from rt3d_tvm.prune.train import DensePlan, PruningPlan
 
 # The paper's: 240 epochs in batches of 32, 5e-3 when training the dense model, 2e-4 when pruning

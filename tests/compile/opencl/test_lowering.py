@@ -5,21 +5,24 @@ import re
 from tvm import tirx
 from tvm.tirx.build import split_host_device_mods
 
+from rt3d_tvm.compile.backends import backend_of
 from rt3d_tvm.compile.choices.space import built, decisions
-from rt3d_tvm.compile.opencl_lowering import tir_pipeline
+from rt3d_tvm.compile.opencl.lowering import tir_pipeline
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.tune.builder import Builder
-from tests.topi_sparse.opencl.test_opencl_kgs_conv3d import one_case
+from tests.opencl_cases import one_case
 
 
 def test_only_opencl_has_textures():
-    assert tir_pipeline(make_target("x86-64-avx2")) == "default"
-    assert tir_pipeline(make_target("opencl")) == tir_pipeline(make_target("adreno"))
+    names = ("x86-64-avx2", "opencl", "adreno")
+    cpu, *gpus = (backend_of(make_target(name)).tir_pipeline() for name in names)
+    assert cpu == "default"
+    assert gpus == [tir_pipeline()] * 2
 
 
 def test_a_texture_is_there_before_the_first_kernel_and_given_back_after_the_last():
     target, conv = make_target("opencl"), one_case(texture=True).conv
-    lower, finalize_host, _ = tirx.get_tir_pipeline(tir_pipeline(target))
+    lower, finalize_host, _ = tirx.get_tir_pipeline(tir_pipeline())
     module = built(conv, decisions(conv, target)[0], target)
     host, _ = split_host_device_mods(lower(tirx.transform.BindTarget(target)(module)))
     called = re.findall(r'call_packed_lowered\("([^"]+)"', finalize_host()(host).script())

@@ -7,7 +7,7 @@ from tvm import relax, te
 from tvm.relax.backend.cpu_generic import pipeline as cpu_pipeline
 
 from rt3d_tvm.compile.ir.dataflow import bindings, is_op
-from rt3d_tvm.compile.passes.share_storages import (
+from rt3d_tvm.compile.memory.share_storages import (
     ALLOC_STORAGE,
     ALLOC_TENSOR,
     ShareStorages,

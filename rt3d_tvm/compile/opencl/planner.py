@@ -22,12 +22,11 @@ from tvm.tirx.build import codegen_build, split_host_device_mods
 import schedules.table
 from rt3d_tvm.artifact.opencl.plan import Launch, Plan, Texture
 from rt3d_tvm.compile.ir.dataflow import bindings, dtype_of, is_op, static_shape
-from rt3d_tvm.compile.opencl_lowering import tir_pipeline
-from rt3d_tvm.compile.passes.allocate_textures import is_texture
+from rt3d_tvm.compile.memory.phases import memory_phases
+from rt3d_tvm.compile.opencl.allocate_textures import is_texture
+from rt3d_tvm.compile.opencl.lowering import tir_pipeline
 
 _AXES = "xyz"
-# The row of schedules.table that serves what is programmed in OpenCL.
-DEVICE = "adreno"
 # Before each kernel TVM declares all of them: most of the text that a compiler would have to read.
 _PROTOTYPES = re.compile(r"^__kernel void [^{}]*;\n", re.MULTILINE)
 
@@ -35,13 +34,9 @@ _PROTOTYPES = re.compile(r"^__kernel void [^{}]*;\n", re.MULTILINE)
 def make_plan(mod: tvm.IRModule, target: Target, *, inputs: int) -> Plan:
     """The plan of a module whose ``main`` takes so many inputs, then its weights.
 
-    mod: lowered and with its constants lifted. ValueError for a kernel beyond the target's limits,
-    and for a call that no kernel of the module serves.
+    mod: lowered, with its constants lifted and its memory planned. ValueError for a kernel beyond
+    the target's limits, and for a call that no kernel of the module serves.
     """
-    with target:
-        lowered = gpu_pipeline.dataflow_lower_passes(target)
-        passes = [*lowered, relax.transform.StaticPlanBlockMemory()]
-        mod = tvm.transform.Sequential(passes)(mod)
     kernels, source = _kernels(mod, target)
     main = _Main(mod["main"], kernels)
     return Plan(
@@ -69,7 +64,9 @@ def kernel_plan(function: tirx.PrimFunc, target: Target) -> Plan:
         var = builder.add_func(function.without_attr("global_symbol"), "kernel")
         builder.emit_func_output(builder.emit(relax.call_tir(var, params, out)))
     with target:
-        mod = dlight.ApplyDefaultSchedule(*schedules.table.rules(DEVICE))(builder.get())
+        mod = dlight.ApplyDefaultSchedule(*schedules.table.rules("opencl"))(builder.get())
+        for _, phase in memory_phases(gpu_pipeline, target):
+            mod = phase(mod)
     return make_plan(mod, target, inputs=len(params))
 
 
@@ -107,7 +104,7 @@ def _kernels(mod: tvm.IRModule, target: Target) -> tuple[dict[str, list[_Kernel]
     bound = tirx.transform.BindTarget(target)(
         relax.transform.AttachGlobalSymbol()(tvm.IRModule(functions))
     )
-    lower, _, finish_device = tirx.get_tir_pipeline(tir_pipeline(target))
+    lower, _, finish_device = tirx.get_tir_pipeline(tir_pipeline())
     host, device = split_host_device_mods(lower(bound))
     source = "\n".join(
         codegen_build(finish_device()(part), of).inspect_source("cl") for of, part in device.items()

@@ -7,7 +7,7 @@ import tvm
 from tvm import tirx
 from tvm.ir import PointerType, PrimType, StringImm
 
-from rt3d_tvm.compile.passes.allocate_textures import AllocateTextures
+from rt3d_tvm.compile.opencl.allocate_textures import AllocateTextures
 
 
 def declared() -> tirx.DeclBuffer:

@@ -1,0 +1,96 @@
+"""The options of a build: one frozen value, checked once and handed down as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm.target import Target
+
+from rt3d_tvm.compile.backends import Backend, backend_of
+from rt3d_tvm.compile.targets import DEFAULT_PRECISION, TARGETS, make_target
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.precision import PRECISIONS, Precision, make_precision
+from topi_sparse.kernel_group import KernelGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lowering:
+    """What a module is lowered for; made by `CompileOptions.resolve`, or of a TVM target.
+
+    group       the kernel group for all convolutions; None: each gets the one that fits its zeros
+    winograd    whether a convolution may be computed by Winograd's transforms
+    precision   of activations and weights
+    accumulate  the type of the sums where kernels have a choice
+    """
+
+    target: Target
+    group: KernelGroup | None = None
+    winograd: bool = True
+    precision: Precision = PRECISIONS["fp32"]
+    accumulate: str = "float32"
+
+    @property
+    def backend(self) -> Backend:
+        """The row that serves the target."""
+        return backend_of(self.target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions:
+    """What `compile_onnx` builds and `tune_onnx` searches; the same options give the same kernels.
+
+    target      a name of `targets.TARGETS`, or "host", this machine
+    group       the kernel group for all convolutions, such as 8x4; by default each gets the one
+                that fits its zeros
+    winograd    without it every convolution is computed directly
+    precision   fp32, or fp16 where the target computes in it; by default fp16 for adreno, else fp32
+    accumulate  in what kernels for OpenCL sum: fp32 (default) or fp16
+    """
+
+    target: str = "host"
+    group: KernelGroup | str | None = None
+    winograd: bool = True
+    precision: str | None = None
+    accumulate: str | None = None
+
+    def resolve(self) -> Lowering:
+        """The target and types that the names stand for; InputError for what does not go."""
+        target = make_target(self.target)
+        precision = make_precision(self.precision or DEFAULT_PRECISION.get(self.target, "fp32"))
+        backend = backend_of(target)
+        if precision.dtype == "float16" and not backend.computes_half(target):
+            able = [known for known in sorted(TARGETS) if _computes_half(known)]
+            raise InputError(
+                f"precision {precision.name}: target {self.target} has no {precision.dtype} "
+                f"arithmetic; accepted: fp32 with any target, {precision.name} with "
+                f"{', '.join(able)}"
+            )
+        if self.accumulate is not None and backend.why_no_sums is not None:
+            raise InputError(
+                f"accumulate {self.accumulate}: target {self.target} {backend.why_no_sums}"
+            )
+        group = self.group
+        if isinstance(group, str):
+            try:
+                group = KernelGroup.parse(group)
+            except ValueError as error:
+                raise InputError(f"group: {error}") from error
+        return Lowering(
+            target=target,
+            group=group,
+            winograd=self.winograd,
+            precision=precision,
+            accumulate=make_precision(self.accumulate or "fp32").dtype,
+        )
+
+
+def options_of(options: CompileOptions | None, settings: dict) -> CompileOptions:
+    """The options of a call: those given, or those that its keywords are fields of."""
+    if options is not None and settings:
+        raise TypeError(f"{', '.join(settings)}: options are given as one value or as keywords")
+    return options or CompileOptions(**settings)
+
+
+def _computes_half(name: str) -> bool:
+    target = make_target(name)
+    return backend_of(target).computes_half(target)
