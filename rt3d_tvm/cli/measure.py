@@ -23,13 +23,14 @@ from rt3d_tvm.cli.arguments import (
 from rt3d_tvm.cli.command import EXIT_FAILED, add_command, write_result
 from rt3d_tvm.cli.device import bench_on_device
 from rt3d_tvm.cli.models import input_shape
-from rt3d_tvm.console import print_table, progress
+from rt3d_tvm.console import print_table, printable, progress
 from rt3d_tvm.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from rt3d_tvm.cli.command import Commands
+    from rt3d_tvm.measure.bench import CallTiming
 
 
 def add_bench(commands: Commands) -> None:
@@ -127,8 +128,30 @@ def _bench_layers(args: argparse.Namespace, clip: np.ndarray, on: dict) -> int:
         title=f"{args.folder}: {f'{threads} threads' if threads else 'OpenCL'}, "
         f"median of {args.runs} runs",
     )
+    for note in _peak_notes(timings):
+        print(printable(f"note: {note}"))
     write_result(args, {"threads": threads, "runs": args.runs, "calls": timings})
     return 0
+
+
+def _peak_notes(timings: list[CallTiming]) -> list[str]:
+    """What a reader should know of shares of the peak above 100 %."""
+    above = [timing for timing in timings if (timing.peak_share or 0) > 1]
+    doubtful = [timing for timing in above if timing.is_implausible]
+    notes = []
+    if len(above) > len(doubtful):
+        notes.append(
+            f"{len(above) - len(doubtful)} calls are above the peak: Winograd's kernels need up to "
+            "4 times fewer multiply-adds than their layers have, float16's take half of the time"
+        )
+    if doubtful:
+        worst = max(doubtful, key=lambda timing: timing.issued_share)
+        notes.append(
+            f"{' + '.join(worst.layers)} seems to issue {worst.issued_share:.0%} of the peak, "
+            f"{worst.gflops / worst.peak_share:.0f} GFLOP/s: that was measured on a disturbed "
+            "machine, and the shares are too high; run this again in a quieter moment"
+        )
+    return notes
 
 
 def _onnx_engine(path: Path, shape: list[int], threads: int) -> Callable[[np.ndarray], object]:

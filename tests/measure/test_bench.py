@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from rt3d_tvm.measure.bench import bench, bench_layers
+from rt3d_tvm import cli
+from rt3d_tvm.measure.bench import bench, bench_layers, call_timings
 from rt3d_tvm.measure.cpu_peak import multiply_add_peak
 
 
@@ -41,3 +42,78 @@ def test_every_layer_is_timed_once(compiled):
 def test_the_peak_is_that_of_multiply_adds():
     """A core does at least one multiply-add of 4 lanes a nanosecond, and 2 x 32 lanes at 10 GHz."""
     assert 8 < multiply_add_peak(1, repeats=2) < 1280
+
+
+def layer(name, *, kept, issued, dense=None, dtype="float32"):
+    return {
+        "name": name,
+        "density": 1.0,
+        "dense_macs": dense or kept,
+        "kept_macs": kept,
+        "issued_macs": issued,
+        "dtype": dtype,
+    }
+
+
+MANIFEST = {
+    "layers": [
+        layer("direct", kept=100_000_000, issued=110_000_000),
+        layer("winograd", kept=100_000_000, issued=30_000_000),
+        layer("half", kept=100_000_000, issued=100_000_000, dtype="float16"),
+        layer("pruned whole", kept=0, issued=None, dense=7),
+    ],
+    "calls": [
+        {"function": "a", "layers": ["direct"]},
+        {"function": "b", "layers": ["winograd"]},
+        {"function": "c", "layers": ["half"]},
+        {"function": "d", "layers": ["pruned whole"]},
+        {"function": "e", "layers": []},
+        {"function": "f", "layers": ["direct", "winograd"]},
+    ],
+}
+
+
+def test_a_share_above_the_peak_is_believed_of_fewer_multiply_adds_only():
+    timings = call_timings(MANIFEST, [(1.0,)] * 6, 100.0)
+    assert [timing.peak_share for timing in timings] == [2.0, 2.0, 2.0, 0.0, None, 4.0]
+    shares = [timing.issued_share for timing in timings]
+    assert shares == pytest.approx([2.2, 0.6, 1.0, 0.0, None, 2.8])
+    assert [t.is_implausible for t in timings] == [True, False, False, False, False, True]
+
+
+def test_the_peak_is_measured_beside_the_layers_and_again_where_it_seems_too_low(
+    compiled, monkeypatch
+):
+    looks = []
+
+    def gflops(self):
+        looks.append(1e-3 if len(looks) < 4 else 1e6)
+        return looks[-1]
+
+    monkeypatch.setattr("rt3d_tvm.measure.cpu_peak.MultiplyAdds.gflops", gflops)
+    x = np.zeros(compiled.manifest["inputs"][0]["shape"], "float32")
+    timings = bench_layers(compiled.folder, x, runs=2)
+    assert len(looks) == 5
+    assert not any(timing.is_implausible for timing in timings)
+    looks.clear()
+    monkeypatch.setattr("rt3d_tvm.measure.cpu_peak.MultiplyAdds.gflops", lambda self: 1e-3)
+    assert any(timing.is_implausible for timing in bench_layers(compiled.folder, x, runs=2))
+
+
+def test_shares_above_the_peak_are_explained_and_those_beyond_belief_are_told(monkeypatch, capsys):
+    argv = ["bench", "folder", "--layers", "--threads", "1"]
+    monkeypatch.setattr(
+        "rt3d_tvm.artifact.load.read_manifest", lambda path: {"inputs": [{"shape": [1]}]}
+    )
+    monkeypatch.setattr("rt3d_tvm.artifact.opencl.artifact.is_for_opencl", lambda manifest: False)
+    for peak, words in (
+        (1000.0, []),
+        (260.0, ["1 calls are above the peak: Winograd's"]),
+        (20.0, ["direct + winograd seems to issue 1400% of the peak, 20 GFLOP/s"]),
+    ):
+        timings = call_timings(MANIFEST, [(1.0,)] * 6, peak)
+        monkeypatch.setattr("rt3d_tvm.measure.bench.bench_layers", lambda *a, t=timings, **k: t)
+        assert cli.main(argv) == 0
+        notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+        assert len(notes) == len(words)
+        assert all(word in note for word, note in zip(words, notes, strict=True))
