@@ -129,6 +129,7 @@ def machine() -> dict:
             cpu = line.split(":", 1)[1].strip()
             break
     return {
+        "argv": ["scripts/peers/compare_peers.py", *sys.argv[1:]],
         "cpu": cpu,
         "target": str(make_target("host")),
         "cores": available_cores(),

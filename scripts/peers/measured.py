@@ -1,0 +1,196 @@
+"""The tables and the chart of docs/measured.md and of the README, from the JSON in docs/measured.
+
+    python scripts/peers/measured.py                        write them all
+    python scripts/peers/measured.py --check                say whether they are as the JSON says
+    python scripts/peers/measured.py --take PEERS.json NAME --title TEXT   a new record, then all
+
+A record has a title, a date, the command that measured it, columns, rows and notes: one sentence
+each. PEERS.json is what compare_peers.py writes. Texts stand between the markers of each page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from peers_report import eta, median, sparse_kinds
+
+ROOT = Path(__file__).parents[2]
+RECORDS, PAGE = ROOT / "docs" / "measured", ROOT / "docs" / "measured.md"
+README, CHART = ROOT / "README.md", ROOT / "docs" / "speed.png"
+# The record in the README and in the chart, and how many of its columns there.
+SHOWN = "1-zen4-3d"
+SHOWN_COLUMNS = ("dense", "OpenVINO", "MNN", "ONNX Runtime", "torch.compile")
+TITLES = {"c3d": "C3D", "r2plus1d": "R(2+1)D-18", "s3d": "S3D"}
+ENGINES = {
+    "openvino": "OpenVINO",
+    "mnn": "MNN",
+    "onnxruntime": "ONNX Runtime",
+    "torch_compile": "torch.compile",
+    "pytorch": "PyTorch",
+}
+MARKERS = ("<!-- {}: written by scripts/peers/measured.py -->\n", "<!-- end -->")
+
+
+def records() -> dict[str, dict]:
+    """Every record by its name, in the order of the names."""
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(RECORDS.glob("*.json"))
+    }
+
+
+def table(columns: list[str], rows: list[list], *, best: bool = False) -> str:
+    """A Markdown table; ``best``: the least number of each row is bold."""
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for title, *values in rows:
+        numbers = [value for value in values if isinstance(value, int | float)]
+        cells = [
+            f"**{_number(value)}**" if best and value == min(numbers) else _number(value)
+            for value in values
+        ]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def page(found: dict[str, dict]) -> str:
+    """The sections of docs/measured.md."""
+    sections = []
+    for record in found.values():
+        text = (
+            f"## {record['title']}\n\n{record['date']}, milliseconds unless a column says else.\n\n"
+        )
+        text += f"    {record['command']}\n\n{table(record['columns'], record['rows'])}\n"
+        text += "".join(f"- {note}\n" for note in record["notes"])
+        sections.append(text)
+    return "\n" + "\n".join(sections)
+
+
+def shown(record: dict) -> tuple[list[str], list[list]]:
+    """The columns and rows that the README has of a record: the first KGS and `SHOWN_COLUMNS`."""
+    columns = record["columns"]
+    kept = [0, 1] + [columns.index(name) for name in SHOWN_COLUMNS if name in columns]
+    return [columns[i] for i in kept], [[row[i] for i in kept] for row in record["rows"]]
+
+
+def between(text: str, name: str, content: str) -> str:
+    """The text with other content between its markers of that name."""
+    begin, end = MARKERS[0].format(name), MARKERS[1]
+    if text.count(begin) != 1:
+        raise ValueError(
+            f"the marker {begin.strip()!r} is there {text.count(begin)} times, not once"
+        )
+    pattern = re.escape(begin) + r".*?" + re.escape(end)
+    return re.sub(pattern, lambda _: begin + content + end, text, count=1, flags=re.S)
+
+
+def taken(peers: Path, title: str) -> dict:
+    """The record of what compare_peers.py wrote into ``peers``."""
+    document = json.loads(peers.read_text(encoding="utf-8"))
+    models = document["models"]
+    kinds = list(dict.fromkeys(kind for model in models.values() for kind in sparse_kinds(model)))
+    engines = {
+        row["engine"] for model in models.values() for row in model["engines"] if row["samples_ms"]
+    }
+    others = [name for name in ENGINES if name in engines]
+    columns = ["model, pruning rate", *map(_kind, kinds), "dense", "dense, direct"]
+    rows, etas = [], []
+    for name, model in models.items():
+        whole, of_convolutions, rate = eta(model, kinds[0])
+        etas.append((of_convolutions, whole))
+        values = [median(model, "rt3d", kind) for kind in (*kinds, "dense", "dense direct")]
+        values += [median(model, engine) for engine in others]
+        rows.append([f"{TITLES.get(name, name)}, {rate:.1f}×", *map(_rounded, values)])
+    over = [[_number(round(each, 2)) for each in column] for column in zip(*etas, strict=True)]
+    return {
+        "title": title,
+        "date": datetime.date.today().isoformat(),
+        "command": f".venv/bin/python {shlex.join(document.get('argv', []))}".strip(),
+        "columns": columns + [ENGINES[name] for name in others],
+        "rows": rows,
+        "notes": [
+            f"η at {_kind(kinds[0])} is {', '.join(over[0])} over the convolutions and "
+            f"{', '.join(over[1])} over whole models."
+        ],
+    }
+
+
+def draw(record: dict, path: Path) -> None:
+    """A chart of what the README shows: times of each model, this project's in another colour."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns, rows = shown(record)
+    figure, axes = pyplot.subplots(1, len(rows), figsize=(9, 2.6), sharey=True)
+    for axis, (title, *values) in zip(axes, rows, strict=True):
+        names = columns[1:]
+        colours = ["#c2410c" if i < 2 else "#94a3b8" for i in range(len(names))]
+        bars = axis.barh(names, values, color=colours)
+        axis.bar_label(bars, [f"{value:g}" for value in values], padding=2, fontsize=8)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlim(0, max(values) * 1.25)
+        axis.set_xticks([])
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
+        axis.tick_params(axis="y", length=0, labelsize=9)
+    axes[0].invert_yaxis()
+    figure.suptitle("Milliseconds for one clip, lower is better", fontsize=10)
+    figure.tight_layout()
+    # The same bytes for the same figures.
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write, or check, what is drawn from the records."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if a page differs")
+    parser.add_argument("--take", nargs=2, metavar=("PEERS.json", "NAME"))
+    parser.add_argument("--title", help="of the record that is taken: what was measured, and where")
+    args = parser.parse_args(argv)
+    if args.take:
+        if not args.title:
+            parser.error("--take needs --title")
+        text = json.dumps(taken(Path(args.take[0]), args.title), indent=1, ensure_ascii=False)
+        (RECORDS / f"{args.take[1]}.json").write_text(text + "\n", encoding="utf-8")
+    found = records()
+    texts = {
+        PAGE: between(PAGE.read_text(encoding="utf-8"), "tables", page(found)),
+        README: between(
+            README.read_text(encoding="utf-8"), "speed", table(*shown(found[SHOWN]), best=True)
+        ),
+    }
+    if args.check:
+        differ = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
+        for path in differ:
+            print(
+                f"{path.relative_to(ROOT)} is not what the records say: run {Path(__file__).name}"
+            )
+        return 1 if differ else 0
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+    draw(found[SHOWN], CHART)
+    return 0
+
+
+def _number(value) -> str:
+    return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
+
+
+def _rounded(ms: float | None) -> float | str:
+    return "" if ms is None else float(f"{ms:.3g}") if ms < 100 else round(ms)
+
+
+def _kind(kind: str) -> str:
+    """``kgs 16x4`` as tables write it."""
+    return kind.replace("kgs", "KGS").replace("vanilla", "Vanilla").replace("x", "×")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
