@@ -98,6 +98,18 @@ def with_constant(graph: Graph, x: str) -> str:
     return graph.add(op, both if rng.random() < 0.7 else both[::-1], shape)
 
 
+def repeated(graph: Graph, x: str) -> str:
+    """y + y or x sigmoid(x) many times in a row: what is read twice must not be compiled twice."""
+    rng, shape = graph.rng, graph.shapes[x]
+    for _ in range(rng.choice((2, 3, 5, 8, 16))):
+        if rng.random() < 0.5:
+            half = graph.add("Mul", [x, graph.constant(np.float32(0.5))], shape)
+            x = graph.add("Add", [half, half], shape)
+        else:
+            x = graph.add("Mul", [x, graph.add("Sigmoid", [x], shape)], shape)
+    return x
+
+
 def batch_norm(graph: Graph, x: str) -> str:
     """Normalised by stored statistics."""
     rng, channels = graph.rng, graph.shapes[x][1]
