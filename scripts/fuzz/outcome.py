@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -50,8 +51,9 @@ class Tally:
         """How many must not be."""
         return sum(self.counts[kind] for kind in FAULTS)
 
-    def add(self, case: int | Path, outcome: Outcome, line: str) -> None:
+    def add(self, case: int | Path, outcome: Outcome, line: str, seconds: float) -> None:
         """Count one case, a seed or a file; ``line`` is the command that repeats it."""
+        self.seconds += seconds
         self.counts[outcome.kind] += 1
         if isinstance(case, int):
             self.seeds = merged([*self.seeds, [case, case]])
@@ -62,6 +64,16 @@ class Tally:
         """One line."""
         told = ", ".join(f"{count} {kind}" for kind, count in self.counts.items() if count)
         return f"{self.fuzzer} {self.of}: {self.cases} cases: {told or 'none'}"
+
+
+def missing(ranges: Iterable[list[int]], count: int) -> list[range]:
+    """Of the seeds below ``count`` those that are in none of the ranges."""
+    found, first = [], 0
+    for begin, end in merged([*ranges, [count, count]]):
+        if begin > first:
+            found.append(range(first, min(begin, count)))
+        first = max(first, end + 1)
+    return [each for each in found if each]
 
 
 def merged(ranges: Iterable[list[int]]) -> list[list[int]]:
@@ -93,6 +105,16 @@ def added(old: Tally, new: Tally) -> Tally:
         findings=[*old.findings, *new.findings],
         seconds=old.seconds + new.seconds,
     )
+
+
+def add_to(path: Path, tally: Tally) -> None:
+    """Add to a file of tallies, which other processes may be adding to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        tallies, key = read_tallies(path), (tally.fuzzer, tally.of)
+        tallies[key] = added(tallies[key], tally) if key in tallies else tally
+        write_tallies(path, tallies)
 
 
 def write_tallies(path: Path, tallies: dict[tuple[str, str], Tally]) -> None:

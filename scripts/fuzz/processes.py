@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def started(argv: Sequence[str], folder: Path) -> int:
         status = cli.main([str(word) for word in argv])
         sys.stdout.flush()
         atexit._run_exitfuncs()  # as where a process ends by itself
+    except Exception:  # noqa: BLE001 for the log; the status tells
+        traceback.print_exc()
     finally:
         os._exit(status)
 

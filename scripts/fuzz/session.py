@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.fuzz.isolated import Isolated, Limits
-from scripts.fuzz.outcome import Outcome, Tally, added, read_tallies, write_tallies
+from scripts.fuzz.outcome import Outcome, Tally, add_to, read_tallies
 
 CORPUS = Path(__file__).parent / "corpus"
 _SAVED_S = 60.0  # between two writes of the tally
@@ -63,31 +63,25 @@ def run(
 
     ``save``: a file of tallies that this one is added to, from time to time and at the end.
     """
-    new, started, saved = Tally(fuzzer.name, fuzzer.of), time.monotonic(), time.monotonic()
-    key = (fuzzer.name, fuzzer.of)
-    before = read_tallies(save).get(key) if save else None
+    started = saved = time.monotonic()
+    whole, unsaved = (Tally(fuzzer.name, fuzzer.of) for _ in range(2))
     with _Here(fuzzer) if fuzzer.alone else Isolated(fuzzer.judged, fuzzer.limits) as judge:
         for case in cases:
+            begun = time.monotonic()
             outcome = judge(str(case))
-            new.add(case, outcome, fuzzer.line(case))
-            new.seconds = time.monotonic() - started
+            for tally in (whole, unsaved):
+                tally.add(case, outcome, fuzzer.line(case), time.monotonic() - begun)
             if outcome.fault or told:
                 print(f"{outcome.kind}: {fuzzer.line(case)}: {outcome.detail}", flush=True)
             if save and time.monotonic() - saved > _SAVED_S:
-                _save(save, key, before, new)
-                saved = time.monotonic()
-            if new.seconds > budget_s:
+                add_to(save, unsaved)
+                unsaved, saved = Tally(fuzzer.name, fuzzer.of), time.monotonic()
+            if time.monotonic() - started > budget_s:
                 break
     if save:
-        _save(save, key, before, new)
-    print(new.text(), f"in {new.seconds:.0f} s", flush=True)
-    return new
-
-
-def _save(path: Path, key: tuple[str, str], before: Tally | None, new: Tally) -> None:
-    tallies = read_tallies(path)  # others may write into it
-    tallies[key] = added(before, new) if before else new
-    write_tallies(path, tallies)
+        add_to(save, unsaved)
+    print(whole.text(), f"in {time.monotonic() - started:.0f} s", flush=True)
+    return whole
 
 
 class _Here:

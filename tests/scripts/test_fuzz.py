@@ -18,7 +18,16 @@ from scripts.fuzz.generator import random_model
 from scripts.fuzz.isolated import Isolated, Limits
 from scripts.fuzz.mutations import damaged
 from scripts.fuzz.oracle import Arithmetic, bound, reference, why_wrong
-from scripts.fuzz.outcome import FAULTS, Outcome, Tally, added, merged, read_tallies, write_tallies
+from scripts.fuzz.outcome import (
+    FAULTS,
+    Outcome,
+    Tally,
+    added,
+    merged,
+    missing,
+    read_tallies,
+    write_tallies,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,13 +122,17 @@ def test_every_outcome_is_told(alone):
 def test_tallies_add_up(tmp_path):
     first, second = Tally("graphs", "cpu"), Tally("graphs", "cpu")
     for seed, kind in enumerate(("ok", "refused", "wrong")):
-        first.add(seed, Outcome(kind, "why"), f"line {seed}")
-    second.add(3, Outcome("ok"), "line 3")
+        first.add(seed, Outcome(kind, "why"), f"line {seed}", 0.5)
+    second.add(3, Outcome("ok"), "line 3", 0.5)
     write_tallies(tmp_path / "t.json", {("graphs", "cpu"): added(first, second)})
     (tally,) = read_tallies(tmp_path / "t.json").values()
     assert (tally.cases, tally.faults, tally.seeds) == (4, 1, [[0, 3]])
+    assert tally.seconds == 2.0
     assert tally.findings == [{"kind": "wrong", "line": "line 2", "detail": "why"}]
     assert merged([[5, 6], [0, 3], [4, 4], [9, 9]]) == [[0, 6], [9, 9]]
+    assert missing([[5, 6], [0, 3]], 10) == [range(4, 5), range(7, 10)]
+    assert missing([], 3) == [range(3)]
+    assert missing([[0, 4], [9, 9]], 3) == []
 
 
 def test_the_table_in_the_documentation_is_that_of_its_figures():
