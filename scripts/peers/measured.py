@@ -110,7 +110,7 @@ def taken(peers: Path, title: str) -> dict:
     return {
         "title": title,
         "date": datetime.date.today().isoformat(),
-        "command": f".venv/bin/python {shlex.join(document.get('argv', []))}".strip(),
+        "command": f".venv/bin/python {shlex.join(document['machine']['argv'])}",
         "columns": columns + [ENGINES[name] for name in others],
         "rows": rows,
         "notes": [
