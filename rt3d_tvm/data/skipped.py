@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
-import tempfile
 import warnings
 import weakref
-from pathlib import Path
+
+from rt3d_tvm.scratch_folder import scratch_folder
 
 
 class SkipLog:
     """A folder with one small file for each video skipped.
 
     Workers share it however they were started, and creating a file is atomic between processes:
-    each video is reported once. The folder goes when the log that made it does.
+    each video is reported once. The folder goes when the log that made it does, or after a kill
+    when the next one is made.
     """
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="rt3d-skipped-"))
-        weakref.finalize(self, _remove, self._folder, os.getpid())
+        held = contextlib.ExitStack()
+        self._folder = held.enter_context(scratch_folder("rt3d-skipped-")) / "videos"
+        self._folder.mkdir()
+        weakref.finalize(self, _remove, held, os.getpid())
 
     def add(self, index: int, reason: str) -> None:
         """Note a video by its index; warn if nobody has before."""
@@ -40,6 +43,6 @@ class SkipLog:
         }
 
 
-def _remove(folder: Path, owner: int) -> None:
+def _remove(held: contextlib.ExitStack, owner: int) -> None:
     if os.getpid() == owner:  # not in a worker that was forked off
-        shutil.rmtree(folder, ignore_errors=True)
+        held.close()

@@ -1,6 +1,10 @@
 import gc
 import multiprocessing
+import os
 import pickle
+import subprocess
+import sys
+import tempfile
 
 import pytest
 
@@ -46,3 +50,17 @@ def test_a_copy_lives_on_the_original_and_the_folder_goes_with_it():
     del log
     gc.collect()
     assert not folder.exists()
+
+
+def test_the_folder_of_a_killed_process_goes_with_the_next_log(tmp_path, monkeypatch):
+    """A kill leaves it in /tmp, and nothing else would ever remove it."""
+    program = "import os; from rt3d_tvm.data.skipped import SkipLog; log = SkipLog(); os.abort()"
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "TMPDIR": str(tmp_path)})
+    (left,) = tmp_path.iterdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    log = SkipLog()
+    assert not left.exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    del log
+    gc.collect()
+    assert not list(tmp_path.iterdir())
