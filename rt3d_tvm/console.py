@@ -10,7 +10,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TextIO
 
-from rt3d_tvm.whole_file import whole_file
+from rt3d_tvm.files import whole_file
 
 # Characters that a column of text keeps where a terminal is narrow; what is longer is folded.
 _LEAST_TEXT = 12
@@ -165,9 +165,14 @@ def write_json(path: Path, value: object) -> None:
 
     The file appears whole or not at all. InputError if its folder cannot be written to.
     """
-    text = json.dumps(_plain(value), indent=1, allow_nan=False)
+    text = to_json(value)
     with whole_file(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def to_json(value: object) -> str:
+    """What `write_json` writes, with a line's end."""
+    return json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
 
 
 def _plain(value: object) -> object:

@@ -38,21 +38,13 @@ ALLOWED = {
 }
 # The folders and modules of rt3d_tvm in the order of the flow: each imports those before it only.
 FLOORS = (
-    *(
-        "moved",
-        "errors",
-        "extras",
-        "precision",
-        "conv_shape",
-        "whole_file",
-        "scratch_folder",
-        "console",
-    ),
-    *("data", "models", "prune", "export"),
+    *("moved", "errors", "extras", "arguments", "precision", "conv_shape"),
+    *("staging", "files", "folders", "console"),
+    *("data", "models", "prune", "model_file", "export"),
     *("artifact", "compile", "devices", "tune", "measure"),
     *("classify", "cli"),
 )
-PRUNING = ("models", "prune", "data", "export")
+PRUNING = ("models", "prune", "data", "model_file", "export")
 COMPILER = ("compile", "artifact", "classify", "devices", "tune", "measure")
 
 

@@ -20,9 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.console import write_json
 from rt3d_tvm.data.generate import clutter, write_video
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.folders import check_empty, make_folder
+from rt3d_tvm.staging import remove_abandoned
 
 SETTINGS_FILE = "motion.json"
 SPLITS = ("train", "test")
@@ -272,8 +275,9 @@ def write_motion(root: Path, settings: MotionSettings) -> Iterator[tuple[int, in
     A folder where the same settings were begun is completed: each file appears whole or not at
     all. InputError for a folder that holds anything else, and nothing in it is touched.
     """
-    root = Path(root)
+    root = as_path(root, "root")
     _begin(root, settings)
+    remove_abandoned(root)
     todo = [
         (split, action, index)
         for split in SPLITS
@@ -282,7 +286,8 @@ def write_motion(root: Path, settings: MotionSettings) -> Iterator[tuple[int, in
     ]
     for split in SPLITS:
         for action in CLASSES:
-            (root / split / action).mkdir(parents=True, exist_ok=True)
+            make_folder(root / split / action)
+            remove_abandoned(root / split / action)
     for done, (split, action, index) in enumerate(todo, 1):
         path = video_path(root, split, action, index)
         if not path.exists():
@@ -302,12 +307,8 @@ def _begin(root: Path, settings: MotionSettings) -> None:
                 "folder, or the same settings to complete it"
             )
         return
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise InputError(f"{root}: is not an empty folder; an empty or new one is expected")
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{root}: cannot be made: {error.strerror}") from error
+    check_empty(root)
+    make_folder(root)
     write_json(
         root / SETTINGS_FILE, {"generator": GENERATOR, "classes": CLASSES, "settings": settings}
     )

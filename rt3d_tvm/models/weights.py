@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.files import whole_file
 from rt3d_tvm.models import build_model
-from rt3d_tvm.whole_file import whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,18 @@ def save_weights(path: str | Path, model: nn.Module, info: WeightsInfo) -> None:
     """Write a model's state dict with its info. The file appears whole or not at all."""
     metadata = {key: str(value) for key, value in asdict(info).items() if value is not None}
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    with whole_file(Path(path)) as temporary:
-        save_file(state, temporary, metadata=metadata)
+    write_tensors(path, state, metadata)
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file, whole or not at all; InputError where it cannot be written."""
+    with whole_file(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
+        except SafetensorError as error:  # a full disk, in words of its own
+            raise InputError(f"{path}: cannot be written: {error}") from error
 
 
 def read_info(path: str | Path) -> WeightsInfo:

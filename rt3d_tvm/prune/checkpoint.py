@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.whole_file import whole_file
+from rt3d_tvm.models.weights import write_tensors
 
 _KEY = "rt3d_pruning"
 _PLAIN = (str, int, float, bool, type(None))
@@ -28,8 +27,7 @@ def write_checkpoint(path: str | Path, tree: Mapping[str, object]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     state = json.dumps(_encode(tree, "", tensors))
-    with whole_file(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: state})
+    write_tensors(path, tensors, {_KEY: state})
 
 
 def read_checkpoint(path: str | Path) -> dict:

@@ -14,12 +14,15 @@ from pathlib import Path
 
 from rt3d_tvm.console import write_json
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.whole_file import whole_file
+from rt3d_tvm.files import whole_file
+from rt3d_tvm.folders import check_empty, check_makeable, half_written, make_folder
+from rt3d_tvm.staging import remove_abandoned
 
 _SETTINGS = "settings.json"
 _CHECKPOINT = "checkpoint.safetensors"
 _METRICS = "metrics.jsonl"
 _PLOT = "training.png"
+_FILES = (_SETTINGS, _CHECKPOINT, _METRICS, _PLOT)
 
 
 class WorkFolder:
@@ -35,27 +38,18 @@ class WorkFolder:
         path = self.root / _SETTINGS
         if path.exists():
             _refuse_other(path, self._settings)
-        elif self.root.exists() and (not self.root.is_dir() or self._holds_something()):
-            raise InputError(f"{root}: is not an empty folder; an empty or new one is expected")
+        else:
+            check_empty(self.root, _FILES)
+        check_makeable(self.root)
 
     def begin(self) -> None:
         """Make the folder, if it is not there. InputError where that cannot be."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.root}: cannot be made: {error.strerror}") from error
-        for path in self._half_written():
+        make_folder(self.root)
+        remove_abandoned(self.root)
+        for path in half_written(self.root, _FILES):
             path.unlink(missing_ok=True)
         if not (self.root / _SETTINGS).exists():
             write_json(self.root / _SETTINGS, self._settings)
-
-    def _half_written(self) -> list[Path]:
-        """What `whole_file` was at when an earlier run was killed."""
-        names = (_SETTINGS, _CHECKPOINT, _METRICS, _PLOT)
-        return [path for name in names for path in self.root.glob(f".{name}.*")]
-
-    def _holds_something(self) -> bool:
-        return set(self.root.iterdir()) > set(self._half_written())
 
     @property
     def checkpoint(self) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.files import sync_folder, whole_file
 
 # Seconds: how long to wait for a disk that is full, and between two attempts.
 PATIENCE_S, PAUSE_S = 300.0, 2.0
@@ -36,7 +37,7 @@ class TrialLog:
             _lock(self._file.fileno(), self.path)
             self.rows = self._recovered()
             # Without this a loss of power may take the name of a file whose content is on disk.
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
@@ -103,23 +104,11 @@ class TrialLog:
 
     def _replace(self, data: bytes) -> None:
         """Other content under the same name, at no moment less than what was whole."""
-        temporary = self.path.with_name(f".{self.path.name}.new")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        with whole_file(self.path) as temporary:
+            temporary.write_bytes(data)
         self._file.close()
         self._file = self.path.open("a+b", buffering=0)
         _lock(self._file.fileno(), self.path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _row(line: bytes) -> dict | None:

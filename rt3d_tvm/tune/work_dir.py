@@ -14,9 +14,18 @@ from pathlib import Path
 from rt3d_tvm.compile.choices.records import TUNED
 from rt3d_tvm.console import write_json
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.folders import check_empty, check_makeable, make_folder
+from rt3d_tvm.staging import remove_abandoned
 from rt3d_tvm.tune.log import TrialLog
 
 SESSION, TRIALS = "session.json", "trials.jsonl"
+
+
+def check_work(folder: Path) -> None:
+    """InputError for a folder that `open_work` cannot use: ask before work that takes long."""
+    if not (Path(folder) / SESSION).exists():
+        check_empty(folder, (SESSION, TRIALS, TUNED))
+    check_makeable(folder)
 
 
 def open_work(
@@ -40,12 +49,10 @@ def open_work(
                 "another folder"
             )
     else:
-        _check_empty(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
+        check_empty(folder, (SESSION, TRIALS, TUNED))
+        make_folder(folder)
         write_json(path, wanted)
+    remove_abandoned(folder)
     return TrialLog(folder / TRIALS, warn=warn)
 
 
@@ -59,14 +66,3 @@ def _differences(there: Mapping, here: Mapping, within: str = "") -> list[str]:
         elif old != new:
             found.append(f"{within}{name} {old!r} there, {new!r} here")
     return found
-
-
-def _check_empty(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; the name of a folder is expected")
-    # What a search that was killed before its first line may have left.
-    own = (SESSION, TRIALS, TUNED)
-    if folder.is_dir() and any(
-        not any(path.name.startswith(f".{name}.") for name in own) for path in folder.iterdir()
-    ):
-        raise InputError(f"{folder}: is not an empty folder; an empty or new one is expected")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.extras import extra_of
-from rt3d_tvm.whole_file import whole_file
+from rt3d_tvm.files import whole_file
 
 if TYPE_CHECKING:
     import pyopencl
