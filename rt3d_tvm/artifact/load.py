@@ -17,6 +17,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.errors import InputError
 
 MODEL, WEIGHTS, MANIFEST = "model.so", "weights.bin", "manifest.json"
@@ -61,14 +62,14 @@ def check_input(manifest: dict, x: np.ndarray) -> None:
         )
 
 
-def load(folder: Path, *, threads: int | None = None) -> Artifact:
+def load(folder: str | Path, *, threads: int | None = None) -> Artifact:
     """Load the artifact in ``folder``; the weights are mapped, not read.
 
     threads: how many the runtime may use, by default as many as this process has cores. InputError
     for a folder that holds no artifact or one for another processor, and for files in it that do
     not belong together.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     manifest = read_manifest(folder / MANIFEST)
     for name in (MODEL, WEIGHTS):
         if not (folder / name).is_file():

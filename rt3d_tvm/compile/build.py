@@ -6,13 +6,10 @@ Relax VM without a copy. Both carry one id, so that two that do not belong toget
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +18,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from rt3d_tvm.arguments import as_path
+from rt3d_tvm.artifact.folder import why_kept
 from rt3d_tvm.artifact.load import ALIGNMENT, FORMAT, MAGIC, MANIFEST, MODEL, WEIGHTS, file_sha256
 from rt3d_tvm.artifact.opencl.plan import PLAN, SOURCE, Plan
 from rt3d_tvm.compile.choices.records import RecordSet, read_database, shipped_records
@@ -28,24 +27,25 @@ from rt3d_tvm.compile.frontend import import_onnx
 from rt3d_tvm.compile.ir.dataflow import bindings, dtype_of, static_shape
 from rt3d_tvm.compile.ir.packed_call import called
 from rt3d_tvm.compile.ir.report import layers_of_calls, read_report
-from rt3d_tvm.compile.link import export_arguments
+from rt3d_tvm.compile.link import export_arguments, write_library
 from rt3d_tvm.compile.memory.phases import planned_bytes
 from rt3d_tvm.compile.options import CompileOptions, Lowering, options_of
 from rt3d_tvm.compile.passes.keep_packed import CHANGES_ATTRIBUTE, UNPACKED_ATTRIBUTE
 from rt3d_tvm.compile.passes.lift_constants import lift_constants
-from rt3d_tvm.compile.pipeline import lower, phases, run_phases, storage_phases
+from rt3d_tvm.compile.pipeline import check_dump, lower, phases, run_phases, storage_phases
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.folders import check_replaceable, whole_folder
 from topi_sparse.layout import ceil_div
 
 
 def compile_onnx(
-    onnx_path: Path,
-    out_dir: Path,
+    onnx_path: str | Path,
+    out_dir: str | Path,
     options: CompileOptions | None = None,
     *,
-    database: Path | None = None,
+    database: str | Path | None = None,
     shipped: bool = True,
-    dump: Path | None = None,
+    dump: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
     **settings: object,
 ) -> dict:
@@ -59,15 +59,20 @@ def compile_onnx(
     folder that will not do.
     """
     report = progress or (lambda stage: None)
-    out_dir = Path(out_dir).resolve()  # a link to a folder stays one
-    _check_replaceable(out_dir)
+    onnx_path, out_dir = as_path(onnx_path, "onnx_path"), as_path(out_dir, "out_dir")
+    database = None if database is None else as_path(database, "database")
+    dump = None if dump is None else as_path(dump, "dump")
+    check_replaceable(out_dir, why_kept=why_kept)
+    if dump is not None:
+        check_dump(dump, outside=out_dir)
     options = options_of(options, settings)
     lowering = options.resolve()
-    linking = export_arguments(lowering.target.host or lowering.target)
+    linked_for = lowering.target.host or lowering.target
+    export_arguments(linked_for)
     records = [] if database is None else [read_database(database, lowering.target)]
     records += [shipped_records(lowering.target)] if shipped else []
     report("import")
-    mod = import_onnx(Path(onnx_path))
+    mod = import_onnx(onnx_path)
     signature = {
         "inputs": [_signature(param) for param in mod["main"].params],
         "outputs": [_signature(mod["main"].body.body)],
@@ -82,13 +87,10 @@ def compile_onnx(
         tir_pipeline=lowering.backend.tir_pipeline(),
     )
     report("write")
-    with _new_folder(out_dir) as folder:
-        try:
-            executable.export_library(str(folder / MODEL), **linking)
-        except RuntimeError as error:
-            raise InputError(f"{MODEL} cannot be linked: {error}") from error
+    with whole_folder(out_dir, why_kept=why_kept) as folder:
+        write_library(executable, folder / MODEL, linked_for)
         manifest = {
-            **_described(Path(onnx_path).name, options, lowering),
+            **_described(onnx_path.name, options, lowering),
             **signature,
             **lowered.write(folder),
         }
@@ -237,46 +239,3 @@ class Weights:
             file.truncate(self.size)
             file.flush()
             os.fsync(file.fileno())
-
-
-def _check_replaceable(folder: Path) -> None:
-    """InputError for a path that holds something else than an artifact, or cannot be written to."""
-    if folder.is_dir():
-        names = {path.name for path in folder.iterdir()}
-        if names and not (names <= {MODEL, WEIGHTS, MANIFEST, SOURCE, PLAN} and MANIFEST in names):
-            raise InputError(
-                f"{folder} holds other files; an artifact replaces an artifact, an empty folder or "
-                "nothing"
-            )
-    elif folder.exists():
-        raise InputError(f"{folder} is a file; the name of a folder is expected")
-    parent = folder.absolute().parent
-    if not parent.is_dir():
-        raise InputError(f"{parent} is no folder; make it first")
-    if not os.access(parent, os.W_OK):
-        raise InputError(f"{parent} cannot be written to")
-
-
-@contextlib.contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder that takes the given name once its content is complete; until then the old one does.
-
-    At no moment is the only copy inside a folder that will be removed.
-    """
-    try:
-        with tempfile.TemporaryDirectory(
-            prefix=f".{folder.name}.", dir=folder.absolute().parent
-        ) as temporary:
-            made, old = Path(temporary) / "new", Path(f"{temporary}.old")
-            made.mkdir()
-            yield made
-            if folder.exists():
-                folder.rename(old)
-            try:
-                made.rename(folder)
-            except OSError:
-                old.rename(folder)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error

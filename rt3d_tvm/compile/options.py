@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tvm.target import Target
 
+from rt3d_tvm.arguments import as_group
 from rt3d_tvm.compile.backends import Backend, backend_of
 from rt3d_tvm.compile.targets import DEFAULT_PRECISION, TARGETS, make_target
 from rt3d_tvm.errors import InputError
@@ -69,15 +70,9 @@ class CompileOptions:
             raise InputError(
                 f"accumulate {self.accumulate}: target {self.target} {backend.why_no_sums}"
             )
-        group = self.group
-        if isinstance(group, str):
-            try:
-                group = KernelGroup.parse(group)
-            except ValueError as error:
-                raise InputError(f"group: {error}") from error
         return Lowering(
             target=target,
-            group=group,
+            group=None if self.group is None else as_group(self.group, "group"),
             winograd=self.winograd,
             precision=precision,
             accumulate=make_precision(self.accumulate or "fp32").dtype,

@@ -25,6 +25,12 @@ from rt3d_tvm.compile.passes.fully_connected import FullyConnectedAsConv3d
 from rt3d_tvm.compile.passes.keep_packed import KeepPacked
 from rt3d_tvm.compile.passes.pruned_filters import PrunedFilters
 from rt3d_tvm.compile.passes.tuned_kernels import TunedKernels
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.files import whole_file
+from rt3d_tvm.folders import check_makeable, check_outside, make_folder
+
+# How every module that is written as a script begins.
+_SCRIPT = b"# from tvm.script import "
 
 
 def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[str, Pass]]:
@@ -87,11 +93,32 @@ def run_phases(
     dump: Path | None = None,
     first: int = 0,
 ) -> tvm.IRModule:
-    """Run phases in order; those written into ``dump`` are numbered from ``first``."""
+    """Run phases in order; those written into ``dump`` are numbered from ``first``.
+
+    InputError for a folder that cannot be written in, or has files of theirs that are no modules.
+    """
+    listed = list(listed)
+    names = [f"{index}_{name}.py" for index, (name, _) in enumerate(listed, first)]
+    if dump is not None:
+        _begin_dump(dump, names)
     with lowering.target:
-        for index, (name, phase) in enumerate(listed, first):
+        for name, (_, phase) in zip(names, listed, strict=True):
             mod = phase(mod)
             if dump is not None:
-                dump.mkdir(parents=True, exist_ok=True)
-                (dump / f"{index}_{name}.py").write_text(mod.script(), encoding="utf-8")
+                with whole_file(dump / name) as temporary:
+                    temporary.write_text(mod.script(), encoding="utf-8")
     return mod
+
+
+def check_dump(folder: Path, *, outside: Path) -> None:
+    """InputError for a folder that modules cannot be written in, or that will be replaced."""
+    check_outside(folder, outside)
+    check_makeable(folder)
+
+
+def _begin_dump(folder: Path, names: Sequence[str]) -> None:
+    """Make the folder; InputError where one of the files is there and is of something else."""
+    for path in (folder / name for name in names):
+        if path.exists() and not path.read_bytes().startswith(_SCRIPT):
+            raise InputError(f"{path}: is no module that was written there before; it is kept")
+    make_folder(folder)

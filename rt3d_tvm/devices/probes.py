@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import struct
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +15,11 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.target import Target
 
-from rt3d_tvm.compile.link import export_arguments
+from rt3d_tvm.compile.link import export_arguments, write_library
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.devices.processor import Processor
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.staging import scratch_folder
 
 # The least that code for each architecture asks for.
 _BASELINE = {"aarch64": "arm64", "x86_64": "x86-64-avx2"}
@@ -84,12 +84,12 @@ def _library(
         return None
     host = make_target(_BASELINE[found.machine])
     try:
-        linking = export_arguments(host)
+        export_arguments(host)
     except InputError:
         return None
     target = Target({"kind": "opencl"}, host=host) if on_gpu else host
-    with tempfile.TemporaryDirectory() as folder, target:
-        path = Path(folder) / "probe.so"
+    with scratch_folder("rt3d-probe-") as folder, target:
+        path = folder / "probe.so"
         module = tvm.IRModule({"main": main.with_attr("global_symbol", "main")})
-        tvm.compile(module, target=target).export_library(str(path), **linking)
+        write_library(tvm.compile(module, target=target), path, host)
         return load(path)

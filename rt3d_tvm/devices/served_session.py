@@ -9,11 +9,11 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from rt3d_tvm.devices.handshake import Call
+from rt3d_tvm.staging import scratch_folder
 
 # Seconds for a client to take the word that its session has expired.
 _LAST_WORD_S = 5
@@ -27,7 +27,7 @@ def run(call: Call, libraries: str | None, *, others: Sequence[socket.socket | N
     libraries: to load beside TVM's runtime, their paths separated by colons. others: connections of
     the server's own, which the session is not to keep alive.
     """
-    with tempfile.TemporaryDirectory(prefix="rt3d-session-") as folder:
+    with scratch_folder("rt3d-session-") as folder:
         child = _FORK.Process(target=_serve, args=(call.sock, libraries, folder, others))
         child.start()
         try:
@@ -44,7 +44,7 @@ def run(call: Call, libraries: str | None, *, others: Sequence[socket.socket | N
 def _serve(
     sock: socket.socket,
     libraries: str | None,
-    folder: str,
+    folder: Path,
     others: Sequence[socket.socket | None],
 ) -> None:
     """In the process: whatever the client asks for, in a folder of the session's own."""
@@ -56,7 +56,7 @@ def _serve(
     for other in others:
         if other is not None:
             other.close()
-    work = utils.TempDirectory(f"{folder}/work")
+    work = utils.TempDirectory(str(folder / "work"))
     os.chdir(work.temp_dir)
     server._serve_loop(sock, libraries, work)
 

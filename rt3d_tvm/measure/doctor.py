@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from rt3d_tvm.compile.link import cross_linker
+from rt3d_tvm.errors import InputError
 from rt3d_tvm.extras import EXTRAS
 
 PYTHON = ((3, 10), (3, 13))
@@ -25,13 +26,14 @@ CHILD_TIMEOUT_S = 120
 # Crashes the process with an apache-tvm-ffi that does not fit, and MetaSchedule with it.
 _SAVE_JSON = 'import tvm; tvm.ir.save_json(tvm.tirx.IntImm("int32", 3))'
 _LINK = """
-import pathlib, tempfile
-from tvm.support import cc
-print(cc.get_cc() or "")
-with tempfile.TemporaryDirectory() as folder:
-    source = pathlib.Path(folder, "probe.c")
+from rt3d_tvm.compile.link import host_linker, link_with
+from rt3d_tvm.staging import scratch_folder
+command = host_linker() or []
+print(" ".join(command))
+with scratch_folder("rt3d-doctor-") as folder:
+    source = folder / "probe.c"
     source.write_text("int probe(void) { return 3; }")
-    cc.create_shared(str(source.with_suffix(".so")), [str(source)])
+    link_with(command or ["cc"])(str(folder / "probe.so"), [str(source)])
 """
 _OPENCL = """
 from rt3d_tvm.artifact.opencl.drivers import describe, devices
@@ -181,7 +183,10 @@ def _opencl() -> list[Check]:
 
 def _emulation() -> list[Check]:
     emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-    linker = cross_linker()
+    try:
+        linker, missing = cross_linker(), "not found"
+    except InputError as error:
+        linker, missing = None, str(error)
     return [
         _check(
             "qemu-aarch64",
@@ -194,7 +199,7 @@ def _emulation() -> list[Check]:
             "arm64 linker",
             linker is not None,
             required=False,
-            found=" ".join(linker) if linker else "not found",
+            found=" ".join(linker) if linker else missing,
             remedy="apt install g++-aarch64-linux-gnu, or pip install ziglang (for arm64)",
         ),
     ]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rt3d_tvm.arguments import as_address, as_group
 from rt3d_tvm.artifact.load import load
 from rt3d_tvm.compile.backends import backend_of
 from rt3d_tvm.compile.build import compile_onnx
@@ -29,7 +30,7 @@ from rt3d_tvm.conv_shape import ConvShape
 from rt3d_tvm.devices.tracker import NO_TRACKER
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.measure.bench import call_timer
-from rt3d_tvm.scratch_folder import scratch_folder
+from rt3d_tvm.staging import scratch_folder
 from rt3d_tvm.tune.tasks import extract_tasks
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.opencl.work_item import item_pruning_group, work_item
@@ -78,13 +79,13 @@ class GroupChoice:
 def choose_group(
     layers: Mapping[ConvShape, int],
     *,
-    groups: Sequence[KernelGroup] = GROUPS,
+    groups: Sequence[KernelGroup | str] = GROUPS,
     densities: Sequence[float] = DENSITIES,
     target: str = "host",
     runs: int = 10,
     share: float = SHARE,
     timer: Timer | None = None,
-    tracker: tuple[str, int] | None = None,
+    tracker: tuple[str, int] | str | None = None,
     key: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> GroupChoice:
@@ -95,6 +96,8 @@ def choose_group(
     a size without a kernel, for bad numbers, and for a device that does not answer.
     """
     say = progress or (lambda stage: None)
+    groups = [as_group(group, "groups") for group in groups]
+    tracker = None if tracker is None else as_address(tracker, "tracker")
     _check(layers, groups, densities, target, share, timer is not None or tracker is not None)
     if tracker is None and key is not None:
         raise InputError(NO_TRACKER)

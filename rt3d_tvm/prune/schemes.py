@@ -19,6 +19,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from rt3d_tvm.arguments import as_group
 from rt3d_tvm.errors import InputError
 from topi_sparse.kernel_group import KernelGroup
 
@@ -55,13 +56,14 @@ class Scheme:
     channels. Units come as a tensor [groups, P, Q, locations...], each of its extents being 1
     where the scheme does not tell units apart.
 
-    InputError for an unknown name.
+    InputError for an unknown name, and for what is no kernel group; text such as 8x4 is one.
     """
 
     name: str
     group: KernelGroup
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "group", as_group(self.group, "group"))
         if self.name not in _BLOCKS:
             raise InputError(f"no sparsity scheme named {self.name!r}; known: {', '.join(SCHEMES)}")
 

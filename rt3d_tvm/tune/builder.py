@@ -17,7 +17,7 @@ from rt3d_tvm.artifact.load import available_cores
 from rt3d_tvm.compile.backends import backend_of
 from rt3d_tvm.compile.choices.space import built, decided
 from rt3d_tvm.compile.ir.packed_call import PACKED_KERNELS
-from rt3d_tvm.compile.link import export_arguments
+from rt3d_tvm.compile.link import export_arguments, write_library
 from rt3d_tvm.compile.opencl.planner import kernel_plan
 from rt3d_tvm.devices.worker import Worker, ignore_interrupts
 from rt3d_tvm.errors import InputError
@@ -93,7 +93,7 @@ def _written(
             library = tvm.compile(
                 module, target=target, tir_pipeline=backend_of(target).tir_pipeline()
             )
-        library.export_library(path, **export_arguments(target.host or target))
+        write_library(library, Path(path), target.host or target)
     except (RuntimeError, InputError, ValueError, OSError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         return f"{type(error).__name__}: {lines[-1] if lines else ''}"

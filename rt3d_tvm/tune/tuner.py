@@ -11,6 +11,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from rt3d_tvm.arguments import as_address, as_path
 from rt3d_tvm.artifact.load import file_sha256
 from rt3d_tvm.compile.choices.records import FORMAT
 from rt3d_tvm.compile.frontend import import_onnx
@@ -18,7 +19,7 @@ from rt3d_tvm.compile.ir.report import read_report
 from rt3d_tvm.compile.options import CompileOptions, Lowering, options_of
 from rt3d_tvm.compile.pipeline import lower
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.scratch_folder import scratch_folder
+from rt3d_tvm.staging import scratch_folder
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.fleet import Devices, Pauses
 from rt3d_tvm.tune.jobs import DEADLINE_S
@@ -26,6 +27,7 @@ from rt3d_tvm.tune.openers import open_for
 from rt3d_tvm.tune.tasks import extract_tasks
 from rt3d_tvm.tune.trials import TRIALS, Tuner, TuningReport
 from rt3d_tvm.tune.watch import Watch
+from rt3d_tvm.tune.work_dir import check_work
 from topi_sparse.cpu.kgs_conv2plus1d import KGSConv2Plus1D
 
 # Seconds to wait for a device that has gone before it is given up.
@@ -33,11 +35,11 @@ PATIENCE_S = 600.0
 
 
 def tune_onnx(
-    onnx_path: Path,
-    work: Path,
+    onnx_path: str | Path,
+    work: str | Path,
     options: CompileOptions | None = None,
     *,
-    tracker: tuple[str, int] | None = None,
+    tracker: tuple[str, int] | str | None = None,
     key: str | None = None,
     trials: int = TRIALS,
     threads: int | None = None,
@@ -57,6 +59,9 @@ def tune_onnx(
     InputError for bad input, a work directory of something else, and when no device is left.
     """
     watch = watch or Watch()
+    onnx_path, work = as_path(onnx_path, "onnx_path"), as_path(work, "work")
+    tracker = None if tracker is None else as_address(tracker, "tracker")
+    check_work(work)
     options = options_of(options, settings)
     lowering = options.resolve()
     opener = open_for(
@@ -69,7 +74,7 @@ def tune_onnx(
         deadline_s=deadline_s,
     )
     watch.say("import and lower")
-    mod = import_onnx(Path(onnx_path))
+    mod = import_onnx(onnx_path)
     try:
         mod = lower(mod, lowering)
     except ValueError as error:
@@ -80,8 +85,8 @@ def tune_onnx(
     tuner = Tuner(
         lowering.target,
         tasks,
-        work=Path(work),
-        session={**_session(Path(onnx_path), options, lowering, threads), **opener.settings},
+        work=work,
+        session={**_session(onnx_path, options, lowering, threads), **opener.settings},
         heights=None if lowering.group is None else (lowering.group.g_m,),
         watch=watch,
     )

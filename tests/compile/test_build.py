@@ -16,6 +16,7 @@ from rt3d_tvm.artifact.load import ALIGNMENT, available_cores, load, set_threads
 from rt3d_tvm.artifact.verify import verify
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.errors import InputError
+from tests.two_layers import write_two_layers
 from topi_sparse.kernel_group import KernelGroup
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +113,92 @@ def test_an_artifact_is_replaced_whole(compiled_c3d, tmp_path):
         "model.so",
         "weights.bin",
     ]
+
+
+def test_what_others_put_there_during_the_compilation_is_kept(tmp_path):
+    """A new folder, and one that held an artifact when it began."""
+    onnx, folder = write_two_layers(tmp_path / "m.onnx"), tmp_path / "artifact"
+
+    def write_notes(stage):
+        if stage == "generate code":
+            folder.mkdir(exist_ok=True)
+            (folder / "notes.txt").write_text("a day's work")
+
+    for there in (set(), {"manifest.json", "model.so", "weights.bin"}):
+        with pytest.raises(InputError, match=r"holds other files \(.*notes.txt"):
+            compile_onnx(onnx, folder, progress=write_notes)
+        assert {path.name for path in folder.iterdir()} == {"notes.txt"} | there
+        assert (folder / "notes.txt").read_text() == "a day's work"
+        (folder / "notes.txt").unlink()
+        compile_onnx(onnx, folder)
+    assert {path.name for path in tmp_path.iterdir()} == {"artifact", "m.onnx"}
+
+
+def test_a_dump_is_looked_at_before_the_compilation(tmp_path):
+    onnx, dump = write_two_layers(tmp_path / "m.onnx"), tmp_path / "dump"
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "0_fold_constants.py").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for name, message in (
+        ("file", "file is a file; the name of a folder"),
+        ("artifact", "lies in .*artifact, which is replaced whole"),
+        ("artifact/dump", "lies in .*artifact, which is replaced whole"),
+        ("notes", "0_fold_constants.py: is no module that was written there before"),
+        ("file/dump", "dump cannot be made|dump: cannot be made"),
+    ):
+        with pytest.raises(InputError, match=message):
+            compile_onnx(onnx, tmp_path / "artifact", dump=tmp_path / name)
+    assert sorted(tmp_path.rglob("*")) == before
+    for _ in range(2):
+        compile_onnx(str(onnx), str(tmp_path / "artifact"), group="8x4", dump=str(dump))
+    assert dump / "0_fold_constants.py" in dump.iterdir()
+
+
+def test_arguments_of_other_types_are_refused_by_name(tmp_path):
+    onnx = tmp_path / "m.onnx"
+    for arguments, message in (
+        ({"onnx_path": 5}, "onnx_path 5: a path is accepted"),
+        ({"onnx_path": "m\0.onnx"}, "onnx_path 'm.*no path has a NUL"),
+        ({"out_dir": None}, "out_dir None: a path is accepted"),
+        ({"dump": b"d"}, "dump b'd': a path is accepted"),
+        ({"database": 5}, "database 5: a path is accepted"),
+        ({"group": (8, 4)}, r"group \(8, 4\): a KernelGroup or text such as '8x4'"),
+        ({"group": "8by4"}, "group: kernel group '8by4' is not FILTERSxCHANNELS"),
+    ):
+        with pytest.raises(InputError, match=message):
+            compile_onnx(**{"onnx_path": onnx, "out_dir": tmp_path / "artifact", **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_keeps_the_older_artifact(tmp_path):
+    """As a limit on the size of files has it: LLVM ends its process where it meets one."""
+    onnx = write_two_layers(tmp_path / "m.onnx")
+    program = """
+import resource, sys
+from rt3d_tvm.artifact.load import load
+from rt3d_tvm.compile.build import compile_onnx
+from rt3d_tvm.errors import InputError
+compile_onnx(sys.argv[1], sys.argv[2])
+def limit(stage):
+    if stage == "write":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+try:
+    compile_onnx(sys.argv[1], sys.argv[2], progress=limit)
+except InputError as error:
+    print(error)
+load(sys.argv[2])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, onnx, tmp_path / "artifact"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert "model.so cannot be made: LLVM ERROR: " in line and "File too large" in line
+    assert {path.name for path in tmp_path.iterdir()} == {"artifact", "m.onnx"}
 
 
 def test_a_failure_while_writing_keeps_the_old_artifact(compiled_c3d, tmp_path, monkeypatch):
