@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +18,11 @@ import onnxruntime
 import torch
 from torch import nn
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.files import check_writable
+from rt3d_tvm.model_file import whole_model
 from rt3d_tvm.prune.activations import eval_mode
-from rt3d_tvm.whole_file import check_writable
 
 INPUT_NAME = "clip"
 OUTPUT_NAME = "logits"
@@ -57,7 +57,7 @@ def export_onnx(
     InputError for a model that cannot be exported with standard operators alone, one that does
     not take ``input_shape``, and one whose export computes something else.
     """
-    path = Path(path)
+    path = as_path(path, "path")
     check_writable(path)
     clip = torch.from_numpy(
         np.random.default_rng(0).standard_normal(tuple(input_shape), dtype=np.float32)
@@ -68,8 +68,7 @@ def export_onnx(
     tolerance = _tolerance(model)
     operators = _operators(exported)
 
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        whole = Path(folder) / path.name
+    with whole_model(path) as whole:
         _save(exported, whole)
         error = _compare(whole, clip.numpy(), reference) if check else None
         if error is not None and not error <= tolerance:
@@ -77,7 +76,7 @@ def export_onnx(
                 f"the export of this {type(model).__name__} computes something else: ONNX Runtime "
                 f"is off by {error:.2g} of the largest output, the limit is {tolerance:.2g}"
             )
-        size = _publish(Path(folder), path)
+        size = sum(file.stat().st_size for file in whole.parent.iterdir())
     return ExportReport(
         path=path,
         bytes=size,
@@ -175,14 +174,3 @@ def _tolerance(model: nn.Module) -> float:
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
     )
     return 8 * float(np.finfo(np.float32).eps) * sqrt(max(sums, 1))
-
-
-def _publish(folder: Path, path: Path) -> int:
-    """Move the finished files to their place, the weights before the model that names them."""
-    files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
-    size = sum(file.stat().st_size for file in files)
-    for file in files:
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-        file.replace(path.parent / file.name)
-    return size

@@ -7,16 +7,19 @@ compiles needs no torch. A module is a kind of command, each command's options b
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from rt3d_tvm.cli import build, data, device, measure, models, run, training, tune
-from rt3d_tvm.cli.command import EXIT_BROKEN_PIPE, EXIT_INPUT, EXIT_INTERRUPTED
+from rt3d_tvm.cli.command import EXIT_BROKEN_PIPE, EXIT_INPUT, EXIT_INTERRUPTED, run_command
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.extras import extra_of
-from rt3d_tvm.whole_file import check_writable
+from rt3d_tvm.files import FULL
 
 # In the order of `rt3d --help`: that of the flow.
 _COMMANDS = (
@@ -30,12 +33,12 @@ _COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 2 for bad input, 1 for a check that fails."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this: nobody wants to read it
+            os.open(os.devnull, os.O_RDONLY)  # or a file that is written would get its number
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     try:
-        args = _parser().parse_args(argv)
-        for path in (args.json, getattr(args, "output", None)):
-            if path is not None:
-                check_writable(path)
-        return args.run(args)
+        return run_command(_parser().parse_args(argv))
     except InputError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
@@ -47,11 +50,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{extra.extra}: {extra.remedy}"
         )
     except BrokenPipeError:  # whoever read the output, `head` say, has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _forget_output()
+        return _fail(f"{error.filename or 'output'} cannot be written: {error.strerror}")
     except KeyboardInterrupt:
         print("rt3d: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _forget_output() -> None:
+    """Let what was printed and cannot be written raise nothing more when the process ends."""
+    with contextlib.suppress(io.UnsupportedOperation):  # in a test it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> int:

@@ -123,6 +123,18 @@ def add_device(parser: argparse.ArgumentParser, required: bool = False) -> None:
     )
 
 
+def output_file(text: str) -> Path:
+    """A file to write; - is standard output."""
+    return Path("/dev/stdout") if text == "-" else Path(text)
+
+
+def output_folder(text: str) -> Path:
+    """A folder to write, which - is none of."""
+    if text == "-":
+        raise argparse.ArgumentTypeError("'-': the name of a folder is accepted, ./- for example")
+    return Path(text)
+
+
 def address(text: str) -> tuple[str, int]:
     """HOST:PORT; an IPv6 host may stand in brackets."""
     host, _, port = text.rpartition(":")

@@ -14,6 +14,8 @@ from rt3d_tvm.cli.arguments import (
     at_least_one,
     at_least_zero,
     compile_options,
+    output_file,
+    output_folder,
 )
 from rt3d_tvm.cli.command import EXIT_FAILED, add_command, write_result
 from rt3d_tvm.cli.models import add_model_arguments, input_shape, model_with_weights
@@ -27,7 +29,7 @@ def add_export(commands: Commands) -> None:
     """`rt3d export`."""
     export = add_command(commands, "export", _export, "write a model as ONNX and check the file")
     add_model_arguments(export)
-    export.add_argument("-o", "--output", type=Path, required=True, metavar="X.onnx")
+    export.add_argument("-o", "--output", type=output_file, required=True, metavar="X.onnx")
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -52,7 +54,9 @@ def add_compile(commands: Commands) -> None:
         commands, "compile", _compile, "compile an ONNX file into a folder with model.so"
     )
     build.add_argument("onnx", type=Path, metavar="X.onnx")
-    build.add_argument("-o", "--output", dest="folder", type=Path, required=True, metavar="DIR")
+    build.add_argument(
+        "-o", "--output", dest="folder", type=output_folder, required=True, metavar="DIR"
+    )
     add_target(build)
     add_kernels(build)
     build.add_argument(
@@ -65,13 +69,19 @@ def add_compile(commands: Commands) -> None:
         "--no-records", action="store_true", help="not the tuned kernels that come with the package"
     )
     build.add_argument(
-        "--dump", type=Path, metavar="DIR", help="write the module after each phase into DIR"
+        "--dump",
+        type=output_folder,
+        metavar="DIR",
+        help="write the module after each phase into DIR",
     )
 
 
 def _compile(args: argparse.Namespace) -> int:
     from rt3d_tvm.compile.build import compile_onnx
+    from rt3d_tvm.folders import check_outside
 
+    if args.json is not None:
+        check_outside(args.json, args.folder)
     with progress("compile") as stage:
         manifest = compile_onnx(
             args.onnx,

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.console import write_json
+from rt3d_tvm.cli.arguments import output_file
+from rt3d_tvm.console import to_json, write_json
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.files import check_writable, is_standard_output, may_be_file
 
 if TYPE_CHECKING:
     # What add_subparsers() returns; argparse has no public name for it.
@@ -21,12 +27,51 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """A command with its --json: ``run`` does it and returns the exit status."""
     parser = commands.add_parser(name, help=text, description=text)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    parser.add_argument(
+        "--json",
+        type=output_file,
+        metavar="FILE",
+        help="write the result as JSON; -: to standard output, and all else to standard error",
+    )
     parser.set_defaults(run=run)
     return parser
 
 
+def run_command(args: argparse.Namespace) -> int:
+    """Do what the arguments say, once it is known that the files they name can be written.
+
+    Where one of them is standard output, nothing else goes there.
+    """
+    outputs = _outputs(args)
+    for path in outputs:
+        check_writable(path)
+    args.standard_output, elsewhere = sys.stdout, contextlib.nullcontext()
+    if any(map(is_standard_output, outputs)):
+        elsewhere = contextlib.redirect_stdout(sys.stderr)
+    with elsewhere:
+        status = args.run(args)
+    sys.stdout.flush()
+    return status
+
+
 def write_result(args: argparse.Namespace, value: object) -> None:
     """Write what the command found, if --json asks for it."""
-    if args.json is not None:
+    if args.json is None:
+        return
+    if is_standard_output(args.json):
+        args.standard_output.write(to_json(value))
+        args.standard_output.flush()
+    else:
         write_json(args.json, value)
+
+
+def _outputs(args: argparse.Namespace) -> list[Path]:
+    """The files that a command is to write; InputError where --json is one of its others."""
+    others = {name: path for name, path in vars(args).items() if isinstance(path, Path)}
+    json = others.pop("json", None)
+    # Several may go to /dev/null, say.
+    if json is not None and (may_be_file(json) or is_standard_output(json)):
+        for name, path in others.items():
+            if os.path.realpath(path) == os.path.realpath(json):
+                raise InputError(f"--json {json} is the file of another argument, {name}")
+    return [path for path in (args.json, getattr(args, "output", None)) if path is not None]

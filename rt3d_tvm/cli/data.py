@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.cli.arguments import at_least_one, at_least_zero
+from rt3d_tvm.cli.arguments import at_least_one, at_least_zero, output_folder
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.console import progress
 
@@ -21,7 +20,9 @@ def add_data(commands: Commands) -> None:
     motion = add_command(
         kinds, "motion", _data_motion, "videos whose classes differ by motion alone"
     )
-    motion.add_argument("folder", type=Path, metavar="DIR", help="new, empty, or begun before")
+    motion.add_argument(
+        "folder", type=output_folder, metavar="DIR", help="new, empty, or begun before"
+    )
     motion.add_argument("--videos-per-class", type=at_least_one, metavar="N", help="to train on")
     motion.add_argument("--test-videos-per-class", type=at_least_one, metavar="N")
     motion.add_argument("--seed", type=int, help="default: 0")

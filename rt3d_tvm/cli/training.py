@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.cli.arguments import at_least_one
+from rt3d_tvm.cli.arguments import at_least_one, output_file, output_folder
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.models import add_model_arguments, add_sizes, input_shape, model_with_weights
 from rt3d_tvm.console import print_table, progress
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.files import may_be_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +42,7 @@ def add_train(commands: Commands) -> None:
     train.add_argument("--optimizer", help="adamw (default) or sgd")
     train.add_argument("--seed", type=int, help="of the weights, the order and the windows: 0")
     _add_training_arguments(train)
-    train.add_argument("-o", "--output", type=Path, required=True, metavar="W.safetensors")
+    train.add_argument("-o", "--output", type=output_file, required=True, metavar="W.safetensors")
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -114,7 +115,7 @@ def add_prune(commands: Commands) -> None:
         prune.add_argument(f"--{name}", type=at_least_one, metavar="N")
     prune.add_argument("--lr-final", type=float, help="where the cosine of the retraining ends")
     _add_training_arguments(prune)
-    prune.add_argument("-o", "--output", type=Path, required=True, metavar="W.safetensors")
+    prune.add_argument("-o", "--output", type=output_file, required=True, metavar="W.safetensors")
 
 
 def _prune(args: argparse.Namespace) -> int:
@@ -249,7 +250,9 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr", type=float, help="learning rate")
     parser.add_argument("--weight-decay", type=float)
     parser.add_argument("--steps-per-epoch", type=at_least_one, metavar="N", help="at most")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="default: OUTPUT.training")
+    parser.add_argument(
+        "--work", type=output_folder, metavar="DIR", help="default: OUTPUT.training"
+    )
 
 
 def _chosen(args: argparse.Namespace, plan: type) -> dict[str, object]:
@@ -287,6 +290,8 @@ def _videos(
 
 
 def _work_folder(args: argparse.Namespace) -> Path:
+    if args.work is None and not may_be_file(args.output):
+        raise InputError(f"--work DIR is needed: {args.output} is no file to have a folder beside")
     return args.work or args.output.with_name(f"{args.output.name}.training")
 
 

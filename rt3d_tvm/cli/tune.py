@@ -13,6 +13,7 @@ from rt3d_tvm.cli.arguments import (
     add_threads,
     at_least_one,
     compile_options,
+    output_folder,
     pause,
     seconds,
 )
@@ -29,7 +30,7 @@ def add_tune(commands: Commands) -> None:
     tune.add_argument("onnx", type=Path, metavar="X.onnx")
     tune.add_argument(
         "--work-dir",
-        type=Path,
+        type=output_folder,
         required=True,
         metavar="DIR",
         help="new, or of a search begun before",

@@ -246,6 +246,23 @@ REFUSED = [
     ("run {flow}/artifact {flow}/v.mp4 --clips 0", "'0': a whole number"),
     ("run {flow}/artifact {flow}/v.mp4 --model i3d", "no model named 'i3d'"),
     ("doctor --json {here}/none/d.json", "there is no folder"),
+    ("doctor --json {here}", "is a folder; the name of a file"),
+    ("doctor --json /proc/d.json", "/proc/d.json: cannot be written"),
+    ("doctor --json /dev/fd/77", "Bad file descriptor"),
+    ("prune --model c3d -o {here}/w --json {here}/w", "is the file of another argument, output"),
+    ("verify {flow}/artifact --onnx {flow}/m.onnx --json {flow}/m.onnx", "another argument, onnx"),
+    ("prune --model c3d -o - --json -", "is the file of another argument, output"),
+    ("export --model c3d -o /proc/m.onnx", "/proc/m.onnx: cannot be written"),
+    ("compile {flow}/m.onnx -o {here}/d --dump {here}/text.txt", "is a file; the name of a folder"),
+    ("compile {flow}/m.onnx -o {here}/d --dump /proc/d", "/proc/d: cannot be made"),
+    ("compile {flow}/m.onnx -o {here}/d --dump {here}/d/dump", "which is replaced whole"),
+    ("compile {flow}/m.onnx -o {flow}/artifact --json {flow}/artifact/j", "is replaced whole"),
+    ("compile {flow}/m.onnx -o /proc/d", "/proc: cannot be written to"),
+    ("compile {flow}/m.onnx -o -", "'-': the name of a folder is accepted"),
+    ("tune {flow}/m.onnx --work-dir {here}/text.txt", "is a file; the name of a folder"),
+    ("tune {flow}/m.onnx --work-dir {here}", "is not an empty folder"),
+    ("tune {flow}/m.onnx --work-dir /proc/d", "/proc/d: cannot be made"),
+    ("data motion /proc/d", "/proc/d: cannot be made"),
     ("data", "required: KIND"),
     ("data motion", "required: DIR"),
     ("data motion {here}", "is not an empty folder"),
@@ -272,6 +289,61 @@ def test_bad_input_is_one_line_and_writes_nothing(flow, tmp_path, capsys, argv, 
     filled = [part.format(flow=flow, here=tmp_path) for part in argv.split()]
     assert re.search(message, error_of(filled, capsys))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def run_cli(*arguments, **options):
+    """The command line, as a process."""
+    command = [sys.executable, "-m", "rt3d_tvm.cli", *map(str, arguments)]
+    return subprocess.run(command, text=True, timeout=120, **options)
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "link"])
+def test_json_on_standard_output_is_there_alone(tmp_path, name):
+    """A program reads it whole; the table goes to standard error."""
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    done = run_cli("models", "--json", name, cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0
+    assert len(json.loads(done.stdout)) == 6
+    assert "R(2+1)D-18" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_json_on_standard_output_of_a_call(capsys):
+    assert cli.main(["models", "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == 6
+    assert "R(2+1)D-18" in err
+
+
+def test_a_device_that_is_full_is_one_line(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        for argv in (["models"], ["models", "--json", "-"]):
+            done = run_cli(*argv, stdout=full, stderr=subprocess.PIPE)
+            assert done.returncode == 2
+            assert done.stderr.splitlines()[-1].startswith("rt3d: error: output cannot be written")
+    done = run_cli("models", "--json", "/dev/full", capture_output=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "/dev/full: cannot be written: No space left on device" in done.stderr
+
+
+def test_an_output_that_is_closed_is_no_traceback():
+    for closed, status in (("--json /dev/null >&-", 0), ("--json - >&-", 2), ("--json - 2>&-", 0)):
+        line = f"{sys.executable} -m rt3d_tvm.cli models {closed}"
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (status, False)
+
+
+def test_weights_go_to_standard_output(tmp_path):
+    """What follows it reads nothing but the file."""
+    from rt3d_tvm.models.weights import read_info
+
+    with (tmp_path / "w.safetensors").open("wb") as out:
+        done = run_cli(
+            "prune", *SMALL, "--rate", "2", "-o", "-", stdout=out, stderr=subprocess.PIPE
+        )
+    assert done.returncode == 0, done.stderr
+    assert read_info(tmp_path / "w.safetensors").scheme == "kgs"
+    assert "/dev/stdout: kgs 8x4, " in done.stderr
 
 
 def test_every_command_is_refused_something():
