@@ -13,7 +13,7 @@ from collections.abc import Callable
 from tvm import s_tir, tirx
 from tvm.target import Target
 
-# The attribute of a PrimFunc that says which decisions to take in the place of the defaults.
+# The attribute of a PrimFunc that says which decisions to take instead of the defaults.
 DECISIONS_ATTRIBUTE = "schedule_decisions"
 
 Decisions = tuple[tuple[int, ...], ...]

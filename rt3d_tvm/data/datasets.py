@@ -33,7 +33,7 @@ from rt3d_tvm.errors import InputError
 
 # The label of a testing item whose video is damaged: evaluation leaves it out.
 SKIPPED = -1
-# In training, how many other videos are tried in the place of a damaged one.
+# In training, how many other videos are tried instead of a damaged one.
 _REPLACEMENTS = 50
 
 

@@ -1,4 +1,4 @@
-"""Packed operators written for work-items, in place of loop nests."""
+"""Packed operators written for work-items, instead of loop nests."""
 
 from __future__ import annotations
 

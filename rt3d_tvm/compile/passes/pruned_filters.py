@@ -136,7 +136,7 @@ def _work(*weights: np.ndarray) -> int:
 
 @relax.expr_functor.mutator
 class _Rewriter(relax.PyExprMutator):
-    """Puts other constants in the place of those that the analysis has sorted."""
+    """Puts other constants instead of those that the analysis has sorted."""
 
     def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
         """Sort what can be sorted in one function, and put it back into the module."""
