@@ -5,37 +5,94 @@ them on x86-64. `import tvm` would load the compiler as well, which takes 140 MB
 not need.
 """
 
+import ctypes
 import importlib.util
 import json
+import os
+import platform
+import re
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import tvm_ffi
 from tvm_ffi.libinfo import load_lib_ctypes
 
 CPU, POOLED = 1, 2  # DLPack's device type, the Relax VM's kind of allocator
+# 64 bytes at the end of model.so and at the start of weights.bin: the kind of file, the CRC-32 of
+# manifest.json and of what the file holds, its size; then the artifact's id.
+SEAL, SEAL_BYTES = "<16sIIQ", 64
 
 
 def load_plain(folder: Path) -> tuple[dict, Callable[[np.ndarray], np.ndarray]]:
-    """The manifest of an artifact, and a function that runs it; its weights stay in their file."""
+    """The manifest of an artifact, and a function for one thread that runs it.
+
+    Exits where its files are damaged or do not belong together, and where this processor cannot run
+    its code. The weights stay in their file.
+    """
     libraries = Path(importlib.util.find_spec("tvm").origin).parent / "lib"
     load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=[libraries])
-    manifest = json.loads((folder / "manifest.json").read_text())
-    vm = tvm_ffi.load_module(str(folder / "model.so"))["vm_load_executable"]()
+    try:
+        text = (folder / "manifest.json").read_bytes()
+        library = (folder / "model.so").read_bytes()
+        mapped = np.memmap(folder / "weights.bin", dtype="uint8", mode="c")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{folder}: not an artifact of `rt3d compile`: {error}")
+    for kind, seal, held in (
+        (b"rt3d-tvm library", library[-SEAL_BYTES:], library[:-SEAL_BYTES]),
+        (b"rt3d-tvm weights", mapped[:SEAL_BYTES].tobytes(), mapped[SEAL_BYTES:]),
+    ):
+        size = len(held) + SEAL_BYTES
+        checked = struct.pack(SEAL, kind, crc32(text), crc32(held), size) + library[-32:]
+        if seal != checked:
+            sys.exit(f"{folder}: its files are damaged, of two artifacts or of another format")
+    manifest = json.loads(text)
+    if missing := lacking(**manifest["processor"]):
+        sys.exit(f"{folder}: compiled for another processor, this one has no {missing}")
+
+    # The dynamic loader gives back what it has loaded from a path before, whatever is there now.
+    # This file is open under a number of its own until the process ends.
+    private = os.memfd_create("model.so")
+    with os.fdopen(private, "wb", closefd=False) as file:
+        file.write(library)
+    load = tvm_ffi.get_global_func("ffi.Module.load_from_file.so")
+    vm = load(f"/proc/self/fd/{private}", "so")["vm_load_executable"]()
     vm["vm_initialization"](CPU, 0, POOLED)
-    mapped = np.memmap(folder / "weights.bin", dtype="uint8", mode="c")
-    built_with = np.from_dlpack(vm["artifact_id"]()).tobytes().hex()
-    if {manifest["id"], mapped[32:64].tobytes().hex()} != {built_with}:
-        sys.exit(f"{folder}: its three files do not belong together")
-    weights = []
+
+    weights, position = [], SEAL_BYTES
     for entry in manifest["weights"]:
         size = int(np.prod(entry["shape"])) * np.dtype(entry["dtype"]).itemsize
-        values = mapped[entry["offset"] : entry["offset"] + size].view(entry["dtype"])
-        weights.append(tvm_ffi.from_dlpack(values.reshape(entry["shape"])))
+        values = mapped[position : position + size].view(entry["dtype"]).reshape(entry["shape"])
+        if entry["offset"] != position or leaves_memory(values, **entry):
+            sys.exit(f"{folder}: weights.bin is not laid out as manifest.json says")
+        weights.append(tvm_ffi.from_dlpack(values))
+        position += -(-size // SEAL_BYTES) * SEAL_BYTES
     main = vm["main"]
     return manifest, lambda x: np.from_dlpack(main(tvm_ffi.from_dlpack(x), *weights))
+
+
+def leaves_memory(values: np.ndarray, within=None, ascending: bool = False, **_: object) -> bool:
+    """Whether values that are indices into memory leave their bounds or their order."""
+    if within is None:
+        return False
+    descends = ascending and bool((values[1:] < values[:-1]).any())
+    return descends or values.min() < within[0] or values.max() > within[1]
+
+
+def lacking(machine: str, features: dict[str, int]) -> list[str]:
+    """What compiled code uses of a processor and this one has not."""
+    if platform.machine() != machine:
+        return [machine]
+    if machine == "aarch64":
+        capabilities = ctypes.CDLL(None).getauxval
+        capabilities.restype = ctypes.c_ulong
+        bits = capabilities(16) | capabilities(26) << 64
+        return [name for name, bit in features.items() if not bits >> bit & 1]
+    flags = re.search(r"^flags\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return [name for name in features if name not in flags[1].split()]
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pytest
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.export import export_onnx
 from rt3d_tvm.prune.benchmark import benchmark_pair
+from tests.artifact.networks import write_network
 from tests.servers import running
 from topi_sparse.kernel_group import KernelGroup
 
@@ -72,6 +73,26 @@ def _compiled(name: str, tmp_path_factory) -> Compiled:
         manifest = compile_onnx(folder / "model.onnx", folder / "artifact")
         _made[name] = Compiled(name, folder / "model.onnx", folder / "artifact", manifest)
     return _made[name]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An artifact and its ONNX file; another one with weights and code of its own, of one form."""
+
+    onnx: Path
+    folder: Path
+    other: Path
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory) -> Pair:
+    """Not to be changed: damages are done to copies."""
+    root = tmp_path_factory.mktemp("pair")
+    onnx = write_network(root / "model.onnx")
+    compile_onnx(onnx, root / "artifact")
+    other = write_network(root / "other.onnx", seed=5, activation="Sigmoid")
+    compile_onnx(other, root / "other")
+    return Pair(onnx, root / "artifact", root / "other")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rt3d_tvm.artifact.load import MANIFEST, MODEL, WEIGHTS
+from rt3d_tvm.artifact.format import MANIFEST, MODEL, WEIGHTS
 from rt3d_tvm.artifact.opencl.plan import PLAN, SOURCE
 
 _FILES = {MODEL, WEIGHTS, SOURCE, PLAN}

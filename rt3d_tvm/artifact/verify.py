@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rt3d_tvm.artifact.load import MANIFEST, file_sha256, read_manifest
+from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.opencl.artifact import load_here
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.precision import PRECISIONS
@@ -49,12 +49,8 @@ def verify(
     InputError for an artifact whose files do not have the checksums of its manifest, and for an
     ONNX file that ONNX Runtime does not load or whose input or output is another.
     """
-    manifest = read_manifest(Path(folder) / MANIFEST)
-    for name, expected in manifest["sha256"].items():
-        if not (Path(folder) / name).is_file():
-            raise InputError(f"{folder}: no {name} in it; a folder made by `rt3d compile` has one")
-        if file_sha256(Path(folder) / name) != expected:
-            raise InputError(f"{Path(folder) / name}: not the file that {MANIFEST} describes")
+    files = ArtifactFiles.open(folder)
+    files.check_sha256()
     artifact = load_here(folder, device=device)
     reference = reference_session(onnx_path)
     expected_input = artifact.manifest["inputs"][0]
@@ -76,7 +72,7 @@ def verify(
             )
         errors.append(relative_distance(y, ref))
         references.append(ref)
-    precision = manifest.get("precision", asdict(PRECISIONS["fp32"]))
+    precision = files.manifest.get("precision", asdict(PRECISIONS["fp32"]))
     return Verification(
         inputs=inputs,
         limit=precision["max_rel_error"] if limit is None else limit,

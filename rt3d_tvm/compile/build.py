@@ -1,14 +1,12 @@
 """A model file -> an artifact: model.so, weights.bin and manifest.json in one folder.
 
 model.so holds the code. The weights lie beside it, 64-byte aligned, to be mapped and handed to the
-Relax VM without a copy. Both carry one id, so that two that do not belong together are refused.
+Relax VM without a copy. What the files are is artifact/format.py's.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,8 +18,8 @@ from tvm import relax
 
 from rt3d_tvm.arguments import as_path
 from rt3d_tvm.artifact.folder import why_kept
-from rt3d_tvm.artifact.load import ALIGNMENT, FORMAT, MAGIC, MANIFEST, MODEL, WEIGHTS, file_sha256
-from rt3d_tvm.artifact.opencl.plan import PLAN, SOURCE, Plan
+from rt3d_tvm.artifact.format import MODEL, write_artifact
+from rt3d_tvm.artifact.opencl.plan import Plan
 from rt3d_tvm.compile.choices.records import RecordSet, read_database, shipped_records
 from rt3d_tvm.compile.frontend import import_onnx
 from rt3d_tvm.compile.ir.dataflow import bindings, dtype_of, static_shape
@@ -33,9 +31,9 @@ from rt3d_tvm.compile.options import CompileOptions, Lowering, options_of
 from rt3d_tvm.compile.passes.keep_packed import CHANGES_ATTRIBUTE, UNPACKED_ATTRIBUTE
 from rt3d_tvm.compile.passes.lift_constants import lift_constants
 from rt3d_tvm.compile.pipeline import check_dump, lower, phases, run_phases, storage_phases
+from rt3d_tvm.compile.processor_needs import processor_needs
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.folders import check_replaceable, whole_folder
-from topi_sparse.layout import ceil_div
 
 
 def compile_onnx(
@@ -89,14 +87,9 @@ def compile_onnx(
     report("write")
     with whole_folder(out_dir, why_kept=why_kept) as folder:
         write_library(executable, folder / MODEL, linked_for)
-        manifest = {
-            **_described(onnx_path.name, options, lowering),
-            **signature,
-            **lowered.write(folder),
-        }
-        text = json.dumps(manifest, indent=1)
-        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    return manifest
+        about = {**_described(onnx_path.name, options, lowering), **signature}
+        texts = {} if lowered.plan is None else lowered.plan.texts()
+        return write_artifact(folder, {**about, **lowered.about}, lowered.weights, texts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,24 +97,9 @@ class _Lowered:
     """A module on planned storages, its weights, and what the manifest says of both."""
 
     mod: tvm.IRModule
-    weights: Weights
+    weights: list[np.ndarray]
     plan: Plan | None
     about: dict
-
-    def write(self, folder: Path) -> dict:
-        """Write all but model.so into the folder; return the manifest's part."""
-        self.weights.write(folder / WEIGHTS)
-        files = (MODEL, WEIGHTS)
-        if self.plan is not None:
-            self.plan.write(folder)
-            files = (*files, SOURCE, PLAN)
-        return {
-            "id": self.weights.digest.hex(),
-            **self.about,
-            "weight_bytes": self.weights.size,
-            "weights": list(self.weights.index),
-            "sha256": {name: file_sha256(folder / name) for name in files},
-        }
 
 
 def _lowered(
@@ -142,9 +120,7 @@ def _lowered(
         "layout_changes": int(mod.attrs[CHANGES_ATTRIBUTE]),
         "not_packed": json.loads(mod.attrs[UNPACKED_ATTRIBUTE]),
     }
-    mod, constants = lift_constants(mod)
-    weights = Weights.of(constants)
-    mod = _with_id(mod, weights.digest)
+    mod, weights = lift_constants(mod)
     first = len(phases(lowering))
     mod = run_phases(mod, lowering, storage_phases(lowering), dump=dump, first=first)
     planned, largest = planned_bytes(mod)
@@ -165,9 +141,9 @@ def _described(model: str, options: CompileOptions, lowering: Lowering) -> dict:
     """What was asked for, and with what it was built."""
     has_choice = lowering.backend.why_no_sums is None
     return {
-        "format": FORMAT,
         "model": model,
         "target": {"name": options.target, "tvm": json.loads(str(lowering.target))},
+        "processor": processor_needs(lowering.target),
         "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi", "numpy")},
         "group": str(lowering.group) if lowering.group else "auto",
         "precision": asdict(lowering.precision),
@@ -194,48 +170,3 @@ def _calls(mod: tvm.IRModule, names: Sequence[str]) -> list[dict]:
         for binding in bindings(mod["main"])
         if called(mod, binding.value) is not None
     ]
-
-
-def _with_id(mod: tvm.IRModule, digest: bytes) -> tvm.IRModule:
-    """The module with a function ``artifact_id`` that returns the digest as 32 uint8."""
-    builder = relax.BlockBuilder(mod)
-    with builder.function("artifact_id", []):
-        with builder.dataflow():
-            value = builder.emit_output(relax.const(np.frombuffer(digest, "uint8")))
-        builder.emit_func_output(value)
-    return builder.finalize()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """The constants of a module, where each goes in the weights file, and the digest of it all."""
-
-    constants: tuple[np.ndarray, ...]
-    index: tuple[dict, ...]
-    size: int
-    digest: bytes
-
-    @classmethod
-    def of(cls, constants: Sequence[np.ndarray]) -> Weights:
-        """Laid out one after the other, each aligned."""
-        digest, index, position = hashlib.sha256(), [], ALIGNMENT
-        for value in constants:
-            entry = {"dtype": str(value.dtype), "shape": value.shape, "offset": position}
-            index.append(entry)
-            digest.update(json.dumps(entry).encode())
-            digest.update(np.ascontiguousarray(value).data)
-            position += ceil_div(value.nbytes, ALIGNMENT) * ALIGNMENT
-        return cls(
-            constants=tuple(constants), index=tuple(index), size=position, digest=digest.digest()
-        )
-
-    def write(self, path: Path) -> None:
-        """Write the file, and wait until it is on the disk."""
-        with path.open("wb") as file:
-            file.write(MAGIC + self.size.to_bytes(8, "little") + self.digest)
-            for value, entry in zip(self.constants, self.index, strict=True):
-                file.seek(entry["offset"])
-                file.write(np.ascontiguousarray(value).data)
-            file.truncate(self.size)
-            file.flush()
-            os.fsync(file.fileno())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from tvm.target import Target
 from tvm.target.codegen import llvm_get_system_cpu
 
-from rt3d_tvm.artifact.load import available_cores
+from rt3d_tvm.artifact.threads import available_cores
+from rt3d_tvm.compile.processor_needs import masked_here
 from rt3d_tvm.errors import InputError
 
 _X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
@@ -30,9 +31,9 @@ DEFAULT_PRECISION = {"adreno": "fp16"}
 def make_target(name: str) -> Target:
     """The target of that name; "host" is this machine. InputError names the known ones."""
     if name == "host":
-        return Target(
-            {"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": available_cores()}
-        )
+        here = {"kind": "llvm", "mcpu": llvm_get_system_cpu(), "num-cores": available_cores()}
+        masked = [f"-{feature}" for feature in masked_here(Target(here))]
+        return Target({**here, "mattr": masked} if masked else here)
     if name not in TARGETS:
         known = ", ".join(["host", *sorted(TARGETS)])
         raise InputError(f"unknown target {name!r}; known: {known}")

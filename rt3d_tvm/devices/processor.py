@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rt3d_tvm.compile.targets import TARGETS
+from rt3d_tvm.compile.processor_needs import processor_needs
+from rt3d_tvm.compile.targets import TARGETS, make_target
 from rt3d_tvm.errors import InputError
 
 Read = Callable[[str], "str | None"]
@@ -22,14 +23,6 @@ _MOST_ZONES = 256
 # A cluster is of big cores from this part of the fastest one's clock on: on a Snapdragon 865 the
 # prime and the gold cores (2.84 and 2.42 GHz), not the silver ones (1.8).
 _BIG = 0.75
-# What a target's code uses beyond its architecture, as /sys/devices/system/cpu/modalias numbers it:
-# Arm's HWCAP bits, x86's CPUID words.
-_FEATURES = {
-    "arm64-v8.2": {0x08: "atomics", 0x0A: "asimdhp"},
-    "cortex-a77": {0x08: "atomics", 0x0A: "asimdhp", 0x14: "asimddp"},
-    "x86-64-avx2": {0x08C: "fma", 0x125: "avx2"},
-    "x86-64-avx512": {0x130: "avx512f", 0x131: "avx512dq", 0x13E: "avx512bw", 0x13F: "avx512vl"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +85,16 @@ def fitting_targets(processor: Processor, *, gpu: bool = False) -> tuple[str, ..
 
     gpu: those too whose kernels run on a GPU beside it.
     """
+    needs = {
+        name: processor_needs(make_target(name))
+        for name, target in TARGETS.items()
+        if gpu or "host" not in target
+    }
     return tuple(
         name
-        for name, target in TARGETS.items()
-        if (gpu or "host" not in target)
-        and target.get("host", target)["mtriple"].partition("-")[0] == processor.machine
-        and _FEATURES.get(name, {}).keys() <= set(processor.features)
+        for name, code in needs.items()
+        if code["machine"] == processor.machine
+        and set(code["features"].values()) <= set(processor.features)
     )
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rt3d_tvm.artifact.load import MANIFEST, MODEL, WEIGHTS, check_input, elf_machine, read_manifest
+from rt3d_tvm.artifact.cpu_features import lacking_there
+from rt3d_tvm.artifact.format import MANIFEST, MODEL, WEIGHTS, read_manifest
+from rt3d_tvm.artifact.load import check_input, elf_machine
 from rt3d_tvm.artifact.opencl.artifact import is_for_opencl
 from rt3d_tvm.devices import session as remote_session
 from rt3d_tvm.devices.defaults import DEADLINE_S, WAIT_S
@@ -151,6 +153,12 @@ class RemoteDevice(Device):
                 f"{folder}: compiled for {machine}, the device {self.key} is {processor.machine}; "
                 f"targets that fit: {fits}"
             )
+        if missing := lacking_there(manifest["processor"]["features"], processor.features):
+            fits = ", ".join(fitting_targets(processor, gpu=on_gpu))
+            raise InputError(
+                f"{folder}: compiled for target {manifest['target']['name']}, the processor of "
+                f"device {self.key} has no {', '.join(missing)}; targets that fit: {fits}"
+            )
         if threads is not None and not 1 <= threads <= processor.cores:
             raise InputError(
                 f"{threads} threads: the device {self.key} has {processor.cores} cores"
@@ -163,7 +171,6 @@ class RemoteDevice(Device):
             f"take {size / 1e6:.1f} MB of {folder}: the upload was interrupted",
             remote_session.upload,
             folder,
-            manifest,
             wanted,
             deadline_s=self._deadline_s + size / UPLOAD_BYTES_PER_S,
         )

@@ -16,7 +16,8 @@ import numpy as np
 import tvm
 from tvm import relax, rpc
 
-from rt3d_tvm.artifact.load import ALIGNMENT, MAGIC, MODEL, WEIGHTS, set_threads
+from rt3d_tvm.artifact.format import MODEL, ArtifactFiles
+from rt3d_tvm.artifact.threads import set_threads
 from rt3d_tvm.devices import probes
 from rt3d_tvm.devices.processor import Processor, read_processor, read_temperatures
 from rt3d_tvm.devices.worker import ignore_interrupts
@@ -129,31 +130,25 @@ def describe() -> tuple[Processor, int | None, tuple[str | None, bool | None], d
     return found, probes.memory(found, _loaded, _held.rpc.cpu()), on_gpu, temperatures(), answer_s
 
 
-def upload(folder: Path, manifest: dict, threads: int | None) -> tuple[int, int | None, str | None]:
+def upload(folder: Path, threads: int | None) -> tuple[int, int | None, str | None]:
     """Put an artifact on the device and load it; the weights are copied once, into place.
 
     threads: None for an artifact of OpenCL. Returns the number that `run` knows it by, how many
-    threads will run it, or else the name of the GPU that will.
+    threads will run it, or else the name of the GPU that will. InputError, before anything gets
+    there, for files that are damaged or do not belong together.
     """
+    files = ArtifactFiles.open(folder)
+    files.code()
+    _, weights = files.weights()
     on_gpu, cores = threads is None, _held.rpc.cpu()
     device = _opencl() if on_gpu else cores  # before its kernels get there: nothing would load them
-    library = _loaded(folder / MODEL)
+    library = _loaded(files.folder / MODEL)
     # Before anything runs: TVM makes its threads when it needs the first.
     running = None if on_gpu else use_threads(threads)
     model = _Model(relax.VirtualMachine(library, [device, cores] if on_gpu else cores), device)
-    expected = model.vm["artifact_id"]().numpy().tobytes()
-    mapped = np.memmap(folder / WEIGHTS, dtype="uint8", mode="r")
-    if mapped[:ALIGNMENT].tobytes() != MAGIC + mapped.size.to_bytes(8, "little") + expected:
-        raise InputError(f"{folder}: {MODEL} and {WEIGHTS} are of two different artifacts")
-    if manifest["id"] != expected.hex():
-        raise InputError(f"{folder}: {MODEL} and its manifest are of two different artifacts")
-    for entry in manifest["weights"]:
-        shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
-        end = entry["offset"] + int(np.prod(shape)) * dtype.itemsize
-        tensor = tvm.runtime.empty(shape, entry["dtype"], device)
-        model.weights.append(
-            tensor.copyfrom(mapped[entry["offset"] : end].view(dtype).reshape(shape))
-        )
+    for value in weights:
+        tensor = tvm.runtime.empty(value.shape, str(value.dtype), device)
+        model.weights.append(tensor.copyfrom(value))
     _held.models.append(model)
     return len(_held.models) - 1, running, _gpu_name(device) if on_gpu else None
 

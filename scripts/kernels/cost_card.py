@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cards import CostCard, cost_cards
 
-from rt3d_tvm.artifact.load import map_weights, read_manifest
+from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.opencl.plan import Plan
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.targets import make_target
@@ -98,9 +98,9 @@ def model_cards(name: str, group: KernelGroup, work: Path) -> list[CostCard]:
         pair = benchmark_pair(name, group=group)
         export_onnx(pair.pruned, pair.input_shape, onnx)
     compile_onnx(onnx, folder, target="adreno")
-    manifest = read_manifest(folder / "manifest.json")
-    weights = map_weights(folder, manifest, bytes.fromhex(manifest["id"]))
-    return cost_cards(Plan.read(folder), weights)
+    files = ArtifactFiles.open(folder)
+    _, weights = files.weights()
+    return cost_cards(Plan.of_files(files), weights)
 
 
 if __name__ == "__main__":

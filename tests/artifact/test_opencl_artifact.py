@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -133,28 +134,33 @@ def test_the_phone_s_library_holds_the_source_of_every_kernel(adreno):
         assert function.partition("// Function: ")[0].strip().encode() in library
 
 
-def test_a_plan_survives_its_files(adreno, tmp_path):
+def test_a_plan_survives_its_files(adreno):
     plan = Plan.read(adreno)
-    plan.write(tmp_path)
-    assert Plan.read(tmp_path) == plan
+    fields = {**json.loads(plan.texts()[PLAN]), "source": plan.source}
+    del fields["id"]
+    assert Plan.of(fields) == plan
+    artifact_id = json.loads((adreno / "manifest.json").read_text())["id"]
+    assert json.loads((adreno / PLAN).read_text())["id"] == artifact_id
+    assert artifact_id in (adreno / SOURCE).read_text()
 
 
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
         (PLAN, "{", "damaged"),
-        (PLAN, "{}", "damaged: 'launches'"),
+        (PLAN, "{}", "plan.json: not the file that manifest.json describes"),
+        (SOURCE, "", "kernels.cl: not the file that manifest.json describes"),
         (PLAN, None, f"no {PLAN} in it"),
         (SOURCE, None, f"no {SOURCE} in"),
     ],
 )
 def test_a_damaged_plan_is_refused(adreno, tmp_path, name, text, reason):
-    Plan.read(adreno).write(tmp_path)
-    (tmp_path / name).unlink()
+    folder = Path(shutil.copytree(adreno, tmp_path / "damaged"))
+    (folder / name).unlink()
     if text is not None:
-        (tmp_path / name).write_text(text)
+        (folder / name).write_text(text)
     with pytest.raises(InputError, match=reason):
-        Plan.read(tmp_path)
+        Plan.read(folder)
 
 
 def test_a_device_without_float16_is_refused(adreno):

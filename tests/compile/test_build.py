@@ -204,10 +204,10 @@ load(sys.argv[2])
 def test_a_failure_while_writing_keeps_the_old_artifact(compiled_c3d, tmp_path, monkeypatch):
     folder = shutil.copytree(compiled_c3d.folder, tmp_path / "artifact")
 
-    def full_disk(*_):
+    def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rt3d_tvm.compile.build.Weights.write", full_disk)
+    monkeypatch.setattr("rt3d_tvm.compile.build.write_artifact", full_disk)
     with pytest.raises(InputError, match="No space left on device"):
         compile_onnx(compiled_c3d.onnx, folder)
     assert verify(folder, compiled_c3d.onnx).max_rel_error <= 1e-4
@@ -230,11 +230,6 @@ def test_files_that_do_not_belong_together_are_refused(compiled_c3d, tmp_path):
 
         return change
 
-    def for_another_processor(path: Path):
-        data = bytearray(path.read_bytes())
-        data[18] = 8  # MIPS, in an ELF header
-        path.write_bytes(data)
-
     def edited(**fields):
         def change(path: Path):
             path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
@@ -250,12 +245,13 @@ def test_files_that_do_not_belong_together_are_refused(compiled_c3d, tmp_path):
         ("manifest.json", Path.unlink, "no manifest.json in it"),
         ("manifest.json", lambda p: p.write_text("{}"), "not the manifest of an artifact"),
         ("manifest.json", lambda p: p.write_text("[]"), "not the manifest of an artifact"),
-        ("manifest.json", edited(format=99), "of format 99; this version reads 2"),
-        ("manifest.json", edited(id="00"), "model.so and manifest.json are of two different"),
-        ("manifest.json", edited(weights=[{"offset": 0}]), "its list of weights is damaged"),
+        ("manifest.json", edited(format=99), "of format 99; this version reads 3"),
+        ("manifest.json", edited(id="00"), "its id is '00'"),
+        ("manifest.json", edited(id="0" * 64), "damaged, or changed since it was written"),
+        ("manifest.json", edited(weights=[]), "damaged, or changed since it was written"),
         ("manifest.json", lambda p: p.write_text("{"), "not JSON"),
         ("model.so", lambda p: p.write_bytes(b"\x7fELF" + bytes(99)), "model.so: not a model of"),
-        ("model.so", for_another_processor, "compiled for ELF machine 8, this machine is "),
+        ("model.so", flip(18), r"model.so: not the file that manifest.json describes"),
     ]
     for name, change, message in cases:
         with pytest.raises(InputError, match=message):

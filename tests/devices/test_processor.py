@@ -20,6 +20,8 @@ PHONE = {
     f"{CPU}/cpufreq/policy7/cpuinfo_max_freq": "2841600\n",
     f"{CPU}/cpufreq/policy7/scaling_governor": "performance\n",
 }
+# pni, ssse3, fma, sse4_1, sse4_2, movbe, popcnt, avx, f16c, abm, bmi1, avx2, bmi2
+HASWELL = "0080,0089,008C,0093,0094,0096,0097,009C,009D,00C5,0123,0125,0128"
 
 
 def test_clusters_and_big_cores():
@@ -46,11 +48,18 @@ def test_clusters_and_big_cores():
         ),
         # Without float16 arithmetic, none of the two that have it.
         ({"modalias": "cpu:type:aarch64:feature:,0001,0008,0014"}, "aarch64", 4, ("arm64",)),
+        # With vectors alone, no Haswell code: it shifts by BMI2's instructions.
+        (
+            {"modalias": "cpu:type:x86,ven0002fam0019mod0001:feature:,0000,008C,0125"},
+            "x86_64",
+            4,
+            (),
+        ),
         # An older kernel names no features; the core's id still tells the architecture.
         ({"cpu0/regs/identification/midr_el1": "0x411fd0d0"}, "aarch64", 4, ("arm64",)),
         ({"present": "0,2-4", "modalias": ""}, None, 4, ()),
         (
-            {"modalias": "cpu:type:x86,ven0002fam0019mod0001:feature:,0000,008C,0125"},
+            {"modalias": f"cpu:type:x86,ven0002fam0019mod0001:feature:,0000,{HASWELL}"},
             "x86_64",
             4,
             ("x86-64-avx2",),

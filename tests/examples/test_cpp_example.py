@@ -1,5 +1,6 @@
 """examples/cpp: the TVM runtime from C++, on this machine and on the emulated phone."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ import tvm_ffi
 from rt3d_tvm.artifact.verify import reference_session, relative_distance
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.link import GNU_LINKER
+from tests.artifact.networks import clip
+from tests.artifact.tampering import damaged, edit_manifest, reseal
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cpp"
@@ -92,6 +95,47 @@ def test_it_refuses_what_does_not_fit(program, compiled_c3d, tmp_path):
     ):
         done = run(program, *arguments)
         assert (done.returncode, done.stdout) == (1, "")
+        assert message in done.stderr
+
+
+def test_no_damage_is_loaded(program, pair, tmp_path):
+    clip().tofile(tmp_path / "clip.raw")
+    for seed in range(40):
+        if what := damaged(pair.folder, pair.other, tmp_path / "damaged", seed):
+            done = run(program, tmp_path / "damaged", tmp_path / "clip.raw", "--runs", 1)
+            assert (done.returncode, done.stdout) == (1, ""), what
+            assert done.stderr.startswith("run_clip: "), what
+
+
+def test_what_has_right_checksums_is_looked_at(program, pair, tmp_path):
+    """Under checksums as if it had been written so: places, index tables, the processor."""
+    clip().tofile(tmp_path / "clip.raw")
+    original = json.loads((pair.folder / "manifest.json").read_text())["weights"]
+    table = next(number for number, entry in enumerate(original) if "within" in entry)
+
+    def entry(number, **fields):
+        return lambda manifest: manifest["weights"][number].update(fields)
+
+    def processor(**fields):
+        return lambda manifest: manifest["processor"].update(fields)
+
+    for number, (change, message) in enumerate(
+        (
+            (entry(0, offset=128), "its weights are not one after the other"),
+            (entry(0, shape=[1 << 62, 8]), "a shape that is none"),
+            (entry(0, shape=[-4]), "a shape that is none"),
+            (entry(0, shape=[1 << 40]), "weights.bin is too short"),
+            (entry(table, within=[0, 0]), "an index that leaves the memory"),
+            (lambda manifest: manifest["weights"].pop(), "more than manifest.json says"),
+            (processor(machine="riscv64"), "this one has no riscv64"),
+            (processor(features={"amx_of_2040": 60}), "this one has no amx_of_2040"),
+        )
+    ):
+        folder = Path(shutil.copytree(pair.folder, tmp_path / str(number)))
+        edit_manifest(folder, change)
+        reseal(folder)
+        done = run(program, folder, tmp_path / "clip.raw", "--runs", 1)
+        assert (done.returncode, done.stdout) == (1, ""), message
         assert message in done.stderr
 
 

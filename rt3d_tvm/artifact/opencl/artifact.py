@@ -1,4 +1,4 @@
-"""An artifact for OpenCL on a device of this machine, as deploy.load has one on the cores."""
+"""An artifact for OpenCL on a device of this machine, as artifact/load.py has one on the cores."""
 
 from __future__ import annotations
 
@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rt3d_tvm.artifact.load import (
-    MANIFEST,
-    WEIGHTS,
-    Artifact,
-    check_input,
-    load,
-    map_weights,
-    read_manifest,
-)
+from rt3d_tvm.artifact.format import MANIFEST, ArtifactFiles, read_manifest
+from rt3d_tvm.artifact.load import Artifact, check_input, load
 from rt3d_tvm.artifact.opencl.drivers import choose_device
 from rt3d_tvm.artifact.opencl.executor import Executor
 from rt3d_tvm.artifact.opencl.plan import Plan
@@ -28,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class OpenCLArtifact:
-    """A model whose kernels and weights are on a device; ``run`` is that of deploy.Artifact."""
+    """A model whose kernels and weights are on a device; ``run`` is that of load.Artifact.
+
+    Any thread may call it, calls take turns. It does not survive a fork: no OpenCL driver does.
+    """
 
     manifest: dict
     executor: Executor
@@ -74,15 +70,12 @@ def load_opencl(folder: Path, *, device: str | pyopencl.Device | None = None) ->
     device: a part of its name, for another, or the device itself. InputError for an artifact of
     another target, and where there is no such device.
     """
-    folder = Path(folder)
-    manifest = read_manifest(folder / MANIFEST)
-    plan = Plan.read(folder)
-    if not (folder / WEIGHTS).is_file():
-        raise InputError(f"{folder}: no {WEIGHTS} in it; a folder made by `rt3d compile` has one")
-    weights = map_weights(folder, manifest, bytes.fromhex(manifest["id"]), of=MANIFEST)
+    files = ArtifactFiles.open(folder)
+    plan = Plan.of_files(files)
+    _, weights = files.weights()
     if device is None or isinstance(device, str):
         device = choose_device(device, half=plan.half)
-    return OpenCLArtifact(manifest, Executor(plan, weights, device))
+    return OpenCLArtifact(files.manifest, Executor(plan, weights, device))
 
 
 def load_here(

@@ -33,6 +33,8 @@ SYSTEM_FOLDER = Path("/etc/OpenCL/vendors")
 _SETTINGS = {"CL_CONFIG_CPU_VECTORIZER_MODE": "1"}
 # Kernels need nothing newer: OpenCL C 1.2 is what every Adreno since 2013 has.
 _PROBE = "__kernel void probe(__global float *x) { x[get_global_id(0)] = 1.0f; }"
+# The process that has asked the drivers for devices.
+_used_in: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,11 @@ def name_drivers() -> None:
 
 
 def load_pyopencl():
-    """The package pyopencl with the drivers found; InputError where it is not installed."""
+    """The package pyopencl with the drivers found; InputError where it is not installed.
+
+    And in a fork of a process that has used it.
+    """
+    check_not_forked()
     name_drivers()
     try:
         import pyopencl
@@ -120,9 +126,20 @@ def load_pyopencl():
     return pyopencl
 
 
+def check_not_forked() -> None:
+    """InputError in a fork of a process that has used a driver: it would wait for threads there."""
+    if _used_in not in (None, os.getpid()):
+        raise InputError(
+            f"this process is a fork of {_used_in}, which has used OpenCL, whose drivers do not "
+            "survive a fork: start it with multiprocessing's spawn, and load the artifact in it"
+        )
+
+
 def devices() -> list[pyopencl.Device]:
     """Every OpenCL device, in the order of the drivers' names."""
+    global _used_in
     cl = load_pyopencl()
+    _used_in = os.getpid()
     try:
         platforms = cl.get_platforms()
     except cl.LogicError:  # PLATFORM_NOT_FOUND_KHR

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rt3d_tvm.artifact.opencl.drivers import has_half, lacks_half, load_pyopencl
+from rt3d_tvm.artifact.opencl.drivers import (
+    check_not_forked,
+    has_half,
+    lacks_half,
+    load_pyopencl,
+)
 from rt3d_tvm.artifact.opencl.plan import Plan, Texture
 from rt3d_tvm.errors import InputError
 
@@ -16,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Executor:
-    """A plan on one device, its kernels compiled and its weights uploaded.
+    """A plan on one device, its kernels compiled and its weights uploaded; runs take turns.
 
     InputError for a device that has no float16 where the plan computes in it, no textures or too
     small ones, that allows fewer work-items a group than a kernel has, or whose compiler refuses
@@ -35,7 +41,7 @@ class Executor:
         given: Mapping[int, pyopencl.Buffer] | None = None,
     ) -> None:
         self._cl = cl = load_pyopencl()
-        self.plan, self.device = plan, device
+        self.plan, self.device, self._running = plan, device, threading.Lock()
         _check(plan, device)
         self._context, given = context or cl.Context([device]), dict(given or {})
         self.queue = cl.CommandQueue(
@@ -75,19 +81,23 @@ class Executor:
     ) -> tuple[list[np.ndarray], list[float]]:
         """The same, and the milliseconds of each launch, by the device's own clock."""
         cl = self._cl
-        for buffer, value in zip(self.buffers, inputs, strict=False):
-            cl.enqueue_copy(self.queue, buffer, np.ascontiguousarray(value))
-        events = self._launched()
+        check_not_forked()
         results = [np.empty(shape, dtype) for shape, dtype in outputs]
-        for index, result in zip(self.plan.outputs, results, strict=True):
-            cl.enqueue_copy(self.queue, result, self.buffers[index])
-        self.queue.finish()
+        with self._running:
+            for buffer, value in zip(self.buffers, inputs, strict=False):
+                cl.enqueue_copy(self.queue, buffer, np.ascontiguousarray(value))
+            events = self._launched()
+            for index, result in zip(self.plan.outputs, results, strict=True):
+                cl.enqueue_copy(self.queue, result, self.buffers[index])
+            self.queue.finish()
         return results, [1e3 * seconds for seconds in map(_seconds, events)]
 
     def launch_s(self) -> list[float]:
         """The seconds of each launch of a run on what is in the buffers, by the device's clock."""
-        events = self._launched()
-        self.queue.finish()
+        check_not_forked()
+        with self._running:
+            events = self._launched()
+            self.queue.finish()
         return [_seconds(event) for event in events]
 
     def _texture(self, texture: Texture) -> pyopencl.Image:

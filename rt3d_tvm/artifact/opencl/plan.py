@@ -7,10 +7,14 @@ from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 
+import numpy as np
+
+from rt3d_tvm.artifact.format import BLANK, ArtifactFiles
 from rt3d_tvm.errors import InputError
 
 # Beside the artifact's other files: the OpenCL C of all kernels, and the rest of the plan.
 SOURCE, PLAN = "kernels.cl", "plan.json"
+_ID_LINE = f"// artifact {BLANK}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,23 +102,59 @@ class Plan:
             del found["textures"]
         return found
 
-    def write(self, folder: Path) -> None:
-        """Write the two files into a folder."""
+    def texts(self) -> dict[str, str]:
+        """The two files' contents by name, with a blank where the artifact's id goes."""
         fields = self.fields()
-        (folder / SOURCE).write_text(fields.pop("source"), encoding="utf-8")
-        (folder / PLAN).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+        return {
+            SOURCE: f"{_ID_LINE}\n{fields.pop('source')}",
+            PLAN: json.dumps({"id": BLANK, **fields}, indent=1) + "\n",
+        }
 
     @classmethod
     def read(cls, folder: Path) -> Plan:
-        """What ``write`` wrote; InputError for a folder without it, or with another."""
+        """The plan of the artifact in a folder; InputError for one that is damaged, or has none."""
+        return cls.of_files(ArtifactFiles.open(folder))
+
+    @classmethod
+    def of_files(cls, files: ArtifactFiles) -> Plan:
+        """The plan of an artifact, as `read` does."""
         for name in (SOURCE, PLAN):
-            if not (folder / name).is_file():
-                raise InputError(f"{folder}: no {name} in it; it was not compiled for OpenCL")
+            if name not in files.manifest["sha256"]:
+                raise InputError(f"{files.folder}: no {name} in it; it was not compiled for OpenCL")
+        fields = json.loads(files.text(PLAN))
+        source = files.text(SOURCE).removeprefix(f"{_ID_LINE}\n")
         try:
-            fields = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-            return cls.of({**fields, "source": (folder / SOURCE).read_text(encoding="utf-8")})
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{folder / PLAN}: damaged: {error}") from error
+            del fields["id"]
+            plan = cls.of({**fields, "source": source})
+        except (TypeError, KeyError) as error:
+            raise InputError(f"{files.folder / PLAN}: of another version: {error}") from error
+        if (reason := plan.why_not(files.manifest)) is not None:
+            raise InputError(f"{files.folder / PLAN}: not of this model: {reason}")
+        return plan
+
+    def why_not(self, manifest: dict) -> str | None:
+        """Why this is not the plan of the model that a manifest describes; None where it is.
+
+        Every index is of a buffer, every buffer holds what is put into it, every kernel is there.
+        """
+        given = [*manifest["inputs"], *manifest["weights"]]
+        sizes = [prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize for entry in given]
+        if (self.inputs, self.weights) != (len(manifest["inputs"]), len(manifest["weights"])):
+            return f"it has {self.inputs} inputs and {self.weights} weights"
+        if list(self.buffers[: len(sizes)]) != sizes:
+            return "its buffers have other sizes than the inputs and weights of the manifest"
+        results = [prod(o["shape"]) * np.dtype(o["dtype"]).itemsize for o in manifest["outputs"]]
+        used = [*zip(self.outputs, results, strict=False)]
+        for launch in self.launches:
+            used += zip(launch.buffers, launch.sizes, strict=False)
+            if f"__kernel void {launch.kernel}(" not in self.source:
+                return f"there is no kernel {launch.kernel}"
+            if min(*launch.groups, *launch.items) < 1 or launch.call >= len(manifest["calls"]):
+                return f"{launch.kernel} has work-groups {launch.groups} of {launch.items}"
+        for index, size in used:
+            if not 0 <= index < len(self.buffers) or size > self.buffers[index]:
+                return f"{size} bytes are used of buffer {index}, which is not that large"
+        return None
 
 
 def _tuples(value):
