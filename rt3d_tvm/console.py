@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -47,6 +49,23 @@ def print_table(
 def printable(text: str) -> str:
     """Text from elsewhere for a terminal: what is no character to see is written as an escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shell_words(*words: object) -> str:
+    """A command to copy: each word quoted as a shell reads it, a path never taken for an option."""
+    return " ".join(_shell_word(word) for word in words)
+
+
+def _shell_word(word: object) -> str:
+    text = str(word)
+    if isinstance(word, Path) and text.startswith("-"):
+        text = f"./{text}"
+    if text.isprintable():
+        return shlex.quote(text)
+    # What cannot be printed as it is, as bash, zsh and ksh write it.
+    data = os.fsencode(text)
+    plain = {*range(0x20, 0x7F)} - {*b"'\\"}
+    return "$'" + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in data) + "'"
 
 
 def _print_on_terminal(

@@ -161,6 +161,12 @@ def above_zero(text: str, most: float, accepted: str) -> float:
     return _number(text, nextafter(0.0, 1.0), most, accepted)
 
 
+def finite(text: str) -> float:
+    """Any number, for which the command has limits of its own."""
+    most = sys.float_info.max
+    return _number(text, -most, most, "a number is accepted")
+
+
 def at_least_zero(text: str) -> float:
     """A number of at least 0, and not without end."""
     return _number(text, 0.0, sys.float_info.max, "a number of at least 0 is accepted")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.arguments import (
-    above_zero,
     add_device,
     add_folder,
     add_opencl,
@@ -17,7 +16,7 @@ from rt3d_tvm.cli.arguments import (
     add_threads,
     address,
     at_least_one,
-    at_least_zero,
+    finite,
     kernel_group,
 )
 from rt3d_tvm.cli.command import EXIT_FAILED, add_command, write_result
@@ -208,20 +207,10 @@ def add_groups(commands: Commands) -> None:
     groups.add_argument(
         "--groups", type=kernel_group, nargs="+", metavar="MxN", help="default: g_n of 4"
     )
-    groups.add_argument("--densities", type=_share, nargs="+", metavar="D", help="kept share")
+    groups.add_argument("--densities", type=finite, nargs="+", metavar="D", help="kept share")
     add_target(groups, measured=True)
     add_runs(groups, default=10)
-    groups.add_argument("--share", type=_slowdown, help="how much slower it may be; default: 0.1")
-
-
-def _share(text: str) -> float:
-    return above_zero(text, 1.0, "a share is accepted, more than 0 and at most 1")
-
-
-def _slowdown(text: str) -> float:
-    if (share := at_least_zero(text)) >= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: at least 0 and below 1 is accepted")
-    return share
+    groups.add_argument("--share", type=finite, help="how much slower it may be; default: 0.1")
 
 
 def _groups(args: argparse.Namespace) -> int:

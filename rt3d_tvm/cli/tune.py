@@ -18,10 +18,15 @@ from rt3d_tvm.cli.arguments import (
     seconds,
 )
 from rt3d_tvm.cli.command import add_command, write_result
-from rt3d_tvm.console import print_table
+from rt3d_tvm.console import print_table, printable, shell_words
+from rt3d_tvm.tune.defaults import DEADLINE_S, TRIALS
 
 if TYPE_CHECKING:
     from rt3d_tvm.cli.command import Commands
+    from rt3d_tvm.tune.trials import TuningReport
+
+# Tasks whose times are doubtful that are named.
+_MOST_DOUBTS = 5
 
 
 def add_tune(commands: Commands) -> None:
@@ -37,12 +42,20 @@ def add_tune(commands: Commands) -> None:
     )
     add_target(tune, measured=True)
     tune.add_argument(
-        "--trials", type=at_least_one, default=64, metavar="N", help="a layer; default: 64"
+        "--trials",
+        type=at_least_one,
+        default=TRIALS,
+        metavar="N",
+        help=f"a layer; default: {TRIALS}",
     )
     add_kernels(tune)
     add_threads(tune)
     tune.add_argument(
-        "--deadline", type=seconds, default=60, metavar="S", help="for one trial; default: 60"
+        "--deadline",
+        type=seconds,
+        default=DEADLINE_S,
+        metavar="S",
+        help=f"for one trial; default: {DEADLINE_S:g}",
     )
     tune.add_argument(
         "--cooldown", type=pause, default=0, metavar="S", help="rest between two trials"
@@ -107,7 +120,31 @@ def _tune(args: argparse.Namespace) -> int:
     if report.paired:
         print(f"{report.paired} layers share a kernel with another: nothing is chosen for them")
     for address, reason in report.quarantined.items():
-        print(f"quarantined: {address}: {reason}")
+        print(printable(f"quarantined: {address}: {reason}"))
+    _say_doubts(report)
+    print(f"{_compile_command(args)} uses it")
+    write_result(args, report)
+    return 0
+
+
+def _say_doubts(report: TuningReport) -> None:
+    """Say of what was measured on a machine that others used that it is not to be trusted."""
+    doubtful = [task for task in report.tasks if task.doubt is not None]
+    if not doubtful:
+        return
+    print(
+        f"warning: {len(doubtful)} of {len(report.tasks)} tasks were measured on a disturbed "
+        "machine: their times and gains are not to be trusted; search again in another work "
+        "directory while nothing else runs"
+    )
+    for task in doubtful[:_MOST_DOUBTS]:
+        print(printable(f"  {task.task}: {task.doubt}"))
+    if len(doubtful) > _MOST_DOUBTS:
+        print(f"  and {len(doubtful) - _MOST_DOUBTS} more; --json has all")
+
+
+def _compile_command(args: argparse.Namespace) -> str:
+    """The command that builds with what was found, to be copied; the output folder is DIR."""
     same = {
         "--target": args.target,
         "--precision": args.precision,
@@ -115,11 +152,10 @@ def _tune(args: argparse.Namespace) -> int:
         "--group": args.group,
     }
     usual = {"--target": "host", "--precision": None, "--accumulate": None, "--group": None}
-    options = [f"{name} {value} " for name, value in same.items() if value != usual[name]]
-    options += ["--direct "] if args.direct else []
-    print(f"rt3d compile {args.onnx} -o DIR {''.join(options)}--database {args.work_dir} uses it")
-    write_result(args, report)
-    return 0
+    options = [word for name in same if same[name] != usual[name] for word in (name, same[name])]
+    options += ["--direct"] if args.direct else []
+    words = ("rt3d", "compile", args.onnx, "-o", "DIR", *options, "--database", args.work_dir)
+    return shell_words(*words)
 
 
 def _celsius(text: str) -> float:

@@ -255,8 +255,9 @@ def _device_timer(
 ) -> Iterator[Callable[..., dict[KernelGroup, list[float]]]]:
     """What times a layer on a device, the convolution alone, as a search for tuned kernels does."""
     from rt3d_tvm.tune.builder import Builder
+    from rt3d_tvm.tune.defaults import DEADLINE_S
     from rt3d_tvm.tune.fleet import Devices, Timing
-    from rt3d_tvm.tune.jobs import DEADLINE_S, kernel_job
+    from rt3d_tvm.tune.jobs import kernel_job
     from rt3d_tvm.tune.openers import open_for
 
     direct = CompileOptions(target=target, winograd=False).resolve()

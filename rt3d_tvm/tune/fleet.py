@@ -243,9 +243,11 @@ class Devices:
                 if self._quarantine(slot, address, error, to_blame=to_blame):
                     return None
                 continue
-            self._failures[slot.device.address] = 0
+            with self._lock:
+                self._failures[slot.device.address] = 0
+                if tried is job:
+                    self._reference = self._reference or job
             if tried is job:
-                self._reference = self._reference or job
                 return outcome
             return Outcome(kind=failure.kind, message=str(failure), device=slot.device.address)
 
@@ -326,8 +328,8 @@ class Devices:
     def _quarantine(self, slot: _Slot, address: str, error: InputError, *, to_blame: bool) -> bool:
         """Whether the device has now failed too often, this time by itself; it is named then."""
         self._last_words = str(error)
-        self._failures[address] += 1
         with self._lock:
+            self._failures[address] += 1
             # One that is quarantined has cost a slot; whoever meets it again looks for another.
             few = self._failures[address] < MOST_FAILURES
             if few or not to_blame or address in self.quarantined:

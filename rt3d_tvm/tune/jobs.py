@@ -9,9 +9,6 @@ from rt3d_tvm.tune.check import random_inputs
 from rt3d_tvm.tune.fleet import Job
 from rt3d_tvm.tune.search import TaskSearch
 
-# Seconds that one trial may take.
-DEADLINE_S = 60.0
-
 
 def kernel_job(
     layer: Layer, name: str, variant: Variant, library: Path, *, id: object = None

@@ -25,15 +25,16 @@ from rt3d_tvm.tune.verified import verified
 from rt3d_tvm.tune.watch import State, Watch
 from rt3d_tvm.tune.work_dir import open_work
 
-# Trials a layer; how many of them are compiled and measured at a time; of one layer at most so many
-# times its share, where it takes most of the model's time.
-TRIALS, ROUND, MOST = 64, 8, 2
+# How many trials are compiled and measured at a time; of one layer at most so many times its share,
+# where it takes most of the model's time.
+ROUND, MOST = 8, 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
     """One task's result: medians of runs in turns, in ms; ``choice`` is the default's own where
-    nothing was faster. wrong: choices that were fast and computed something else."""
+    nothing was faster. wrong: choices that were fast and computed something else. doubt: why the
+    times are not to be trusted, None where nothing speaks against them."""
 
     task: str
     calls: int
@@ -43,6 +44,7 @@ class Tuned:
     tuned_ms: float
     choice: Choice
     wrong: tuple[str, ...]
+    doubt: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +221,7 @@ class Tuner:
             tuned_ms=kept["tuned_ms"],
             choice=Choice.from_json(kept["choice"]),
             wrong=tuple(kept["wrong"]),
+            doubt=kept.get("doubt"),  # older searches do not say
         )
 
     def _write_records(self, tuned: Sequence[Tuned]) -> None:

@@ -21,11 +21,11 @@ from rt3d_tvm.compile.pipeline import lower
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.staging import scratch_folder
 from rt3d_tvm.tune.builder import Builder
+from rt3d_tvm.tune.defaults import DEADLINE_S, TRIALS
 from rt3d_tvm.tune.fleet import Devices, Pauses
-from rt3d_tvm.tune.jobs import DEADLINE_S
 from rt3d_tvm.tune.openers import open_for
 from rt3d_tvm.tune.tasks import extract_tasks
-from rt3d_tvm.tune.trials import TRIALS, Tuner, TuningReport
+from rt3d_tvm.tune.trials import Tuner, TuningReport
 from rt3d_tvm.tune.watch import Watch
 from rt3d_tvm.tune.work_dir import check_work
 from topi_sparse.cpu.kgs_conv2plus1d import KGSConv2Plus1D

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from rt3d_tvm.compile.choices.layer import Choice
-from rt3d_tvm.devices.remote import Device, DeviceFailure
+from rt3d_tvm.devices.device import Device, DeviceFailure
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.check import random_inputs, why_wrong
 from rt3d_tvm.tune.fleet import Devices, Job, Timing, together
 from rt3d_tvm.tune.jobs import search_job
 from rt3d_tvm.tune.search import TaskSearch
+from rt3d_tvm.tune.steadiness import disturbance
 
 # How many of the best are measured again beside the default, how, and by how much one of them has
 # to be faster to be taken.
@@ -56,11 +57,16 @@ def verified(
     best = min(medians, key=medians.__getitem__)
     if medians[search.default] < MARGIN * medians[best]:
         best = search.default
+    first = search.seconds.get(search.default)
+    doubt = disturbance(first, seconds[search.default], seconds[best])
+    if doubt is not None:
+        say(f"{search.task.name}: measured on a disturbed machine: {doubt}")
     return {
         "choice": best.to_json(),
         "default_ms": 1e3 * medians[search.default],
         "tuned_ms": 1e3 * medians[best],
         "wrong": wrong,
+        "doubt": doubt,
         "trials": search.trials,
     }
 

@@ -8,6 +8,7 @@ import pytest
 from rt3d_tvm import cli
 from rt3d_tvm.cli import arguments
 from rt3d_tvm.devices import defaults
+from rt3d_tvm.tune import defaults as search
 
 # Types of arguments that are no numbers.
 _OTHERS = {None, Path, arguments.address, arguments.kernel_group, arguments._kernel_group_or_auto}
@@ -52,8 +53,8 @@ def test_there_are_numbers_of_every_kind():
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "NaN", "1e999", "", "x", "-1", "9" * 5000])
 def test_what_is_no_number_is_refused_by_name(words, option, text, capsys):
     error = refusal([*words, f"{option}={text}"], capsys)
-    if text == "-1" and words == ("data", "motion"):
-        return  # refused with the settings, once there is a folder
+    if text == "-1" and words in {("data", "motion"), ("groups",)}:
+        return  # refused with the settings, once there is a folder and a model
     assert f"argument {option}" in error
     assert f"see rt3d {' '.join(words)} --help" in error
 
@@ -119,6 +120,8 @@ def test_the_deadlines_of_the_commands_are_those_of_the_modules():
             defaults.WAIT_S,
             defaults.DEADLINE_S,
         )
+    assert default(("tune",), "deadline") == search.DEADLINE_S
+    assert default(("tune",), "trials") == search.TRIALS
     assert default(("remote", "list"), "wait") == defaults.RETURN_S
     assert default(("tracker",), "port") == defaults.TRACKER_PORT
     assert default(("rpc-server",), "port") == defaults.SERVER_PORT

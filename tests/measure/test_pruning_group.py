@@ -21,8 +21,8 @@ from rt3d_tvm.measure.pruning_group import (
     write_layer,
 )
 from rt3d_tvm.models.conv_shapes import conv_shapes
+from rt3d_tvm.tune import defaults, openers
 from rt3d_tvm.tune import fleet as devices
-from rt3d_tvm.tune import jobs, openers
 from tests.servers import serving
 from topi_sparse.cpu.register_tile import columns_by_row_block
 from topi_sparse.kernel_group import KernelGroup
@@ -224,7 +224,7 @@ def test_sizes_are_timed_on_a_device_as_well(tracker, tmp_path, monkeypatch):
         where = ["--tracker", "{}:{}".format(*tracker), "--key", "board"]
         arguments = ["--shape", str(SMALL), "--groups", "4x4", "8x4", "--densities", "0.5"]
         assert main(["groups", *arguments, "--runs", "3", *where, "--json", str(path)]) == 0
-    assert [value < openers.SESSION_DEADLINES * jobs.DEADLINE_S for value in renewals] == [True]
+    assert [value < openers.SESSION_DEADLINES * defaults.DEADLINE_S for value in renewals] == [True]
     choice = json.loads(path.read_text())
     assert [len(entry["samples_ms"]) for entry in choice["timings"]] == [3, 3]
     assert min(value for entry in choice["timings"] for value in entry["samples_ms"]) > 0
