@@ -82,7 +82,7 @@ def _item_values(
     kd, kh, kw = conv.kernel
     return [
         conv.group.g_m / default.group.g_m,
-        conv.weights / default.weights,
+        conv.weights / max(default.weights, 1),  # none where a layer is pruned whole
         rows,
         width,
         channels,
@@ -137,7 +137,7 @@ def _core_values(
         conv.tile.chunk / default.tile.chunk,
         conv.chunks,
         g_m / default.group.g_m,
-        conv.weights / default.weights,
+        conv.weights / max(default.weights, 1),  # none where a layer is pruned whole
         columns,
         vectors * columns,
         slots / (vectors * columns),

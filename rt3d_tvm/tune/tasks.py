@@ -67,4 +67,4 @@ def title(conv: KGSConv3d) -> str:
 
 def _one_record_serves(conv: KGSConv3d, other: KGSConv3d) -> bool:
     kept = share(conv), share(other)
-    return workload(conv) == workload(other) and max(kept) / min(kept) <= SHARE_FACTOR**0.5
+    return workload(conv) == workload(other) and max(kept) <= SHARE_FACTOR**0.5 * min(kept)

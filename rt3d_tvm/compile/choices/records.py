@@ -83,7 +83,7 @@ class RecordSet:
             for record in self.records
             if record.device_class == device
             and record.workload == wanted
-            and max(record.share / kept, kept / record.share) <= SHARE_FACTOR
+            and max(record.share, kept) <= SHARE_FACTOR * min(record.share, kept)
         ]
         return min(fitting, key=lambda record: abs(record.share - kept), default=None)
 
