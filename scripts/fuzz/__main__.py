@@ -32,6 +32,8 @@ SHARES = {
 SAMPLE = {
     ("graphs", "--target", "cpu"): 6,
     ("onnx_files",): 20,
+    ("artifacts", "--loader", "plain"): 6,
+    ("kills", "--command", "compile"): 1,
     ("connections",): 10,
 }
 # A campaign's cases: the command, the name that its tally has, how many.
