@@ -1,6 +1,6 @@
 """The table of docs/fuzz.json in docs/reliability.md: python -m scripts.fuzz.table [FILE ...].
 
-FILEs are tallies to add to docs/fuzz.json first.
+With FILEs of tallies, docs/fuzz.json becomes their sum first.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def table(tallies: Iterable[Tally]) -> str:
 def main() -> int:
     """The command."""
     path = DOCS / "fuzz.json"
-    tallies = read_tallies(path)
+    tallies = {} if sys.argv[1:] else read_tallies(path)
     for more in sys.argv[1:]:
         for key, tally in read_tallies(Path(more)).items():
             tallies[key] = added(tallies[key], tally) if key in tallies else tally
