@@ -13,6 +13,8 @@ from collections.abc import Callable
 from tvm import s_tir, tirx
 from tvm.target import Target
 
+from schedules.extrema import keeping_nan
+
 # The attribute of a PrimFunc that says which decisions to take instead of the defaults.
 DECISIONS_ATTRIBUTE = "schedule_decisions"
 
@@ -28,8 +30,10 @@ def scheduled(
 ) -> s_tir.Schedule:
     """The schedule of a kernel at its default decisions, or at others that `listed` gave.
 
-    ValueError for decisions that the schedule does not sample.
+    Its maxima are those of the target (`keeping_nan`). ValueError for decisions that the schedule
+    does not sample.
     """
+    func = keeping_nan(func, target)
     sch = s_tir.Schedule(func)
     schedule(sch, sch.get_sblock("tile"), target)
     if decisions is None or decisions == defaults(sch):

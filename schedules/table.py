@@ -18,6 +18,7 @@ from schedules.cpu.kgs_conv3d import schedule_kgs_conv3d
 from schedules.cpu.loops import schedule_loops
 from schedules.cpu.winograd import schedule_winograd_transform
 from schedules.decisions import DECISIONS_ATTRIBUTE, scheduled
+from schedules.extrema import keeping_nan
 from schedules.opencl.kgs_conv3d import schedule_opencl_kgs_conv3d
 from schedules.opencl.loops import schedule_loops as schedule_opencl_loops
 from schedules.opencl.tiles import schedule_tiles
@@ -53,13 +54,13 @@ class LoopsRule(ScheduleRule):
         self.schedule = schedule
 
     def apply(self, func: tirx.PrimFunc, target: Target, tunable: bool) -> s_tir.Schedule | None:
-        """The scheduled loop nest, or None where its blocks are not affine."""
+        """The scheduled loop nest, or as it is where its blocks are not affine."""
         sch = s_tir.Schedule(func)
         blocks = normalize_prim_func(sch)
-        if blocks is None:
-            return None
-        self.schedule(sch, blocks)
-        return sch
+        if blocks is not None:
+            self.schedule(sch, blocks)
+        # Not before: a block that is inlined twice would bind one name to two values.
+        return s_tir.Schedule(keeping_nan(sch.mod["main"], target))
 
 
 RULES: dict[str, tuple[ScheduleRule, ...]] = {
