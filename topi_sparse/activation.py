@@ -1,4 +1,7 @@
-"""What a kernel does to a sum before it stores it: ReLU, and ReLU6 as a ReLU with a ceiling."""
+"""What a kernel does to a sum before it stores it: ReLU, and ReLU6 as a ReLU with a ceiling.
+
+T.max and T.min keep a NaN: each device's schedule writes them so (schedules/extrema.py).
+"""
 
 from __future__ import annotations
 
@@ -17,5 +20,8 @@ def activated(value, *, relu: bool, ceiling: float | None, dtype: str, lanes: in
 
 
 def upper_bound(value: float, dtype: str) -> tvm.tirx.PrimExpr:
-    """The constant, or the largest number of the type where that is less."""
-    return tvm.tirx.const(min(value, float(np.finfo(dtype).max)), dtype)
+    """The constant, or the nearest finite number of the type; an infinity bounds nothing."""
+    limits = np.finfo(dtype)
+    if not np.isinf(value):
+        value = float(np.clip(value, limits.min, limits.max))
+    return tvm.tirx.const(value, dtype)

@@ -58,7 +58,7 @@ def unpack(
 
 
 def relu(data: Shape, x: PackedLayout, y: PackedLayout, dtype: str) -> tirx.PrimFunc:
-    """max(x, 0)."""
+    """max(x, 0); a NaN stays one, as in all operators here."""
     return _elementwise([x], y, data, dtype, lambda a: te.max(a, tirx.const(0, dtype)))
 
 

@@ -25,6 +25,7 @@ from rt3d_tvm.compile.passes.fully_connected import FullyConnectedAsConv3d
 from rt3d_tvm.compile.passes.keep_packed import KeepPacked
 from rt3d_tvm.compile.passes.pruned_filters import PrunedFilters
 from rt3d_tvm.compile.passes.tuned_kernels import TunedKernels
+from rt3d_tvm.compile.passes.zero_factors import ZeroFactors
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files import whole_file
 from rt3d_tvm.folders import check_makeable, check_outside, make_folder
@@ -48,6 +49,7 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
     )
     rules = schedules.table.rules(lowering.backend.name)
     return [
+        ("zero_factors", ZeroFactors()),
         ("fold_constants", relax.transform.FoldConstant()),
         ("clip", ClipAsOperators()),
         ("conv2d", Conv2dAsConv3d()),
