@@ -19,9 +19,11 @@ import torch
 from torch import nn
 
 from rt3d_tvm.arguments import as_path
+from rt3d_tvm.distance import relative_distance
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files import check_writable
 from rt3d_tvm.model_file import whole_model
+from rt3d_tvm.non_finite import in_graph, in_tensors, refuse
 from rt3d_tvm.prune.activations import eval_mode
 
 INPUT_NAME = "clip"
@@ -46,7 +48,12 @@ class ExportReport:
 
 
 def export_onnx(
-    model: nn.Module, input_shape: Sequence[int], path: str | Path, *, check: bool = True
+    model: nn.Module,
+    input_shape: Sequence[int],
+    path: str | Path,
+    *,
+    check: bool = True,
+    allow_non_finite: bool = False,
 ) -> ExportReport:
     """Write a model as ONNX: input ``clip`` [input_shape], output ``logits``, float32, eval mode.
 
@@ -55,7 +62,8 @@ def export_onnx(
     The files appear whole or not at all: one, or above 2 GB a second ``<name>.data`` beside it.
 
     InputError for a model that cannot be exported with standard operators alone, one that does
-    not take ``input_shape``, and one whose export computes something else.
+    not take ``input_shape``, one whose export computes something else, and, unless
+    ``allow_non_finite``, one with weights that are NaN or infinite.
     """
     path = as_path(path, "path")
     check_writable(path)
@@ -63,8 +71,12 @@ def export_onnx(
         np.random.default_rng(0).standard_normal(tuple(input_shape), dtype=np.float32)
     )
     with eval_mode(model), torch.no_grad():
-        reference = _reference(model, clip)
+        reference = _reference(model, clip)  # lazy layers get their weights here
+        if not allow_non_finite:
+            _check_finite(model)
         exported = _export(model, clip)
+    if not allow_non_finite:  # what the exporter has computed from the weights, and constants
+        refuse(in_graph(exported), where=f"this {type(model).__name__}, exported", command="export")
     tolerance = _tolerance(model)
     operators = _operators(exported)
 
@@ -85,6 +97,21 @@ def export_onnx(
         max_rel_error=error,
         tolerance=tolerance,
     )
+
+
+def _check_finite(model: nn.Module) -> None:
+    """InputError for parameters and running statistics that are NaN or infinite."""
+    statistics = ("running_mean", "running_var")
+    tensors = [
+        *model.named_parameters(),
+        *(each for each in model.named_buffers() if each[0].rpartition(".")[2] in statistics),
+    ]
+    found = in_tensors(
+        (name, tensor.detach().float().cpu().numpy())
+        for name, tensor in tensors
+        if tensor.is_floating_point()
+    )
+    refuse(found, where=f"this {type(model).__name__}", command="export")
 
 
 def _reference(model: nn.Module, clip: torch.Tensor) -> np.ndarray:
@@ -158,7 +185,7 @@ def _compare(path: Path, clip: np.ndarray, reference: np.ndarray) -> float:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     (output,) = session.run([OUTPUT_NAME], {INPUT_NAME: clip})
-    return float(np.abs(output - reference).max() / np.abs(reference).max())
+    return relative_distance(output, reference, equal_nan=True)
 
 
 def _tolerance(model: nn.Module) -> float:

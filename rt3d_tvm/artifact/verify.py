@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.opencl.artifact import load_here
+from rt3d_tvm.distance import relative_distance
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.precision import PRECISIONS
 
@@ -47,7 +47,7 @@ def verify(
     ``limit``: the largest error that passes; by default what the artifact's precision allows.
     ``device``: a part of the name of the OpenCL device to run an artifact for OpenCL on.
     InputError for an artifact whose files do not have the checksums of its manifest, and for an
-    ONNX file that ONNX Runtime does not load or whose input or output is another.
+    ONNX file that ONNX Runtime does not load, whose input or output is another, or that gives NaN.
     """
     files = ArtifactFiles.open(folder)
     files.check_sha256()
@@ -70,6 +70,11 @@ def verify(
             raise InputError(
                 f"{onnx_path} gives {ref.shape}, the artifact {y.shape}: they are not of one model"
             )
+        if np.isnan(ref).any():
+            raise InputError(
+                f"{onnx_path}: {np.isnan(ref).sum()} of the {ref.size} values that ONNX Runtime "
+                "gives are NaN: there is nothing to compare with"
+            )
         errors.append(relative_distance(y, ref))
         references.append(ref)
     precision = files.manifest.get("precision", asdict(PRECISIONS["fp32"]))
@@ -81,15 +86,6 @@ def verify(
             (relative_distance(references[0], ref) for ref in references[1:]), default=None
         ),
     )
-
-
-def relative_distance(y: np.ndarray, ref: np.ndarray) -> float:
-    """Largest |y - ref| over the largest |ref|: 0 where both are 0, the largest float for a NaN."""
-    distance, size = np.max(abs(y - ref)), np.max(abs(ref))
-    if distance == 0:
-        return 0.0
-    relative = float(distance / size) if size else float("inf")
-    return relative if np.isfinite(relative) else sys.float_info.max
 
 
 def reference_session(onnx_path: Path, *, threads: int | None = None):

@@ -83,6 +83,15 @@ def compile_options(args: argparse.Namespace) -> CompileOptions:
     )
 
 
+def add_allow_non_finite(parser: argparse.ArgumentParser) -> None:
+    """Whether a model that has diverged is taken."""
+    parser.add_argument(
+        "--allow-non-finite",
+        action="store_true",
+        help="take weights that are NaN or infinite, which are refused otherwise",
+    )
+
+
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """How many threads compute."""
     parser.add_argument(

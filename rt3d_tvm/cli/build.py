@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.arguments import (
+    add_allow_non_finite,
     add_folder,
     add_kernels,
     add_opencl,
@@ -29,6 +30,7 @@ def add_export(commands: Commands) -> None:
     """`rt3d export`."""
     export = add_command(commands, "export", _export, "write a model as ONNX and check the file")
     add_model_arguments(export)
+    add_allow_non_finite(export)
     export.add_argument("-o", "--output", type=output_file, required=True, metavar="X.onnx")
 
 
@@ -38,7 +40,9 @@ def _export(args: argparse.Namespace) -> int:
     model, info = model_with_weights(args)
     with progress("export") as stage:
         stage("trace, write and compare with ONNX Runtime")
-        report = export_onnx(model, input_shape(info), args.output)
+        report = export_onnx(
+            model, input_shape(info), args.output, allow_non_finite=args.allow_non_finite
+        )
     print_table(sorted(report.operators.items()), columns=("operator", "nodes"))
     print(
         f"{args.output}: {report.bytes / 1e6:.1f} MB, opset {report.opset}, "
@@ -68,6 +72,7 @@ def add_compile(commands: Commands) -> None:
     build.add_argument(
         "--no-records", action="store_true", help="not the tuned kernels that come with the package"
     )
+    add_allow_non_finite(build)
     build.add_argument(
         "--dump",
         type=output_folder,
@@ -89,6 +94,7 @@ def _compile(args: argparse.Namespace) -> int:
             compile_options(args),
             database=args.database,
             shipped=not args.no_records,
+            allow_non_finite=args.allow_non_finite,
             dump=args.dump,
             progress=stage,
         )
@@ -111,6 +117,8 @@ def _compile(args: argparse.Namespace) -> int:
             "decisions from",
         ),
     )
+    for tensor in manifest["non_finite"]:
+        print(f"note: not finite: {tensor}")
     print(
         f"{args.folder}: target {args.target}, {manifest['weight_bytes'] / 1e6:.1f} MB of weights"
     )

@@ -43,6 +43,7 @@ def compile_onnx(
     *,
     database: str | Path | None = None,
     shipped: bool = True,
+    allow_non_finite: bool = False,
     dump: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
     **settings: object,
@@ -52,9 +53,9 @@ def compile_onnx(
     The folder appears whole or not at all; one that exists is replaced only if it is an artifact.
     ``settings`` are fields of CompileOptions (target, group, precision ...), where no ``options``
     are given. Tuned kernels are those of ``database``, a work directory of `rt3d tune`, then, where
-    ``shipped``, those of the package's records. ``dump`` is a folder for the module after each
-    phase; ``progress`` is told the name of each stage. InputError for a model, option, database or
-    folder that will not do.
+    ``shipped``, those of the package's records. Weights that are NaN or infinite are taken with
+    ``allow_non_finite`` only. ``dump`` is a folder for the module after each phase; ``progress`` is
+    told the name of each stage. InputError for a model, option, database or folder that will not do.
     """
     report = progress or (lambda stage: None)
     onnx_path, out_dir = as_path(onnx_path, "onnx_path"), as_path(out_dir, "out_dir")
@@ -70,10 +71,11 @@ def compile_onnx(
     records = [] if database is None else [read_database(database, lowering.target)]
     records += [shipped_records(lowering.target)] if shipped else []
     report("import")
-    mod = import_onnx(onnx_path)
+    mod = import_onnx(onnx_path, allow_non_finite=allow_non_finite)
     signature = {
         "inputs": [_signature(param) for param in mod["main"].params],
         "outputs": [_signature(mod["main"].body.body)],
+        "non_finite": list(mod["main"].attrs["non_finite"]),
     }
     report("lower")
     lowered = _lowered(mod, lowering, records, dump)

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.non_finite import in_graph, refuse
 
 if TYPE_CHECKING:
     import onnx
@@ -61,7 +62,7 @@ ACCEPTED_OPS = (
 )
 
 
-def import_onnx(path: Path) -> tvm.IRModule:
+def import_onnx(path: Path, *, allow_non_finite: bool = False) -> tvm.IRModule:
     """Read an ONNX file into a Relax module whose ``main`` takes one tensor of clips or pictures.
 
     The input is float32 of fixed shape (clips, channels, frames, height, width), or without frames;
@@ -70,9 +71,14 @@ def import_onnx(path: Path) -> tvm.IRModule:
     `layer_names` of the file, in the order of the graph, since the importer keeps no name of a
     node. Nodes that no output depends on are left out.
 
-    Raises InputError for anything else, naming the node or the tensor and what is accepted.
+    Raises InputError for anything else, naming the node or the tensor and what is accepted; and for
+    weights that are NaN or infinite unless ``allow_non_finite``: ``main`` then has the attribute
+    ``non_finite``, which lists them.
     """
     model, shapes = _accepted_model(Path(path))
+    found = in_graph(model)
+    if not allow_non_finite:
+        refuse(found, where=path, command="compile")
 
     from tvm.relax.frontend.onnx import from_onnx
 
@@ -94,7 +100,11 @@ def import_onnx(path: Path) -> tvm.IRModule:
             raise InputError(
                 f"{path}: TVM cannot import this model: {_first_line(error)}"
             ) from error
-    module["main"] = module["main"].with_attr("layer_names", _layer_names(model, shapes))
+    attributes = {
+        "layer_names": _layer_names(model, shapes),
+        "non_finite": [str(each) for each in found],
+    }
+    module["main"] = module["main"].with_attrs(attributes)
     return module
 
 
