@@ -13,6 +13,7 @@ from rt3d_tvm.artifact.load import Artifact, load
 from rt3d_tvm.data.clips import VideoSource, read_clips
 from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.non_finite import non_finite
 
 TOP = 5
 
@@ -138,8 +139,11 @@ def _clip_shape(manifest: dict, folder: Path) -> tuple[int, int, int]:
 def _mean_softmax(logits: np.ndarray, folder: Path) -> np.ndarray:
     if logits.ndim != 2:
         raise InputError(f"{folder}: its output is {list(logits.shape)}; [clips, classes] expected")
-    if not np.isfinite(logits).all():
-        raise InputError(f"{folder}: its output is not finite; are its weights?")
+    if (found := non_finite("its output", logits)) is not None:
+        raise InputError(
+            f"{folder}: {found} is not finite, and no class is the likeliest; `rt3d export` of its "
+            "weights names those that are not"
+        )
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return (powers / powers.sum(axis=1, keepdims=True)).mean(axis=0)
 

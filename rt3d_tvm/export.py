@@ -23,7 +23,8 @@ from rt3d_tvm.distance import relative_distance
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files import check_writable
 from rt3d_tvm.model_file import whole_model
-from rt3d_tvm.non_finite import in_graph, in_tensors, refuse
+from rt3d_tvm.models.weights import non_finite_weights
+from rt3d_tvm.non_finite import in_graph, refuse
 from rt3d_tvm.prune.activations import eval_mode
 
 INPUT_NAME = "clip"
@@ -73,7 +74,8 @@ def export_onnx(
     with eval_mode(model), torch.no_grad():
         reference = _reference(model, clip)  # lazy layers get their weights here
         if not allow_non_finite:
-            _check_finite(model)
+            name = f"this {type(model).__name__}"
+            refuse(non_finite_weights(model), where=name, command="export")
         exported = _export(model, clip)
     if not allow_non_finite:  # what the exporter has computed from the weights, and constants
         refuse(in_graph(exported), where=f"this {type(model).__name__}, exported", command="export")
@@ -97,21 +99,6 @@ def export_onnx(
         max_rel_error=error,
         tolerance=tolerance,
     )
-
-
-def _check_finite(model: nn.Module) -> None:
-    """InputError for parameters and running statistics that are NaN or infinite."""
-    statistics = ("running_mean", "running_var")
-    tensors = [
-        *model.named_parameters(),
-        *(each for each in model.named_buffers() if each[0].rpartition(".")[2] in statistics),
-    ]
-    found = in_tensors(
-        (name, tensor.detach().float().cpu().numpy())
-        for name, tensor in tensors
-        if tensor.is_floating_point()
-    )
-    refuse(found, where=f"this {type(model).__name__}", command="export")
 
 
 def _reference(model: nn.Module, clip: torch.Tensor) -> np.ndarray:

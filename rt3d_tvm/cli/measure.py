@@ -85,6 +85,8 @@ def _bench(args: argparse.Namespace) -> int:
     if args.layers:
         return _bench_layers(args, clip, on)
     artifact = load_here(args.folder, **on)
+    if not np.isfinite(artifact.run(clip)).all():
+        print(f"note: the output of {args.folder} is NaN or infinite on a random clip")
     engines = {"rt3d": DeviceClock(artifact) if on_device else artifact.run}
     if args.onnx is not None:
         engines["ONNX Runtime"] = _onnx_engine(args.onnx, shape, threads)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files import whole_file
 from rt3d_tvm.models import build_model
+from rt3d_tvm.non_finite import NonFinite, in_tensors, refuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +35,18 @@ class WeightsInfo:
     rate: float | None = None
 
 
+# The buffers of a norm that are learned.
+_STATISTICS = ("running_mean", "running_var")
 # How to read a field back from its text; what is not here is a whole number.
 _READ = {"model": str, "scheme": str, "group": str, "width": float, "rate": float}
 
 
 def save_weights(path: str | Path, model: nn.Module, info: WeightsInfo) -> None:
-    """Write a model's state dict with its info. The file appears whole or not at all."""
+    """Write a model's state dict with its info. The file appears whole or not at all.
+
+    InputError for weights that are NaN or infinite: there is nothing to write.
+    """
+    refuse(non_finite_weights(model), where=path)
     metadata = {key: str(value) for key, value in asdict(info).items() if value is not None}
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_tensors(path, state, metadata)
@@ -54,6 +61,22 @@ def write_tensors(
             save_file(dict(tensors), temporary, metadata=dict(metadata))
         except SafetensorError as error:  # a full disk, in words of its own
             raise InputError(f"{path}: cannot be written: {error}") from error
+
+
+def non_finite_weights(model: nn.Module) -> list[NonFinite]:
+    """The parameters and running statistics of a model that hold a NaN or an infinity.
+
+    Other buffers may: a mask is full of infinities.
+    """
+    tensors = [
+        *model.named_parameters(),
+        *(each for each in model.named_buffers() if each[0].rpartition(".")[2] in _STATISTICS),
+    ]
+    return in_tensors(
+        (name, tensor.detach().float().cpu().numpy())
+        for name, tensor in tensors
+        if tensor.is_floating_point()
+    )
 
 
 def read_info(path: str | Path) -> WeightsInfo:

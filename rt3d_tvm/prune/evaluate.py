@@ -17,7 +17,8 @@ def accuracy(model: nn.Module, dataset: Dataset, *, workers: int = 0) -> float:
     """The share of videos whose clips' mean logits are largest at the video's class.
 
     An item is (clips [K, 3, frames, size, size], class index); those with an index below 0 were
-    skipped as damaged and do not count. InputError if that leaves none.
+    skipped as damaged and do not count. InputError if that leaves none, and for outputs that are
+    not finite.
     """
     right = total = 0
     model_device = next(model.parameters()).device
@@ -27,6 +28,10 @@ def accuracy(model: nn.Module, dataset: Dataset, *, workers: int = 0) -> float:
         for clips, labels in _batches(items):
             logits = _logits(model, clips.flatten(0, 1).to(model_device))
             mean = logits.unflatten(0, clips.shape[:2]).mean(1).cpu()
+            if not bool(torch.isfinite(mean).all()):
+                raise InputError(
+                    "the model's outputs are NaN or infinite on test videos: it has diverged"
+                )
             right += int((mean.argmax(1) == labels).sum())
             total += len(labels)
     if not total:

@@ -18,6 +18,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.models.weights import non_finite_weights
+from rt3d_tvm.non_finite import listed
 from rt3d_tvm.prune.checkpoint import read_checkpoint, write_checkpoint
 from rt3d_tvm.prune.evaluate import accuracy
 from rt3d_tvm.prune.normalise import fold_, normalise_
@@ -328,24 +330,23 @@ def _epoch(
         clips, labels = clips.to(device), labels.to(device)
         logits = model(clips)
         loss = functional.cross_entropy(logits, labels)
+        value = float(loss.detach())
+        _check_finite("loss", value, plan, epoch=epoch, step=step)
         optimizer.zero_grad()
         loss.backward()
         if regularize is not None:
             regularize()
-        nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm)
+        _check_finite("gradient's norm", float(norm), plan, epoch=epoch, step=step)
         optimizer.step()
-        value = float(loss.detach())
-        if not isfinite(value):
-            raise InputError(
-                f"the loss is {value} in epoch {epoch + 1}, step {step + 1}: a learning rate "
-                f"below {plan.lr} is needed, or a smaller lambda"
-            )
         losses += value * len(labels)
         right += int((logits.detach().argmax(1) == labels).sum())
         seen += len(labels)
         if watch is not None:
             watch.step(value)
     model.eval()
+    if found := non_finite_weights(model):
+        raise InputError(f"epoch {epoch + 1} left {listed(found)} not finite: {_needed(plan)}")
     return {
         "epoch": epoch + 1,
         "phase": phase,
@@ -353,6 +354,19 @@ def _epoch(
         "loss": losses / seen,
         "train_accuracy": right / seen,
     }
+
+
+def _check_finite(
+    what: str, value: float, plan: DensePlan | PruningPlan, *, epoch: int, step: int
+) -> None:
+    """InputError for a training that has diverged, before a step spoils the weights."""
+    if not isfinite(value):
+        place = f"epoch {epoch + 1}, step {step + 1}"
+        raise InputError(f"the {what} is {value} in {place}: {_needed(plan)}")
+
+
+def _needed(plan: DensePlan | PruningPlan) -> str:
+    return f"a learning rate below {plan.lr} is needed, or a smaller lambda"
 
 
 class _Order:

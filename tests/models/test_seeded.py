@@ -200,3 +200,11 @@ def test_weights_of_another_shape_are_refused(tmp_path, small):
     wider = build_model("c3d", 11, 0.125, frames=16, size=32)
     with pytest.raises(InputError, match=r"does not fit the C3D.*conv1\.weight"):
         load_weights_(wider, path)
+
+
+def test_weights_that_are_no_numbers_are_not_written(small, tmp_path):
+    with torch.no_grad():
+        small.conv1.bias[:2] = torch.tensor([torch.nan, torch.inf])
+    with pytest.raises(InputError, match=r"conv1\.bias \(1 NaN and 1 infinite of \d+\)"):
+        save_weights(tmp_path / "w.safetensors", small, INFO)
+    assert not list(tmp_path.iterdir())

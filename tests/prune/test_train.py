@@ -13,10 +13,18 @@ from torch import nn
 
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.models import build_model
+from rt3d_tvm.prune import train
 from rt3d_tvm.prune.checkpoint import read_checkpoint
 from rt3d_tvm.prune.evaluate import accuracy
 from rt3d_tvm.prune.normalise import fold_, normalise_
-from rt3d_tvm.prune.train import DensePlan, PruningPlan, choose_device, initialise_, train_pruned
+from rt3d_tvm.prune.train import (
+    DensePlan,
+    PruningPlan,
+    choose_device,
+    initialise_,
+    train_dense,
+    train_pruned,
+)
 from rt3d_tvm.prune.work import WorkFolder
 from tests import tiny_training as tiny
 
@@ -184,3 +192,49 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
     with pytest.raises(InputError, match="the loss is"):
         train_pruned(model, tiny.tiny_data(), plan, work, pruner_of=tiny.pruner_of, plot=False)
     assert not work.begun
+
+
+class Root(nn.Module):
+    """Finite, with a gradient that is none."""
+
+    def forward(self, x):
+        return x + torch.sqrt(x.relu() * 0)
+
+
+def test_a_gradient_that_is_no_number_spoils_no_weight(tmp_path):
+    model = nn.Sequential(Root(), tiny.tiny_model())
+    model[0].register_parameter("scale", nn.Parameter(torch.ones(1)))
+    model[0].register_forward_pre_hook(lambda module, args: args[0] * module.scale)
+    with pytest.raises(InputError, match=r"the gradient's norm is nan in epoch 1, step 1: .* rate"):
+        train_dense(model, tiny.tiny_data(), tiny.DENSE, WorkFolder(tmp_path / "work", {}))
+    assert all(torch.isfinite(weight).all() for weight in model.parameters())
+
+
+class Spoiling(torch.optim.SGD):
+    """Its sixth step, the last of the second epoch, leaves a NaN."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.steps = 0
+
+    def step(self):
+        self.steps += 1
+        if self.steps == 6:
+            self.param_groups[0]["params"][0].data[0, 0] = torch.nan
+
+
+def test_weights_that_are_no_numbers_are_not_written(tmp_path, monkeypatch):
+    """The checkpoint stays that of the epoch before."""
+    monkeypatch.setitem(train._OPTIMIZERS, "sgd", Spoiling)
+    work = WorkFolder(tmp_path / "work", {})
+    plan = replace(tiny.DENSE, optimizer="sgd")
+    with pytest.raises(InputError, match=r"epoch 2 left 0\.weight \(27 NaN of 648\) not finite"):
+        train_dense(tiny.tiny_model(), tiny.tiny_data(), plan, work, plot=False)
+    assert [row["epoch"] for row in read_checkpoint(work.checkpoint)["history"]] == [1]
+
+
+def test_outputs_that_are_no_numbers_have_no_accuracy():
+    model = tiny.tiny_model()
+    model[0].bias.data[1] = torch.nan
+    with pytest.raises(InputError, match="NaN or infinite on test videos"):
+        accuracy(model, tiny.tiny_data().test)
