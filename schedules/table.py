@@ -16,6 +16,7 @@ from schedules.cpu.depthwise_conv3d import schedule_depthwise_conv3d
 from schedules.cpu.kgs_conv2plus1d import schedule_kgs_conv2plus1d
 from schedules.cpu.kgs_conv3d import schedule_kgs_conv3d
 from schedules.cpu.loops import schedule_loops
+from schedules.cpu.max_pool3d import schedule_max_pool3d
 from schedules.cpu.winograd import schedule_winograd_transform
 from schedules.decisions import DECISIONS_ATTRIBUTE, scheduled
 from schedules.extrema import keeping_nan
@@ -68,6 +69,7 @@ RULES: dict[str, tuple[ScheduleRule, ...]] = {
         KernelRule("kgs_conv3d", schedule_kgs_conv3d),
         KernelRule("kgs_conv2plus1d", schedule_kgs_conv2plus1d),
         KernelRule("depthwise_conv3d", schedule_depthwise_conv3d),
+        KernelRule("max_pool3d", schedule_max_pool3d),
         KernelRule("winograd_input", schedule_winograd_transform),
         KernelRule("winograd_output", schedule_winograd_transform),
         LoopsRule(schedule_loops),

@@ -19,6 +19,7 @@ from rt3d_tvm.compile.ir.packed_operators import Maker
 from rt3d_tvm.compile.kernels.candidates import CPU_CANDIDATES
 from rt3d_tvm.compile.kernels.kernel import Candidate
 from rt3d_tvm.compile.kernels.opencl import OPENCL_CANDIDATES
+from rt3d_tvm.compile.kernels.operators import CPU_OPERATORS
 from rt3d_tvm.compile.opencl.lowering import tir_pipeline
 from rt3d_tvm.compile.opencl.operators import item_operators
 from rt3d_tvm.compile.opencl.planner import make_plan
@@ -76,7 +77,7 @@ BACKENDS = {
         candidates=CPU_CANDIDATES,
         unit=lambda target, dtype, _sums: vector_unit(target, dtype),
         packer=lambda _unit: packed.pack,
-        operators=lambda _target: {},
+        operators=lambda _target: CPU_OPERATORS,
         device_class=_cpu_class,
         # ARMv8.2's fullfp16; x86-64 has none before AVX512-FP16, which is not used.
         computes_half=lambda target: target_has_features("fullfp16", target),

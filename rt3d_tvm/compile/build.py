@@ -54,8 +54,9 @@ def compile_onnx(
     ``settings`` are fields of CompileOptions (target, group, precision ...), where no ``options``
     are given. Tuned kernels are those of ``database``, a work directory of `rt3d tune`, then, where
     ``shipped``, those of the package's records. Weights that are NaN or infinite are taken with
-    ``allow_non_finite`` only. ``dump`` is a folder for the module after each phase; ``progress`` is
-    told the name of each stage. InputError for a model, option, database or folder that will not do.
+    ``allow_non_finite`` only. ``dump`` is a folder for the module after each phase; ``progress``
+    is told the name of each stage. InputError for a model, option, database or folder that will
+    not do.
     """
     report = progress or (lambda stage: None)
     onnx_path, out_dir = as_path(onnx_path, "onnx_path"), as_path(out_dir, "out_dir")

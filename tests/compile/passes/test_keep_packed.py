@@ -14,6 +14,7 @@ from rt3d_tvm.compile.passes.lift_constants import lift_constants
 from rt3d_tvm.compile.targets import make_target
 from tests.oracle import sum_bound
 from tests.relax_modules import conv, draw, module, operators, run, weight_of
+from topi_sparse.cpu.max_pool3d import POOL_ATTRIBUTE as CPU_POOL_ATTRIBUTE
 from topi_sparse.opencl.concat import CONCAT_ATTRIBUTE
 from topi_sparse.opencl.max_pool3d import POOL_ATTRIBUTE
 
@@ -124,6 +125,7 @@ def test_a_pool_is_that_of_work_items_where_there_are_some(target, of_work_items
     after = KeepPacked(chosen)(packs)
     (pool,) = (name for name in operators(after) if name.startswith("max_pool3d"))
     assert (POOL_ATTRIBUTE in after[pool].attrs) == of_work_items
+    assert (CPU_POOL_ATTRIBUTE in after[pool].attrs) != of_work_items
     assert int(after.attrs[CHANGES_ATTRIBUTE]) == 2
 
 
