@@ -6,7 +6,7 @@ from tvm import relax
 
 from rt3d_tvm.compile.ir.dataflow import bindings
 from rt3d_tvm.compile.passes.zero_factors import ZeroFactors, why_not
-from tests.compile.passes.test_kgs_conv3d import module, operators, run
+from tests.relax_modules import module, operators, run
 
 X = np.array([[np.nan, np.inf, -np.inf, 0.0, -2.0, 3.0, 1e-40, -1e-40]], "float32")
 ZERO = np.float32(0)
