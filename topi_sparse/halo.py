@@ -6,6 +6,7 @@ import tvm
 from tvm.tirx.script.builder import ir as T
 
 from topi_sparse.layout import PackedLayout
+from topi_sparse.prim_func import spatial
 
 # The name of the block, for schedules.
 HALO = "halo"
@@ -22,10 +23,7 @@ def zero_halo(layout: PackedLayout, data: tuple[int, ...], dtype: str, y) -> Non
         T.buffer_store(y, zero, [n, block, d, row, column, T.Ramp(0, 1, c_block)])
 
     with T.grid(batch, blocks, depth) as loops, T.sblock(HALO):
-        n, block, d = (
-            T.axis.spatial(extent, loop)
-            for extent, loop in zip((batch, blocks, depth), loops, strict=True)
-        )
+        n, block, d = spatial((batch, blocks, depth), loops)
         T.reads()
         T.writes(y[n, block, d, 0:rows, 0:breadth, 0:c_block])
         with T.serial(0, breadth) as column:

@@ -21,8 +21,6 @@ from schedules.cpu.halo import parallel_halo
 CACHE_BYTES = 256 * 1024
 # The same of L1.
 L1_BYTES = 32 * 1024
-# Bytes; of x86-64 and of the Cortex cores.
-CACHE_LINE = 64
 # Units of work a thread: fewer, and the slowest one waits for; more, and the weights are read from
 # memory once for each.
 UNITS_PER_THREAD = 4
@@ -31,7 +29,8 @@ UNITS_PER_THREAD = 4
 def schedule_kgs_conv3d(sch: s_tir.Schedule, block, target: Target) -> None:
     """Parallel (row blocks, planes, rows) > chunk > row blocks > planes > rows > strips.
 
-    The row blocks come last where a tile's inputs are what waits for the cache (`row_blocks_last`).
+    The row blocks come last where a tile's inputs are what waits for the cache, as its definition
+    says.
     """
     batch, p, d, h, strips, chunk = sch.get_loops(block)
     p_out, d_out, h_out = default_splits(sch, block, int(target.attrs.get("num-cores", 1)))
@@ -39,28 +38,11 @@ def schedule_kgs_conv3d(sch: s_tir.Schedule, block, target: Target) -> None:
     d_out, d_in = sch.split(d, _tiled(sch, d, d_out))
     h_out, h_in = sch.split(h, _tiled(sch, h, h_out))
     positions = (d_in, h_in, strips)
-    last = row_blocks_last(_definition(sch))
+    last = _definition(sch)["row_blocks_last"]
     inner = (*positions, p_in) if last else (p_in, *positions)
     sch.reorder(batch, p_out, d_out, h_out, chunk, *inner)
     sch.parallel(sch.fuse(batch, p_out, d_out, h_out))
     parallel_halo(sch)
-
-
-def row_blocks_last(conv: dict) -> bool:
-    """Whether a tile's inputs should stay in L1 for all row blocks, rather than their weights.
-
-    Where channels share the vectors, a tile reads up to seven cache lines of input for one of
-    weights. (A narrow one of many filters reads more of weights, and they stay: a tenth of the time
-    for 3 columns of 8 filters with AVX2.) With a window of one location along H and W it reads a
-    line for a few multiply-adds, which AVX-512, whose channel block is a line, does faster than the
-    next cache sends lines. (Not so with a weight for each point of Winograd's transform, whose
-    planes are a row each.)
-    """
-    tile, c_block = conv["tile"], conv["x"]["c_block"]
-    line = c_block * np.dtype(conv["dtype"]).itemsize >= CACHE_LINE
-    by_line = line and conv["kernel"][1] * conv["kernel"][2] == conv["weight_sets"] == 1
-    inputs, weights = tile["width"] * c_block, conv["group"]["g_m"] * tile["channels"]
-    return by_line or (tile["channels"] > 1 and inputs >= weights)
 
 
 def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, int]:
@@ -93,7 +75,7 @@ def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, 
     out_bytes = _row_bytes(conv, width, count_p) if chunks > 1 else 0
     in_bytes = conv["tile"]["chunk"] * conv["group"]["g_n"] * conv["data"][4] * itemsize
     window_bytes = 0
-    if row_blocks_last(conv):
+    if conv["row_blocks_last"]:
         # A window along D alone comes back to each line with the next plane.
         if conv["kernel"][1] * conv["kernel"][2] == 1 < conv["kernel"][0]:
             window_bytes = conv["kernel"][0] * in_bytes

@@ -17,10 +17,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from topi_sparse.activation import activated
-from topi_sparse.cpu.kgs_conv3d import OPAQUE
 from topi_sparse.cpu.register_tile import VectorUnit
 from topi_sparse.halo import zero_halo
 from topi_sparse.layout import PackedLayout, ceil_div
+from topi_sparse.prim_func import begin, spatial, typed
 from topi_sparse.windows import PackedConv3d, whole
 
 # The attribute of the PrimFunc under which its own definition stands, as JSON.
@@ -91,23 +91,12 @@ def depthwise_conv3d(conv: DepthwiseConv3d) -> tvm.tirx.PrimFunc:
         "y": conv.y.shape(conv.out),
     }
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name(DEPTHWISE_ATTRIBUTE)
-        T.func_attr(
-            {"tirx.noalias": True, "op_pattern": OPAQUE, DEPTHWISE_ATTRIBUTE: conv.to_json()}
-        )
-        args = {
-            name: T.arg(name, T.buffer(shape, conv.dtype))
-            for name, shape in shapes.items()
-            if shape is not None
-        }
+        args = begin(DEPTHWISE_ATTRIBUTE, conv.to_json(), typed(shapes, conv.dtype))
         with T.sblock("root"):
             zero_halo(conv.y, conv.out, conv.dtype, args["y"])
             extents = (batch, conv.blocks, depth, height, strips)
             with T.grid(*extents) as loops, T.sblock("tile"):
-                position = [
-                    T.axis.spatial(extent, loop)
-                    for extent, loop in zip(extents, loops, strict=True)
-                ]
+                position = spatial(extents, loops)
                 n, block, d, h, strip = position
                 left = conv.y.halo_w + strip * width
                 T.reads(*(whole(args[name]) for name in args if name != "y"))

@@ -20,9 +20,11 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.cpu.kgs_conv3d import OPAQUE, At, KGSConv3d, parameters, strips_of, tile
+from topi_sparse.cpu.kgs_conv3d import KGSConv3d, parameters
+from topi_sparse.cpu.kgs_tile import At, tile
 from topi_sparse.halo import zero_halo
 from topi_sparse.layout import PackedLayout, ceil_div
+from topi_sparse.prim_func import begin, spatial
 from topi_sparse.windows import whole
 
 # The attribute of the PrimFunc under which its own definition stands, as JSON.
@@ -148,7 +150,7 @@ def kgs_conv2plus1d(pair: KGSConv2Plus1D) -> tvm.tirx.PrimFunc:
         with T.sblock("root"):
             zero_halo(pair.y, pair.temporal.out, second.dtype, y)
             with T.grid(batch, height) as (outer, loop), T.sblock("tile"):
-                n, h = T.axis.spatial(batch, outer), T.axis.spatial(height, loop)
+                n, h = spatial((batch, height), (outer, loop))
                 reads = [arg for args in args_of.values() for arg in args.values() if arg is not y]
                 T.reads(*map(whole, reads))
                 everything = [slice(0, extent) for extent in y.shape]
@@ -176,25 +178,24 @@ def kgs_conv2plus1d(pair: KGSConv2Plus1D) -> tvm.tirx.PrimFunc:
 
 def _begin(pair: KGSConv2Plus1D) -> dict[str, dict]:
     """Name, definition and parameters of the PrimFunc, those of each convolution by its name."""
-    T.func_name(PAIR_ATTRIBUTE)
-    T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE, PAIR_ATTRIBUTE: pair.to_json()})
-    spatial, temporal = parameters(pair.into_band), parameters(pair.temporal)
-    spatial.pop("y")  # stays in the kernel, and so does the other one's x
-    temporal.pop("x")
-    return {
-        name: {arg: T.arg(f"{name}_{arg}", buffer) for arg, buffer in buffers.items()}
-        for name, buffers in (("spatial", spatial), ("temporal", temporal))
+    of_pair = {"spatial": parameters(pair.into_band), "temporal": parameters(pair.temporal)}
+    of_pair["spatial"].pop("y")  # stays in the kernel, and so does the other one's x
+    of_pair["temporal"].pop("x")
+    buffers = {
+        f"{name}_{arg}": buffer for name, args in of_pair.items() for arg, buffer in args.items()
     }
+    begun = begin(pair.name, pair.to_json(), buffers)
+    return {name: {arg: begun[f"{name}_{arg}"] for arg in args} for name, args in of_pair.items()}
 
 
 def _plane(conv: KGSConv3d, args: Mapping, d, *, x: tuple, y: tuple, cached: bool) -> None:
     """One row of plane ``d``; ``x`` and ``y``: batch and row there.
 
-    The order of schedules/cpu/kgs_conv3d.py: the row blocks come last, so that the inputs stay in
-    L1, where channels share the vectors or a tile's window has one location along H and W.
+    The row blocks come last, so that the inputs stay in L1, where channels share the vectors or a
+    tile's window has one location along H and W.
     """
     last = conv.tile.channels > 1 or conv.kernel[1:] == (1, 1)
-    count_p, strips = conv.rows[0], strips_of(conv)[1]
+    count_p, strips = conv.rows[0], conv.strips[1]
     outer, inner = (strips, count_p) if last else (count_p, strips)
     # One loop over all tiles: TVM moves a test of a loop's variable, as for the last row block, out
     # of the loops within, and then takes the two copies of those for one.

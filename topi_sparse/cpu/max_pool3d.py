@@ -25,9 +25,9 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.cpu.kgs_conv3d import OPAQUE
 from topi_sparse.halo import zero_halo
 from topi_sparse.layout import PackedLayout
+from topi_sparse.prim_func import begin, spatial, typed
 from topi_sparse.windows import whole
 
 # The attribute of the PrimFunc under which its own definition stands, as JSON.
@@ -68,17 +68,12 @@ def max_pool3d(pool: MaxPool3d) -> tvm.tirx.PrimFunc:
     lanes = pool.x.c_block
     extents = (batch, pool.x.shape(pool.data)[1], depth, height)
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name(POOL_ATTRIBUTE)
-        T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE, POOL_ATTRIBUTE: pool.to_json()})
-        x = T.arg("x", T.buffer(pool.x.shape(pool.data), pool.dtype))
-        y = T.arg("y", T.buffer(pool.y.shape(pool.out), pool.dtype))
+        shapes = {"x": pool.x.shape(pool.data), "y": pool.y.shape(pool.out)}
+        x, y = begin(POOL_ATTRIBUTE, pool.to_json(), typed(shapes, pool.dtype)).values()
         with T.sblock("root"):
             zero_halo(pool.y, pool.out, pool.dtype, y)
             with T.grid(*extents) as loops, T.sblock("tile"):
-                at = [
-                    T.axis.spatial(extent, loop)
-                    for extent, loop in zip(extents, loops, strict=True)
-                ]
+                at = spatial(extents, loops)
                 *_, h = at
                 left = pool.y.halo_w
                 T.reads(whole(x))

@@ -23,12 +23,13 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from topi_sparse.activation import activated
-from topi_sparse.cpu.kgs_conv3d import OPAQUE, KGSConv3d
+from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 from topi_sparse.cpu.register_tile import Tile
 from topi_sparse.halo import zero_halo
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout, ceil_div
+from topi_sparse.prim_func import begin, spatial, typed
 from topi_sparse.windows import PackedConv3d, whole
 
 # The attributes under which the two transforms carry the definition.
@@ -147,10 +148,10 @@ def winograd_input(conv: WinogradConv3d) -> tvm.tirx.PrimFunc:
     top, left = x_layout.halo_h - conv.padding[1], x_layout.halo_w - conv.padding[2]
     matrix = transforms().input
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        args = _begin(conv, INPUT_ATTRIBUTE, shapes)
+        args = begin(INPUT_ATTRIBUTE, conv.to_json(), typed(shapes, conv.dtype))
         x, v = args["x"], args["v"]
         with T.sblock("root"), T.grid(batch, blocks, depth, rows) as loops, T.sblock("tile"):
-            n, block, d, row = _spatial((batch, blocks, depth, rows), loops)
+            n, block, d, row = spatial((batch, blocks, depth, rows), loops)
             T.reads(x[n, block, d, 0 : shapes["x"][3], 0 : shapes["x"][4], 0:lanes])
             first = row * columns
             T.writes(
@@ -166,7 +167,7 @@ def winograd_input(conv: WinogradConv3d) -> tvm.tirx.PrimFunc:
                     x[n, block, d, row * OUTPUTS + top + i, left + column, lane]
                     for i in range(INPUTS)
                 ]
-                for i, value in enumerate(_apply(matrix, taken, conv.dtype)):
+                for i, value in enumerate(_apply(matrix, taken, conv.dtype, lanes)):
                     at = (i * read + column) * lanes
                     T.buffer_store(rows_of_tile, value, [T.Ramp(at, 1, lanes)])
             for i in range(INPUTS):
@@ -175,7 +176,7 @@ def winograd_input(conv: WinogradConv3d) -> tvm.tirx.PrimFunc:
                     taken = [
                         rows_of_tile[T.Ramp((at + j) * lanes, 1, lanes)] for j in range(INPUTS)
                     ]
-                    for j, value in enumerate(_apply(matrix, taken, conv.dtype)):
+                    for j, value in enumerate(_apply(matrix, taken, conv.dtype, lanes)):
                         point = (i * INPUTS + j) * batch + n
                         T.buffer_store(v, value, [point, block, d, 0, first + column, lane])
     return builder.get()
@@ -198,12 +199,12 @@ def winograd_output(conv: WinogradConv3d) -> tvm.tirx.PrimFunc:
     }
     matrix = transforms().output
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        args = _begin(conv, OUTPUT_ATTRIBUTE, shapes)
+        args = begin(OUTPUT_ATTRIBUTE, conv.to_json(), typed(shapes, conv.dtype))
         u, y, lane = args["u"], args["y"], T.Ramp(0, 1, lanes)
         with T.sblock("root"):
             zero_halo(conv.y, conv.out, conv.dtype, y)
             with T.grid(batch, blocks, depth, rows) as loops, T.sblock("tile"):
-                n, block, d, row = _spatial((batch, blocks, depth, rows), loops)
+                n, block, d, row = spatial((batch, blocks, depth, rows), loops)
                 T.reads(*(whole(args[name]) for name in args if name != "y"))
                 T.writes(y[n, block, d, 0 : shapes["y"][3], 0 : shapes["y"][4], 0:lanes])
                 half_done = _local(OUTPUTS * columns * INPUTS * lanes, conv.dtype)
@@ -220,7 +221,7 @@ def winograd_output(conv: WinogradConv3d) -> tvm.tirx.PrimFunc:
                             ]
                             for i in range(INPUTS)
                         ]
-                        for i, value in enumerate(_apply(matrix, taken, conv.dtype)):
+                        for i, value in enumerate(_apply(matrix, taken, conv.dtype, lanes)):
                             at = ((i * columns + column) * INPUTS + j) * lanes
                             T.buffer_store(half_done, value, [T.Ramp(at, 1, lanes)])
 
@@ -234,10 +235,10 @@ def winograd_output(conv: WinogradConv3d) -> tvm.tirx.PrimFunc:
                         value, relu=conv.relu, ceiling=conv.ceiling, dtype=conv.dtype, lanes=lanes
                     )
 
-                def tile(i: int, column, outputs: int) -> None:
+                def store_tile(i: int, column, outputs: int) -> None:
                     at = (i * columns + column) * INPUTS
                     taken = [half_done[T.Ramp((at + j) * lanes, 1, lanes)] for j in range(INPUTS)]
-                    values = _apply(matrix, taken, conv.dtype)[:outputs]
+                    values = _apply(matrix, taken, conv.dtype, lanes)[:outputs]
                     h = row * OUTPUTS + i
                     for j, value in enumerate(values):
                         w = column * OUTPUTS + j
@@ -245,12 +246,12 @@ def winograd_output(conv: WinogradConv3d) -> tvm.tirx.PrimFunc:
                         T.buffer_store(y, finish(value, h, w), at_y)
 
                 def output_row(i: int) -> None:
-                    whole, rest = divmod(breadth, OUTPUTS)
-                    if whole:
-                        with T.serial(0, whole) as column:
-                            tile(i, column, OUTPUTS)
+                    full, rest = divmod(breadth, OUTPUTS)
+                    if full:
+                        with T.serial(0, full) as column:
+                            store_tile(i, column, OUTPUTS)
                     if rest:
-                        tile(i, whole, rest)
+                        store_tile(i, full, rest)
 
                 for i in range(OUTPUTS):
                     if (rows - 1) * OUTPUTS + i < height:
@@ -261,28 +262,12 @@ def winograd_output(conv: WinogradConv3d) -> tvm.tirx.PrimFunc:
     return builder.get()
 
 
-def _begin(conv: WinogradConv3d, attribute: str, shapes: dict) -> dict:
-    """Name and parameters of a transform's PrimFunc."""
-    T.func_name(attribute)
-    T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE, attribute: conv.to_json()})
-    return {
-        name: T.arg(name, T.buffer(shape, conv.dtype))
-        for name, shape in shapes.items()
-        if shape is not None
-    }
-
-
-def _spatial(extents, loops) -> list:
-    return [T.axis.spatial(extent, loop) for extent, loop in zip(extents, loops, strict=True)]
-
-
 def _local(size: int, dtype: str):
     return T.sblock_alloc_buffer((size,), dtype, scope="local", layout=None)
 
 
-def _apply(matrix: np.ndarray, vectors: list, dtype: str) -> list:
-    """matrix @ vectors, without the multiplications by 0 and by 1."""
-    lanes = int(vectors[0].ty.dtype.lanes) if hasattr(vectors[0], "ty") else vectors[0].dtype.lanes
+def _apply(matrix: np.ndarray, vectors: list, dtype: str, lanes: int) -> list:
+    """matrix @ vectors of so many lanes, without the multiplications by 0 and by 1."""
 
     def term(factor: float, vector):
         if abs(factor) == 1:

@@ -14,10 +14,10 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.cpu.kgs_conv3d import OPAQUE
 from topi_sparse.halo import zero_halo
 from topi_sparse.layout import PackedLayout, ceil_div
 from topi_sparse.opencl.work_item import VECTOR
+from topi_sparse.prim_func import begin, spatial, typed
 from topi_sparse.windows import whole
 
 # The attribute of the PrimFunc by which its schedule knows it: the positions of a work-item.
@@ -50,21 +50,14 @@ def opencl_concat(
     beside = min(beside, columns)
     ends = list(itertools.accumulate(ceil_div(part[1], VECTOR) for part in data))
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name(CONCAT_ATTRIBUTE)
-        T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE, CONCAT_ATTRIBUTE: beside})
-        parts = [
-            T.arg(f"x{i}", T.buffer(layout.shape(part), dtype))
-            for i, (part, layout) in enumerate(zip(data, layouts, strict=True))
-        ]
-        result = T.arg("y", T.buffer(y.shape(out), dtype))
+        shapes = {f"x{i}": layouts[i].shape(part) for i, part in enumerate(data)}
+        shapes["y"] = y.shape(out)
+        *parts, result = begin(CONCAT_ATTRIBUTE, beside, typed(shapes, dtype)).values()
         with T.sblock("root"):
             zero_halo(y, out, dtype, result)
             extents = (batch, ends[-1], depth, rows, ceil_div(columns, beside))
             with T.grid(*extents) as loops, T.sblock("tile"):
-                n, block, d, h, item = (
-                    T.axis.spatial(extent, loop)
-                    for extent, loop in zip(extents, loops, strict=True)
-                )
+                n, block, d, h, item = spatial(extents, loops)
                 T.reads(*(whole(part) for part in parts))
                 T.writes(result[n, block, d, h + y.halo_h, 0 : result.shape[4], 0:VECTOR])
                 first = T.bind(T.min(item * beside, columns - beside))

@@ -21,9 +21,8 @@ number once, where every row block reads it once for each kept location of its w
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,19 +31,19 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.activation import activated
-from topi_sparse.cpu.kgs_conv3d import KGSConv3d, begin
+from topi_sparse.cpu.kgs_conv3d import KGSConv3d, parameters
 from topi_sparse.halo import zero_halo
 from topi_sparse.layout import ceil_div
+from topi_sparse.opencl.item_tile import compute_item
 from topi_sparse.opencl.texture import (
     BITS,
     fill_texture,
     locations,
-    read_texel,
     taken_apart,
     why_no_texture,
 )
 from topi_sparse.opencl.work_item import VECTOR
+from topi_sparse.prim_func import begin, spatial
 from topi_sparse.windows import whole
 
 # Of activations, in a CPU's caches beside all else: half of what two cores of a Zen 5 have.
@@ -85,6 +84,11 @@ class OpenCLKGSConv3d(KGSConv3d):
     def prim_func(self) -> tvm.tirx.PrimFunc:
         """The kernel that this defines, not scheduled yet."""
         return opencl_kgs_conv3d(self)
+
+    @property
+    def row_blocks_last(self) -> bool:
+        """Which of a plane's row blocks come next is decided by its work-groups."""
+        return False
 
     def tile_width(self, columns: int) -> int:
         """Positions of a work-item: they go on in the next row."""
@@ -256,7 +260,7 @@ def opencl_kgs_conv3d(conv: OpenCLKGSConv3d) -> tvm.tirx.PrimFunc:
     batch, _, depth, _, _ = conv.out
     count_p, _ = conv.rows
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        args = begin(conv, OPENCL_ATTRIBUTE)
+        args = begin(conv.name, conv.to_json(), parameters(conv))
         with T.sblock("root"):
             zero_halo(conv.y, conv.out, conv.dtype, args["y"])
             if conv.texture:
@@ -264,10 +268,7 @@ def opencl_kgs_conv3d(conv: OpenCLKGSConv3d) -> tvm.tirx.PrimFunc:
             parts = conv.group.g_m // conv.rows_per_item
             extents = (batch, count_p, parts, depth, conv.items)
             with T.grid(*extents) as loops, T.sblock("tile"):
-                position = [
-                    T.axis.spatial(extent, loop)
-                    for extent, loop in zip(extents, loops, strict=True)
-                ]
+                position = spatial(extents, loops)
                 T.reads(*(whole(args[name]) for name in args if name != "y"))
                 T.writes(_plane(conv, args["y"], position))
                 lanes = conv.tile.lanes
@@ -278,7 +279,7 @@ def opencl_kgs_conv3d(conv: OpenCLKGSConv3d) -> tvm.tirx.PrimFunc:
                     ]
                     for _ in range(conv.width)
                 ]
-                _register_tile(conv, args, acc, position)
+                compute_item(conv, args, acc, position)
     return builder.get()
 
 
@@ -287,227 +288,3 @@ def _plane(conv: OpenCLKGSConv3d, y, position):
     n, _, _, d, _ = position
     shape = conv.y.shape(conv.out)
     return y[n, 0 : shape[1], d, 0 : shape[3], 0 : shape[4], 0:VECTOR]
-
-
-class _Buffer:
-    """The input of output plane (n, d) as it is: places and kept columns are counts of vectors."""
-
-    def __init__(self, conv: OpenCLKGSConv3d, args: Mapping, n, d) -> None:
-        self.conv, self.args = conv, args
-        self.strides = [stride // VECTOR for stride in conv.x.strides(conv.data)[:5]]
-        self.start = n * self.strides[0] + d * (conv.stride[0] * self.strides[2])
-        self.step = self.strides[4] * (1 if conv.along_input else conv.stride[2])
-
-    def place(self, position):
-        """Where the window of an output position starts."""
-        conv = self.conv
-        if conv.along_input:
-            return T.bind(self.start + position * self.step)
-        row, column = position // conv.row_length, position % conv.row_length
-        moved = row * (conv.stride[1] * self.strides[3]) + column * self.step
-        return T.bind(self.start + moved)
-
-    def beside(self, place, count: int):
-        """The place so many output columns further in a row."""
-        return place + count * self.step
-
-    def kept(self, j):
-        """Where kept column j is in a window."""
-        return T.bind(self.args["offsets"][j])
-
-    def vector(self, kept, place):
-        """Four channels of a kept column."""
-        return self.args["x"][0, 0, 0, 0, 0, T.Ramp((kept + place) * VECTOR, 1, VECTOR)]
-
-    def number(self, kept, place, channel: int):
-        """One of them."""
-        return self.args["x"][0, 0, 0, 0, 0, (kept + place) * VECTOR + channel]
-
-
-class _Texture:
-    """The same in a texture: a place is a column and a row, a kept column has a layer as well.
-
-    Its texels are read whole, and nothing is asked for ahead: there is no ``number`` and no step.
-    """
-
-    def __init__(self, conv: OpenCLKGSConv3d, args: Mapping, n, d) -> None:
-        self.conv, self.args = conv, args
-        planes = conv.x.shape(conv.data)[1] * conv.data[2]
-        self.layer = n * planes + d * conv.stride[0]
-
-    def place(self, position):
-        """Where the window of an output position starts."""
-        row, column = position // self.conv.row_length, position % self.conv.row_length
-        return T.bind(column * self.conv.stride[2]), T.bind(row * self.conv.stride[1])
-
-    def beside(self, place, count: int):
-        """The place so many output columns further in a row."""
-        column, row = place
-        return column + count * self.conv.stride[2], row
-
-    def kept(self, j):
-        """Where kept column j is in a window."""
-        layer, row, column = taken_apart(T.bind(self.args["offsets"][j]))
-        return T.bind(column), T.bind(row), T.bind(layer + self.layer)
-
-    def vector(self, kept, place):
-        """Four channels of a kept column."""
-        column, row, layer = kept
-        at = column + place[0], row + place[1], layer
-        return read_texel(self.args["texture"], self.conv.dtype, *at)
-
-
-def _register_tile(conv: OpenCLKGSConv3d, args, acc, position) -> None:
-    """Start from the bias, add every kept column of the row block, finish, store."""
-    n, p, part, d, item = position
-    lanes, width, (g_m, g_n) = conv.tile.lanes, conv.width, (conv.group.g_m, conv.group.g_n)
-    channels, vectors = conv.tile.channels, range(conv.tile.vectors(conv.rows_per_item))
-    filters = lanes // channels  # of a vector
-    first_row = p * g_m + part * conv.rows_per_item
-
-    def lane(start, count: int):
-        return T.Ramp(start, 1, count)
-
-    def to_sum(value, stored: str, count: int):
-        same = stored == conv.accumulate
-        return value if same else tvm.tirx.Cast(f"{conv.accumulate}x{count}", value)
-
-    def bias(row, count: int):
-        return args["bias"][lane(row, count)]
-
-    zero = T.Broadcast(tvm.tirx.const(0, conv.accumulate), lanes)
-    for i in range(width):
-        for b in vectors:
-            start = bias(first_row + b * lanes, lanes) if channels == 1 else zero
-            T.buffer_store(acc[i][b], start, [lane(0, lanes)])
-
-    source = (_Texture if conv.texture else _Buffer)(conv, args, n, d)
-    if conv.in_rows:  # the last work-item of a row begins early enough to end with it
-        in_row = ceil_div(conv.row_length, width)
-        first_column = T.min(item % in_row * width, conv.row_length - width)
-        first_position = T.bind(item // in_row * conv.row_length + first_column)
-    elif conv.adjacent:  # of a plane
-        first_position = T.bind(T.min(item * width, conv.positions - width))
-    if conv.adjacent:
-        flat, outside = [first_position + i for i in range(width)], [False] * width
-    else:
-        flat = [item + i * conv.items for i in range(width)]
-        outside = [conv.items * (i + 1) > conv.positions for i in range(width)]
-    here = []
-    for position, may_be_outside in zip(flat, outside, strict=True):
-        if conv.in_rows and here:
-            here.append(source.beside(here[0], len(here)))
-            continue
-        if may_be_outside:
-            position = T.min(position, conv.positions - 1)
-        here.append(source.place(position))
-
-    pointers, kd_range = args["pointers"], conv.valid_locations(d)
-    begin, end = (T.bind(pointers[p * conv.kernel[0] + kd]) for kd in kd_range)
-
-    def activations(kept, at):
-        return T.bind(to_sum(source.vector(kept, at), conv.dtype, VECTOR))
-
-    def prefetch(element, count: int) -> None:
-        """Ask for so many vectors from this element on."""
-        address = T.address_of(element)
-        T.evaluate(T.call_extern("void", "prefetch", address, count * VECTOR))
-
-    blocks = conv.y.shape(conv.out)[1]
-    if conv.fetches_ahead:
-        row, column = flat[0] // conv.row_length, flat[0] % conv.row_length
-        for quarter in range(conv.rows_per_item // VECTOR if conv.fetches_stores else 0):
-            block = T.min(first_row // VECTOR + quarter, blocks - 1)
-            for name, layout in (("y", conv.y), ("residual", conv.residual)):
-                if layout:
-                    at = (n, block, d, row + layout.halo_h, column + layout.halo_w)
-                    prefetch(args[name][(*at, 0)], width)
-        with T.serial(begin, end) as j:
-            neighbour = args["offsets"][j] + source.beside(here[0], width)
-            prefetch(args["x"][0, 0, 0, 0, 0, neighbour * VECTOR], width * source.step)
-    with T.serial(begin, end) as j:
-        kept = source.kept(j)
-        # Where lanes of them are multiplied, or all of a texel is read. Else they are needed once,
-        # one position after the other: loaded all at first they would take the sums' registers.
-        at_first = conv.tile.by_element or (conv.texture and channels == 1)
-        loaded = [activations(kept, at) for at in here] if at_first else []
-        for first in range(0, g_n, channels):
-            weights = []
-            for b in vectors:
-                at = (j * g_n + first) * g_m + part * conv.rows_per_item * channels + b * lanes
-                stored = args["blocks"][lane(at, lanes)]
-                weights.append(T.bind(to_sum(stored, conv.weight_dtype, lanes)))
-            for i, at in enumerate(here):
-                if at_first:
-                    value = T.Broadcast(tvm.tirx.Shuffle([loaded[i]], [first]), lanes)
-                elif channels == 1:
-                    number = source.number(kept, at, first).astype(conv.accumulate)
-                    # Bound, since TVM writes what is broadcast once for each lane.
-                    value = T.Broadcast(T.bind(number), lanes)
-                else:
-                    value = _for_each_filter(conv, activations(kept, at))
-                for b in vectors:
-                    total = acc[i][b][lane(0, lanes)] + value * weights[b]
-                    T.buffer_store(acc[i][b], total, [lane(0, lanes)])
-
-    blocks = conv.y.shape(conv.out)[1]
-    for i, position in enumerate(flat):
-        row, column = position // conv.row_length, position % conv.row_length
-        conditions = []
-        if outside[i]:
-            conditions.append(position < conv.positions)
-        if conv.row_length > conv.out[4]:
-            conditions.append(column < conv.out[4])
-        with _where(conditions):
-            for b in vectors:
-                for quarter in range(filters // VECTOR):
-                    value = acc[i][b][T.Ramp(quarter * VECTOR * channels, channels, VECTOR)]
-                    for channel in range(1, channels):
-                        start = quarter * VECTOR * channels + channel
-                        value = value + acc[i][b][T.Ramp(start, channels, VECTOR)]
-                    if channels > 1:
-                        value = value + bias(first_row + b * filters + quarter * VECTOR, VECTOR)
-                    block = first_row // VECTOR + b * (filters // VECTOR) + quarter
-                    beyond = conv.stored_filters > blocks * VECTOR
-                    with _where([block < blocks] if beyond else []):
-                        _store(conv, args, value, [n, block, d], row, column)
-
-
-def _for_each_filter(conv: OpenCLKGSConv3d, value):
-    """A vector of activations, written down once for each filter of a vector of sums.
-
-    In registers: TVM's own shuffle of a vector is no OpenCL C.
-    """
-    lanes = conv.tile.lanes
-    repeated = T.sblock_alloc_buffer((lanes,), conv.accumulate, scope="local")
-    for start in range(0, lanes, VECTOR):
-        T.buffer_store(repeated, value, [T.Ramp(start, 1, VECTOR)])
-    return T.bind(repeated[T.Ramp(0, 1, lanes)])
-
-
-def _store(conv: OpenCLKGSConv3d, args, value, at: list, row, column) -> None:
-    """Residual, ReLU and its ceiling, rounded once."""
-
-    def stored(layout):
-        return [*at, row + layout.halo_h, column + layout.halo_w, T.Ramp(0, 1, VECTOR)]
-
-    def cast(dtype: str, vector):
-        return vector if conv.accumulate == conv.dtype else tvm.tirx.Cast(dtype, vector)
-
-    if conv.residual:
-        shortcut = args["residual"][tuple(stored(conv.residual))]
-        value = value + cast(f"{conv.accumulate}x{VECTOR}", shortcut)
-    value = activated(
-        value, relu=conv.relu, ceiling=conv.ceiling, dtype=conv.accumulate, lanes=VECTOR
-    )
-    T.buffer_store(args["y"], cast(f"{conv.dtype}x{VECTOR}", value), stored(conv.y))
-
-
-@contextlib.contextmanager
-def _where(conditions: list) -> Iterator[None]:
-    """Guard what is emitted inside by all conditions; without any it is emitted as it is."""
-    if not conditions:
-        yield
-        return
-    with T.If(tvm.tirx.all(*conditions)), T.Then():
-        yield

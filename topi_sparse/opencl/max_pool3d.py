@@ -21,10 +21,10 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.cpu.kgs_conv3d import OPAQUE
 from topi_sparse.halo import zero_halo
 from topi_sparse.layout import PackedLayout, ceil_div
 from topi_sparse.opencl.work_item import VECTOR
+from topi_sparse.prim_func import begin, spatial, typed
 from topi_sparse.windows import whole
 
 # The attribute of the PrimFunc under which its own definition stands, as JSON.
@@ -70,18 +70,13 @@ class OpenCLMaxPool3d:
 def opencl_max_pool3d(pool: OpenCLMaxPool3d) -> tvm.tirx.PrimFunc:
     """The PrimFunc (x, y) of one pool, of blocks "halo" and "tile"."""
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name(POOL_ATTRIBUTE)
-        T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE, POOL_ATTRIBUTE: pool.to_json()})
-        x = T.arg("x", T.buffer(pool.x.shape(pool.data), pool.dtype))
-        y = T.arg("y", T.buffer(pool.y.shape(pool.out), pool.dtype))
+        shapes = {"x": pool.x.shape(pool.data), "y": pool.y.shape(pool.out)}
+        x, y = begin(POOL_ATTRIBUTE, pool.to_json(), typed(shapes, pool.dtype)).values()
         with T.sblock("root"):
             zero_halo(pool.y, pool.out, pool.dtype, y)
             extents = (*pool.y.shape(pool.out)[:2], *pool.items)
             with T.grid(*extents) as loops, T.sblock("tile"):
-                n, block, *item = (
-                    T.axis.spatial(extent, loop)
-                    for extent, loop in zip(extents, loops, strict=True)
-                )
+                n, block, *item = spatial(extents, loops)
                 T.reads(whole(x))
                 T.writes(y[(n, block, *(slice(0, extent) for extent in y.shape[2:]))])
                 _register_tile(pool, x, y, (n, block), item)

@@ -14,10 +14,10 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.cpu.kgs_conv3d import OPAQUE
 from topi_sparse.halo import zero_halo
 from topi_sparse.layout import PackedLayout, ceil_div
 from topi_sparse.opencl.work_item import VECTOR
+from topi_sparse.prim_func import begin, spatial
 
 # The attribute of the PrimFunc by which its schedule knows it: the positions of a work-item.
 PACK_ATTRIBUTE = "opencl_pack"
@@ -34,18 +34,14 @@ def opencl_pack(
     batch, channels, depth, rows, columns = data
     beside = min(beside, columns)
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name(PACK_ATTRIBUTE)
-        T.func_attr({"tirx.noalias": True, "op_pattern": OPAQUE, PACK_ATTRIBUTE: beside})
-        x = T.arg("x", T.buffer(tuple(data), plain))
-        y = T.arg("y", T.buffer(layout.shape(data), dtype))
+        x, y = begin(
+            PACK_ATTRIBUTE, beside, {"x": (data, plain), "y": (layout.shape(data), dtype)}
+        ).values()
         with T.sblock("root"):
             zero_halo(layout, data, dtype, y)
             extents = (batch, y.shape[1], depth, rows, ceil_div(columns, beside))
             with T.grid(*extents) as loops, T.sblock("tile"):
-                n, block, d, h, item = (
-                    T.axis.spatial(extent, loop)
-                    for extent, loop in zip(extents, loops, strict=True)
-                )
+                n, block, d, h, item = spatial(extents, loops)
                 row = h + layout.halo_h
                 T.reads(x[n, 0:channels, d, h, 0:columns])
                 T.writes(y[n, block, d, row, 0 : y.shape[4], 0:VECTOR])
@@ -69,9 +65,9 @@ def opencl_pack(
                         column = first + i + layout.halo_w
                         T.buffer_store(y, packed, [n, block, d, row, column, T.Ramp(0, 1, VECTOR)])
 
-                whole, rest = divmod(channels, VECTOR)
-                if whole and rest:
-                    with T.If(block < whole):
+                full, rest = divmod(channels, VECTOR)
+                if full and rest:
+                    with T.If(block < full):
                         with T.Then():
                             pack(VECTOR)
                         with T.Else():

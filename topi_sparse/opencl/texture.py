@@ -15,6 +15,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from topi_sparse.layout import PackedLayout
+from topi_sparse.prim_func import spatial
 
 # TVM's name for such memory; with it come the layout above and the intrinsics below.
 SCOPE = "global.texture"
@@ -45,9 +46,7 @@ def fill_texture(x, layout: PackedLayout, data: tuple[int, ...], dtype: str):
     shape = layout.shape(data)
     texture = IRBuilder.name(TEXTURE, T.sblock_alloc_buffer(shape, dtype, scope=SCOPE))
     with T.grid(*shape[:5]) as loops, T.sblock(TEXTURE):
-        n, block, d, h, w = (
-            T.axis.spatial(extent, loop) for extent, loop in zip(shape[:5], loops, strict=True)
-        )
+        n, block, d, h, w = spatial(shape[:5], loops)
         at = (n, block, d, h, w)
         T.reads(x[(*at, slice(0, TEXEL))])
         T.writes(texture[(*at, slice(0, TEXEL))])

@@ -19,6 +19,7 @@ from rt3d_tvm.compile.kernels.kernel import (
     issued_macs,
     padded_bias,
 )
+from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 from topi_sparse.cpu.register_tile import GROUP_CHANNELS, VectorUnit, default_group, default_tile
 from topi_sparse.cpu.winograd import (
     KERNEL,
@@ -104,11 +105,6 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
             args.append(residual)
         return emit_call(builder, "winograd_output", winograd_output(definition), args)
 
-    # What is between the transforms is written, which reads it first, and read again.
-    between = math.prod(definition.transformed) + math.prod(products.out)
-    # What is kept at a location without the transforms, at worst.
-    direct_weights = point.blocks.size * KERNEL**2
-    more_bytes = conv.weight.itemsize * (POINTS * point.blocks.size - direct_weights)
     return Kernel(
         name="winograd_conv3d",
         products=products,
@@ -116,17 +112,27 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
         x=definition.x,
         y=y,
         issued_macs=issued_macs(products),
-        cost=MULTIPLY_ADDS_A_WEIGHT_BYTE * more_bytes
-        + WINOGRAD_MARGIN
-        * issue_cost(
-            products,
-            POINTS * point.blocks.size,
-            3 * between,
-            math.prod(conv.data),
-            2 * math.prod(conv.out),
-            unit=unit,
-        ),
+        cost=_cost(conv, definition, products, point, unit),
         emit=emit,
+    )
+
+
+def _cost(
+    conv: Convolution,
+    definition: WinogradConv3d,
+    products: KGSConv3d,
+    point: KGSWeight,
+    unit: VectorUnit,
+) -> float:
+    """In multiply-adds: those of all points, the transforms' traffic and the larger weights."""
+    # What is between the transforms is written, which reads it first, and read again.
+    between = math.prod(definition.transformed) + math.prod(products.out)
+    # What is kept at a location without the transforms, at worst.
+    direct_weights = point.blocks.size * KERNEL**2
+    more_bytes = conv.weight.itemsize * (POINTS * point.blocks.size - direct_weights)
+    moved = (POINTS * point.blocks.size, 3 * between, math.prod(conv.data), 2 * math.prod(conv.out))
+    return MULTIPLY_ADDS_A_WEIGHT_BYTE * more_bytes + WINOGRAD_MARGIN * issue_cost(
+        products, *moved, unit=unit
     )
 
 
