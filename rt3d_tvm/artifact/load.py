@@ -135,18 +135,19 @@ def load_library(code: bytes) -> tvm_ffi.Module:
 
     The dynamic loader gives back what it has under a path already, whatever is in the file now. So
     the code goes into a file without a name, under a path that nothing was loaded from before.
+    InputError where the system does not let a process have such a file, or none of that size.
     """
-    file = os.memfd_create(MODEL)
+    # Open files take numbers again that others had. A count in binary, as "/" and "./", leads
+    # nowhere else and makes the path another each time.
+    spelled = f"{next(_libraries):b}".replace("0", "/").replace("1", "./")
+    loaded = tvm_ffi.get_global_func("ffi.Module.load_from_file.so")
     try:
-        with os.fdopen(os.dup(file), "wb") as writer:
-            writer.write(code)
-        # Open files take numbers again that others had. A count in binary, as "/" and "./", leads
-        # nowhere else and makes the path another each time.
-        spelled = f"{next(_libraries):b}".replace("0", "/").replace("1", "./")
-        loaded = tvm_ffi.get_global_func("ffi.Module.load_from_file.so")
-        return loaded(f"/proc/self/fd/{spelled}{file}", "so")
-    finally:
-        os.close(file)
+        with os.fdopen(os.memfd_create(MODEL), "wb") as file:
+            file.write(code)
+            file.flush()
+            return loaded(f"/proc/self/fd/{spelled}{file.fileno()}", "so")
+    except OSError as error:
+        raise InputError(f"no memory for the code of {MODEL}: {error.strerror}") from error
 
 
 def elf_machine(path: Path) -> str | None:

@@ -90,6 +90,22 @@ def test_a_library_leaves_the_process_with_its_artifact(pair):
     artifact.run(clip())
 
 
+def test_code_that_finds_no_memory_is_refused(pair):
+    """As under `ulimit -f`, which counts files without a name too."""
+    program = """
+        import json, resource, sys
+        sys.modules["torch"] = None
+        from rt3d_tvm.artifact.load import load
+        from rt3d_tvm.errors import InputError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        try:
+            load(sys.argv[1])
+        except InputError as error:
+            print(json.dumps(str(error)))
+    """
+    assert process(program, pair.folder) == "no memory for the code of model.so: File too large"
+
+
 def test_every_thread_gets_the_answer_to_its_own_input(pair):
     artifact, inputs = load(pair.folder), [clip(seed) for seed in range(4)]
     wanted, wrong = [artifact.run(x) for x in inputs], []

@@ -187,6 +187,7 @@ try:
     compile_onnx(sys.argv[1], sys.argv[2], progress=limit)
 except InputError as error:
     print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 load(sys.argv[2])
 """
     done = subprocess.run(
