@@ -8,6 +8,7 @@ the threads of who uses this package.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import weakref
@@ -68,6 +69,7 @@ class KernelThread:
     """
 
     def __init__(self) -> None:
+        _watch_forks()
         self.running = threading.RLock()  # a fork inside of a call is in the thread that holds it
         self.start_anew()
         _all.add(self)
@@ -126,8 +128,11 @@ def _after_fork(*, in_child: bool) -> None:
     _forking.release()
 
 
-os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=lambda: _after_fork(in_child=False),
-    after_in_child=lambda: _after_fork(in_child=True),
-)
+@functools.cache
+def _watch_forks() -> None:
+    """Have the functions above called around every fork, from now on."""
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=lambda: _after_fork(in_child=False),
+        after_in_child=lambda: _after_fork(in_child=True),
+    )

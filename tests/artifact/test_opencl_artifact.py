@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +28,7 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
 from rt3d_tvm.measure.opencl_peak import multiply_add_peak
 from rt3d_tvm.prune.benchmark import benchmark_pair
+from tests.artifact.tampering import apart, damaged
 from tests.conftest import GROUP, REDUCED
 from tests.opencl import device, unpacked_pocl
 
@@ -161,6 +164,103 @@ def test_a_damaged_plan_is_refused(adreno, tmp_path, name, text, reason):
         (folder / name).write_text(text)
     with pytest.raises(InputError, match=reason):
         Plan.read(folder)
+
+
+def without(buffers: Sequence[int], index: int, value: int) -> tuple[int, ...]:
+    return (*buffers[:index], value, *buffers[index + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda plan: {"inputs": 2}, "it has 2 inputs"),
+        (lambda plan: {"weights": plan.weights - 1}, "weights"),
+        (lambda plan: {"buffers": plan.buffers[:5]}, "other sizes than the inputs and weights"),
+        (lambda plan: {"buffers": without(plan.buffers, 0, 4)}, "other sizes than the inputs"),
+        (lambda plan: {"buffers": without(plan.buffers, -1, 4)}, "which is not that large"),
+        (lambda plan: {"outputs": (len(plan.buffers),)}, "which is not that large"),
+        (lambda plan: {"outputs": (-1,)}, "of buffer -1"),
+        (lambda plan: {"outputs": ()}, "1 results, it gives 0"),
+        (lambda plan: {"source": ""}, "there is no kernel"),
+    ],
+)
+def test_a_plan_that_leaves_its_buffers_is_not_this_model_s(adreno, change, reason):
+    """Whatever its checksum says: buffers are memory."""
+    manifest, plan = json.loads((adreno / "manifest.json").read_text()), Plan.read(adreno)
+    assert plan.why_not(manifest) is None
+    assert reason in replace(plan, **change(plan)).why_not(manifest)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"buffers": (1 << 20,), "sizes": (4,)}, "of buffer 1048576, which is not that large"),
+        ({"sizes": ()}, "arguments of 0 sizes"),
+        ({"groups": (0, 1, 1)}, r"has work-groups (0, 1, 1)"),
+        ({"items": (1, -1, 1)}, "has work-groups"),
+        ({"call": 10_000}, "is of call 10000"),
+        ({"kernel": "nothing"}, "there is no kernel nothing"),
+    ],
+)
+def test_a_launch_that_leaves_its_plan_is_not_this_model_s(adreno, change, reason):
+    manifest, plan = json.loads((adreno / "manifest.json").read_text()), Plan.read(adreno)
+    launches = (replace(plan.launches[0], **change), *plan.launches[1:])
+    assert reason in replace(plan, launches=launches).why_not(manifest)
+
+
+def test_no_damage_is_loaded(adreno, artifact_of, compiled_c3d, tmp_path):
+    """Of any file that is used here. No device is asked: there is none of that name."""
+    other = artifact_of(compiled_c3d, "opencl", "fp16")
+    tried = 0
+    for seed in range(80):
+        if what := damaged(adreno, other, tmp_path / "damaged", seed):
+            if what.split()[1].startswith("model.so"):
+                continue  # what the phone's GPU runs; `verify` looks at it
+            with pytest.raises(InputError) as refusal:
+                load_opencl(tmp_path / "damaged", device="no such device")
+            assert "no such device" not in str(refusal.value), what
+            tried += 1
+    assert tried > 50
+    with pytest.raises(InputError, match="no such device"):
+        load_opencl(adreno, device="no such device")
+
+
+def test_every_thread_gets_the_answer_to_its_own_input(artifact_of, compiled_c3d):
+    artifact = load_opencl(artifact_of(compiled_c3d, "opencl", "fp32"), device=device(half=False))
+    shape = artifact.manifest["inputs"][0]["shape"]
+    inputs = [np.random.default_rng(i).standard_normal(shape, "float32") for i in range(2)]
+    wanted, wrong = [artifact.run(x) for x in inputs], []
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            if not np.array_equal(artifact.run(inputs[number]), wanted[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_fork_is_told_at_once(artifact_of, compiled_c3d):
+    """It would wait for the driver's threads: in `run`, and in loading another."""
+    folder = artifact_of(compiled_c3d, "opencl", "fp32")
+    artifact = load_opencl(folder, device=device(half=False))
+    x = np.zeros(artifact.manifest["inputs"][0]["shape"], "float32")
+    artifact.run(x)
+
+    def forked() -> Iterator[str]:
+        for what in (lambda: artifact.run(x), lambda: load_opencl(folder)):
+            try:
+                what()
+            except InputError as error:
+                yield str(error)
+
+    told = apart(forked)
+    assert len(told) == 2
+    assert all("start it with multiprocessing's spawn" in line for line in told)
 
 
 def test_a_device_without_float16_is_refused(adreno):

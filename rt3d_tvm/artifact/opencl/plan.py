@@ -137,24 +137,40 @@ class Plan:
 
         Every index is of a buffer, every buffer holds what is put into it, every kernel is there.
         """
-        given = [*manifest["inputs"], *manifest["weights"]]
-        sizes = [prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize for entry in given]
+        sizes = [_nbytes(entry) for entry in (*manifest["inputs"], *manifest["weights"])]
+        results = [_nbytes(entry) for entry in manifest["outputs"]]
         if (self.inputs, self.weights) != (len(manifest["inputs"]), len(manifest["weights"])):
             return f"it has {self.inputs} inputs and {self.weights} weights"
         if list(self.buffers[: len(sizes)]) != sizes:
             return "its buffers have other sizes than the inputs and weights of the manifest"
-        results = [prod(o["shape"]) * np.dtype(o["dtype"]).itemsize for o in manifest["outputs"]]
-        used = [*zip(self.outputs, results, strict=False)]
+        if len(self.outputs) != len(results):
+            return f"the model has {len(results)} results, it gives {len(self.outputs)}"
+        used = [*zip(self.outputs, results, strict=True)]
         for launch in self.launches:
-            used += zip(launch.buffers, launch.sizes, strict=False)
-            if f"__kernel void {launch.kernel}(" not in self.source:
-                return f"there is no kernel {launch.kernel}"
-            if min(*launch.groups, *launch.items) < 1 or launch.call >= len(manifest["calls"]):
-                return f"{launch.kernel} has work-groups {launch.groups} of {launch.items}"
+            if (reason := self._why_no_launch(launch, len(manifest["calls"]))) is not None:
+                return reason
+            used += zip(launch.buffers, launch.sizes, strict=True)
         for index, size in used:
             if not 0 <= index < len(self.buffers) or size > self.buffers[index]:
                 return f"{size} bytes are used of buffer {index}, which is not that large"
         return None
+
+    def _why_no_launch(self, launch: Launch, calls: int) -> str | None:
+        name = launch.kernel
+        if f"__kernel void {name}(" not in self.source:
+            return f"there is no kernel {name}"
+        if len(launch.buffers) != len(launch.sizes):
+            return f"{name}: it has {len(launch.buffers)} arguments of {len(launch.sizes)} sizes"
+        if min(*launch.groups, *launch.items) < 1:
+            return f"{name} has work-groups {launch.groups} of {launch.items}"
+        if not 0 <= launch.call < calls:
+            return f"{name} is of call {launch.call} of {calls}"
+        return None
+
+
+def _nbytes(entry: dict) -> int:
+    """Of a tensor by its entry in the manifest."""
+    return prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
 
 
 def _tuples(value):
