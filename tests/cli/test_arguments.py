@@ -1,17 +1,12 @@
 """Arguments that are no numbers, and which command's help a refusal names."""
 
 import argparse
-from pathlib import Path
 
 import pytest
 
 from rt3d_tvm import cli
-from rt3d_tvm.cli import arguments
 from rt3d_tvm.devices import defaults
 from rt3d_tvm.tune import defaults as search
-
-# Types of arguments that are no numbers.
-_OTHERS = {None, Path, arguments.address, arguments.kernel_group, arguments._kernel_group_or_auto}
 
 
 def commands(parser=None, words=()):
@@ -25,11 +20,19 @@ def commands(parser=None, words=()):
             yield from commands(each, (*words, name))
 
 
+def is_number(action):
+    """Whether an option reads "1" as a number."""
+    try:
+        return bool(action.option_strings) and isinstance(action.type("1"), (int, float))
+    except (TypeError, argparse.ArgumentTypeError):  # it has no type, or one that "1" is none of
+        return False
+
+
 NUMBERS = [
     (words, action.option_strings[-1])
     for words, parser in commands()
     for action in parser._actions
-    if action.option_strings and action.type not in _OTHERS
+    if is_number(action)
     if words not in {("train",), ("prune",)}  # their settings are checked with the training
 ]
 
