@@ -77,10 +77,11 @@ def _compiled(name: str, tmp_path_factory) -> Compiled:
 
 @dataclass(frozen=True)
 class Pair:
-    """An artifact and its ONNX file; another one with weights and code of its own, of one form."""
+    """Two artifacts of one form with weights and code of their own, and their ONNX files."""
 
     onnx: Path
     folder: Path
+    other_onnx: Path
     other: Path
 
 
@@ -92,7 +93,7 @@ def pair(tmp_path_factory) -> Pair:
     compile_onnx(onnx, root / "artifact")
     other = write_network(root / "other.onnx", seed=5, activation="Sigmoid")
     compile_onnx(other, root / "other")
-    return Pair(onnx, root / "artifact", root / "other")
+    return Pair(onnx, root / "artifact", other, root / "other")
 
 
 @pytest.fixture(scope="module")

@@ -94,15 +94,16 @@ def lacking_here(features: Mapping[str, int]) -> list[str]:
     return [name for name in features if name not in present] if present else []
 
 
-def lacking_there(features: Mapping[str, int], numbers: Collection[int]) -> list[str]:
-    """Those of the features that are not among the ``numbers`` of a processor's modalias.
+def lacking_there(code: Mapping, numbers: Collection[int]) -> list[str]:
+    """What code needs, by a manifest's ``processor``, and a processor with those numbers has not.
 
-    Empty where there are no numbers; what only HWCAP2 tells is taken to be there.
+    numbers: of its modalias. Empty where there are none; what only HWCAP2 tells is taken to be
+    there.
     """
     asked = {
         name: number
-        for name, number in features.items()
-        if name in FEATURES["x86_64"] or number < _HWCAP2
+        for name, number in code["features"].items()
+        if code["machine"] != "aarch64" or number < _HWCAP2
     }
     return [name for name, number in asked.items() if number not in numbers] if numbers else []
 

@@ -107,7 +107,7 @@ class ArtifactFiles:
         folder = Path(folder)
         data = _read(folder, MANIFEST)
         manifest = _parsed(folder / MANIFEST, data)
-        if _blanked(data, manifest["id"]) != manifest["id"]:
+        if _id_of(data, manifest["id"]) != manifest["id"]:
             raise InputError(f"{folder / MANIFEST}: damaged, or changed since it was written")
         return cls(folder=folder, manifest=manifest, crc=zlib.crc32(data))
 
@@ -237,9 +237,9 @@ def _parsed(path: Path, data: bytes) -> dict:
     return manifest
 
 
-def _blanked(manifest: bytes, artifact_id: str) -> str:
-    """The id that a manifest should have: the SHA-256 of all of it but the id that it has."""
-    blank = manifest.replace(artifact_id.encode(), BLANK.encode(), 1)
+def _id_of(manifest: bytes, said: str) -> str:
+    """The id of a manifest: the SHA-256 of all of it but the id that it says it has."""
+    blank = manifest.replace(said.encode(), BLANK.encode(), 1)
     return hashlib.sha256(blank).hexdigest()
 
 

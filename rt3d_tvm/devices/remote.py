@@ -153,7 +153,7 @@ class RemoteDevice(Device):
                 f"{folder}: compiled for {machine}, the device {self.key} is {processor.machine}; "
                 f"targets that fit: {fits}"
             )
-        if missing := lacking_there(manifest["processor"]["features"], processor.features):
+        if missing := lacking_there(manifest["processor"], processor.features):
             fits = ", ".join(fitting_targets(processor, gpu=on_gpu))
             raise InputError(
                 f"{folder}: compiled for target {manifest['target']['name']}, the processor of "

@@ -22,6 +22,7 @@ from rt3d_tvm.data.generate import make_clip
 from rt3d_tvm.devices.remote import RemoteDevice
 from rt3d_tvm.devices.tracker import list_devices, request_device, wait_for_device
 from rt3d_tvm.errors import InputError
+from tests.artifact.tampering import edit_manifest, reseal
 from tests.servers import running, serving
 from tests.two_layers import SHAPE, write_two_layers
 
@@ -157,6 +158,14 @@ def test_artifacts_that_do_not_fit_are_refused(tracker, server, compiled_c3d, tm
         ):
             with pytest.raises(InputError, match=message):
                 device.load(folder)
+    newer = Path(shutil.copytree(compiled_c3d.folder, tmp_path / "newer"))
+    edit_manifest(newer, lambda said: said["processor"].update(features={"amx_of_2040": 2000}))
+    reseal(newer)
+    with (
+        RemoteDevice(tracker, KEY) as device,
+        pytest.raises(InputError, match=r"device this-machine has no amx_of_2040; targets that fi"),
+    ):
+        device.load(newer)
     truncated = changed("model.so", lambda data: data[:4096])
     with RemoteDevice(tracker, KEY) as device, pytest.raises(InputError, match="could not take"):
         device.load(truncated)

@@ -45,16 +45,44 @@ PROGRAM = """
 """
 
 
-def tried(folders: list[Path]) -> dict[str, tuple[int, str]]:
+# A folder that another artifact takes: what is there is loaded, under the same path.
+AGAIN = """
+    import runpy, shutil, sys
+    from pathlib import Path
+    import numpy as np
+    script, folder, other, result = sys.argv[1:]
+    load_plain = runpy.run_path(script)["load_plain"]
+    x = np.random.default_rng(1).standard_normal((1, 8, 4, 8, 8), dtype="float32")
+    _, first = load_plain(Path(folder))
+    before = first(x)
+    shutil.rmtree(folder)
+    shutil.copytree(other, folder)
+    _, second = load_plain(Path(folder))
+    np.savez(result, before=before, first=first(x), second=second(x))
+"""
+
+
+def plain_process(program: str, *arguments: object) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM), ROOT / "examples/run_plain.py", *folders],
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(program),
+            ROOT / "examples/run_plain.py",
+            *arguments,
+        ],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return {Path(folder).name: found for folder, found in json.loads(done.stdout).items()}
+    return done.stdout
+
+
+def tried(folders: list[Path]) -> dict[str, tuple[int, str]]:
+    answers = json.loads(plain_process(PROGRAM, *folders))
+    return {Path(folder).name: found for folder, found in answers.items()}
 
 
 def test_no_damage_is_loaded(pair, tmp_path):
@@ -68,6 +96,14 @@ def test_no_damage_is_loaded(pair, tmp_path):
     assert np.max(abs(y - wanted)) <= 1e-5 * np.max(abs(wanted))
     assert {name: how for name, how in found.items() if how[0] != 2} == {}
     assert len(found) > 0.9 * SAMPLE
+
+
+def test_a_folder_that_another_artifact_took_is_loaded_anew(pair, tmp_path):
+    shutil.copytree(pair.folder, tmp_path / "artifact")
+    plain_process(AGAIN, tmp_path / "artifact", pair.other, tmp_path / "y.npz")
+    found, wanted = np.load(tmp_path / "y.npz"), expected(pair.other_onnx, clip())
+    np.testing.assert_array_equal(found["first"], found["before"])
+    assert np.max(abs(found["second"] - wanted)) <= 1e-5 * np.max(abs(wanted))
 
 
 def test_what_has_right_checksums_is_looked_at(pair, tmp_path):
