@@ -14,6 +14,7 @@ from tvm.script import ir as I
 from tvm.script import tirx as T
 
 from rt3d_tvm import cli
+from rt3d_tvm.artifact.load import load
 from rt3d_tvm.artifact.verify import reference_session, relative_distance
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.link import export_arguments
@@ -25,6 +26,7 @@ from rt3d_tvm.export import export_onnx
 from rt3d_tvm.prune.benchmark import benchmark_pair
 from rt3d_tvm.tune.tuner import tune_onnx
 from tests.conftest import GROUP
+from tests.nan_models import FOLLOWING, node, save, spoiled, values
 from tests.two_layers import write_two_layers
 
 pytestmark = pytest.mark.phone
@@ -58,6 +60,24 @@ def test_every_model_computes_there_what_onnx_runtime_does_here(phone, compiled,
             references.append(session.run(None, {session.get_inputs()[0].name: x})[0])
             assert relative_distance(artifact.run(x), references[-1]) <= MAX_REL_ERROR
     assert relative_distance(*references) >= 1e-2
+
+
+def test_a_nan_stays_one_there(phone, tmp_path):
+    """In a ReLU6 behind a convolution, in a pool and in a sum, as on this machine."""
+    nodes, constants = FOLLOWING["Relu6"]
+    conv = node("Conv", ["x", "w"], ["c"], pads=[1] * 6)
+    pool = node("MaxPool", ["y"], ["p"], kernel_shape=[2, 3, 3], pads=[0, 1, 1] * 2)
+    again = node("Conv", ["p", "v"], ["z"])
+    weights = {"w": values(8, 3, 3, 3, 3), "v": values(8, 8, 1, 1, 1, seed=1), **constants}
+    path = save(tmp_path / "m.onnx", [conv, *nodes, pool, again], **weights)
+    for target in ("cortex-a77", "host"):
+        compile_onnx(path, tmp_path / target, target=target)
+    x = spoiled(np.nan)
+    expected = load(tmp_path / "host").run(x)
+    assert 0 < np.isnan(expected).sum() < expected.size
+    with opened(phone) as device:
+        there = device.load(tmp_path / "cortex-a77").run(x)
+    np.testing.assert_allclose(there, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.full
