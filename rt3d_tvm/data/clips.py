@@ -64,7 +64,7 @@ def read_clips(
     wanted = set(positions.ravel().tolist())
     chosen = {}
     reformatter = av.video.reformatter.VideoReformatter()
-    preprocess = 0.0
+    preprocess, index = 0.0, -1
     for index, frame in enumerate(frames_of(path)):
         if index in wanted:
             begun = time.perf_counter()
@@ -198,12 +198,12 @@ def _pixels(
         # Starting threads for each frame would take longer than the small frames of a clip do.
         resized = reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1
-        )
+        ).to_ndarray()
     except av.FFmpegError as error:
         raise InputError(
             f"{what} cannot be resized to {width}x{height}: {error.strerror}"
         ) from error
-    return orientation.upright(resized.to_ndarray())
+    return orientation.upright(resized)
 
 
 def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:

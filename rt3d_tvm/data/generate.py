@@ -47,7 +47,12 @@ def write_video(
     """
     pictures = iter(pictures)
     first = next(pictures)
-    with whole_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with (
+        whole_file(path) as temporary,
+        # FFmpeg gets the open file: to it a name with a colon is a protocol.
+        temporary.open("wb") as file,
+        av.open(file, "w", format="mp4") as container,
+    ):
         try:
             stream = container.add_stream(ENCODER, rate=Fraction(fps), options=dict(options or {}))
         except av.codec.codec.UnknownCodecError as error:

@@ -66,7 +66,11 @@ def _tell_expired(call: Call) -> None:
 
     limit = struct.pack("ll", _LAST_WORD_S, 0)
     call.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-    message = f"RPCSessionTimeoutError: this session of {call.timeout_s:g} s has expired"
+    # In the words of TVM's own server, which its clients look for.
+    message = (
+        f"RPCSessionTimeoutError: Your {call.timeout_s:g}s session has expired, "
+        'try to increase the "session_timeout" value.'
+    )
     with contextlib.suppress(RuntimeError):  # nobody listens any more
         _ffi_api.ReturnException(call.sock.fileno(), message)
 

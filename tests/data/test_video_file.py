@@ -1,5 +1,6 @@
 """Just the file that is named is opened, and what is no video of one size is refused."""
 
+import itertools
 import os
 import re
 import shutil
@@ -11,7 +12,9 @@ import av
 import numpy as np
 import pytest
 
+from rt3d_tvm.data import video_file
 from rt3d_tvm.data.clips import read_clips, read_frames
+from rt3d_tvm.data.generate import make_clip
 from rt3d_tvm.data.video_file import promised_frames
 from rt3d_tvm.errors import InputError
 from tests.videos import changing, encode, still
@@ -46,6 +49,14 @@ def test_a_name_is_a_name_whatever_it_means_to_ffmpeg(red, tmp_path, monkeypatch
         assert batch.source.frames == 5
         colour = batch.array.mean(axis=(0, 2, 3, 4))
         np.testing.assert_allclose(colour, [0.98, 0, 0], atol=0.03)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clip_is_written_under_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    make_clip(Path(name), frames=2, size=32)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert read_clips(name, **PLAIN).source.frames == 2
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,6 +144,29 @@ def test_frames_that_cannot_be_resized_are_refused(tmp_path):
     assert read_clips(path, size=32, resize=(32, 32), frames=2).array.shape == (1, 3, 2, 32, 32)
     with pytest.raises(InputError, match="16384x2 cannot be resized to 1048576x1048576: Invalid"):
         read_clips(path, size=32, resize=(1 << 20, 1 << 20))
+
+
+@pytest.mark.parametrize("frames", [0, 3])
+def test_a_file_that_decodes_otherwise_the_second_time_is_refused(tmp_path, monkeypatch, frames):
+    path = encode(tmp_path / "v.mp4", [still(32, 32)] * 6)
+    fewer = lambda path: itertools.islice(video_file.frames_of(path), frames)  # noqa: E731
+    monkeypatch.setattr("rt3d_tvm.data.clips.frames_of", fewer)
+    with pytest.raises(InputError, match=f"6 of its frames decoded at first, then {frames}"):
+        read_clips(path, size=32, resize=32)
+
+
+def test_an_error_of_the_library_s_own_is_an_input_error(tmp_path, monkeypatch):
+    path = encode(tmp_path / "v.mp4", [still(32, 32)] * 6)
+
+    class Failing:
+        def reformat(self, *_, **__):
+            raise av.error.ExternalError(1, "no such conversion")
+
+    monkeypatch.setattr("av.video.reformatter.VideoReformatter", Failing)
+    with pytest.raises(InputError, match="frames of 32x32 cannot be resized to 32x32: no such"):
+        read_clips(path, **PLAIN)
+    with pytest.raises(InputError, match="no such conversion"):
+        read_frames(path, choose=np.arange, resize=32)
 
 
 def test_a_codec_that_nobody_knows_is_refused(tmp_path):

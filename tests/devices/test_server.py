@@ -89,7 +89,7 @@ def test_a_session_ends_when_its_time_is_over(tracker, device):
     began = time.monotonic()
     free_again(tracker)
     assert time.monotonic() - began < 15
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="session has expired"):
         session.get_function("runtime.NumThreads")()
     assert pids_below(server_pid(device)) == []
 
