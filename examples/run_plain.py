@@ -99,4 +99,9 @@ if __name__ == "__main__":
     manifest, run = load_plain(Path(sys.argv[1]))
     shape = manifest["inputs"][0]["shape"]
     clip = np.load(sys.argv[2]) if len(sys.argv) > 2 else np.zeros(shape, "float32")
-    print(json.dumps(run(clip).tolist()))
+    output = run(clip)
+    if not np.isfinite(output).all():
+        sys.exit(
+            f"{sys.argv[1]}: {np.sum(~np.isfinite(output))} of its outputs are NaN or infinite"
+        )
+    print(json.dumps(output.tolist()))

@@ -59,6 +59,12 @@ void Report(const ffi::Tensor& logits, const std::string& output) {
   DLDataType dtype = logits.dtype();
   if (dtype.code != kDLFloat || dtype.bits != 32) Fail("the model's output is not float32");
   const float* values = static_cast<const float*>(logits.data_ptr());
+  size_t count = static_cast<size_t>(logits.numel());
+  size_t finite = std::count_if(values, values + count, [](float v) { return std::isfinite(v); });
+  if (finite < count) {
+    Fail(std::to_string(count - finite) + " of the " + std::to_string(count) +
+         " values of the output are NaN or infinite: no class is the likeliest");
+  }
   size_t classes = logits.size(logits.ndim() - 1);
   if (!output.empty()) {
     std::ofstream out(output, std::ios::binary);

@@ -15,6 +15,7 @@ from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.link import GNU_LINKER
 from tests.artifact.networks import clip
 from tests.artifact.tampering import damaged, edit_manifest, reseal
+from tests.nan_models import diverged, spoiled
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cpp"
@@ -148,3 +149,13 @@ def test_it_runs_on_the_emulated_phone(phone, compiled_c3d, tmp_path):
     emulator = ["qemu-aarch64", "-L", phone.state / "root"]
     shape = compiled_c3d.manifest["inputs"][0]["shape"]
     check([*emulator, program], tmp_path / "artifact", compiled_c3d.onnx, shape, tmp_path)
+
+
+def test_an_output_that_is_no_number_names_no_class(program, tmp_path):
+    compile_onnx(diverged(tmp_path / "m.onnx"), tmp_path / "a", allow_non_finite=True)
+    spoiled(0).tofile(tmp_path / "clip.raw")
+    output = tmp_path / "logits.raw"
+    done = run(program, tmp_path / "a", tmp_path / "clip.raw", "--runs", 1, "--output", output)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "5 of the 5 values of the output are NaN or infinite" in done.stderr
+    assert not output.exists()

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rt3d_tvm.compile.build import compile_onnx
 from tests.artifact.networks import clip, expected
 from tests.artifact.tampering import damaged, edit_manifest, reseal
+from tests.nan_models import diverged
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = 40
@@ -131,3 +133,12 @@ def test_what_has_right_checksums_is_looked_at(pair, tmp_path):
     assert "not laid out as manifest.json says" in found["bounds"][1]
     assert "this one has no ['riscv64']" in found["machine"][1]
     assert "this one has no ['amx_of_2040']" in found["feature"][1]
+
+
+def test_an_output_that_is_no_number_is_not_printed(tmp_path):
+    """JSON has no NaN."""
+    compile_onnx(diverged(tmp_path / "m.onnx"), tmp_path / "a", allow_non_finite=True)
+    command = [sys.executable, ROOT / "examples/run_plain.py", tmp_path / "a"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("a: 5 of its outputs are NaN or infinite\n")
