@@ -111,10 +111,7 @@ def load(folder: str | Path, *, threads: int | None = None) -> Artifact:
     for a folder that holds no artifact or one for another processor, and for files in it that are
     damaged or do not belong together.
     """
-    files = ArtifactFiles.open(as_path(folder, "folder"))
-    check_runs_here(files.manifest, files.folder)
-    code = files.code()
-    weights_file, arrays = files.weights()
+    files, code, weights_file, arrays = _read(as_path(folder, "folder"))
     threads = available_cores() if threads is None else threads
     thread = kernel_thread(threads)
 
@@ -128,6 +125,19 @@ def load(folder: str | Path, *, threads: int | None = None) -> Artifact:
         raise InputError(f"{files.folder / MODEL}: cannot be loaded: {reason}") from error
     weights = [tvm.runtime.from_dlpack(value) for value in arrays]
     return Artifact(files.manifest, vm, weights, used, weights_file, thread)
+
+
+def _read(folder: Path) -> tuple[ArtifactFiles, bytes, MappedFile, list[np.ndarray]]:
+    """The files of one artifact, its code and its weights, even while another takes the folder."""
+    files = ArtifactFiles.open(folder)
+    while True:
+        try:
+            check_runs_here(files.manifest, folder)
+            return files, files.code(), *files.weights()
+        except InputError:
+            seen, files = files, ArtifactFiles.open(folder)
+            if files.crc == seen.crc:
+                raise
 
 
 def load_library(code: bytes) -> tvm_ffi.Module:

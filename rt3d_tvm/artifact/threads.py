@@ -61,6 +61,14 @@ def threads_used() -> int:
     return int(tvm.get_global_func("runtime.NumThreads")())
 
 
+def _use_no_workers() -> None:
+    """Let the calling thread run its kernels alone, on any core: TVM makes no threads for it."""
+    cores = os.sched_getaffinity(0)
+    # The list counts: it says that there is one processor, to which TVM then binds the thread.
+    tvm.get_global_func("runtime.config_threadpool")(_BIG_CORES, 1, ["0"])
+    os.sched_setaffinity(0, cores)
+
+
 class KernelThread:
     """A thread that kernels are called from, one call after the other, on so many threads.
 
@@ -86,7 +94,10 @@ class KernelThread:
     def _called(self, threads: int, function: Callable, arguments: tuple) -> object:
         with self.running:
             if threads != self._threads:
-                set_threads(threads)
+                if threads == 1:
+                    _use_no_workers()
+                else:
+                    set_threads(threads)
                 self._threads = threads
             return function(*arguments)
 
@@ -98,7 +109,7 @@ _shared: KernelThread | None = None
 
 
 def kernel_thread(threads: int) -> KernelThread:
-    """The thread to call kernels from that run on so many threads.
+    """The thread to call kernels from that run on so many threads, always the same number.
 
     Those that run on several take turns: they would be in each other's way on the same cores. What
     runs on one thread has one to itself, and runs beside the others.

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.load import load
-from rt3d_tvm.artifact.threads import available_cores, set_threads
+from rt3d_tvm.artifact.threads import available_cores, set_threads, threads_used
 from rt3d_tvm.artifact.verify import verify
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.errors import InputError
@@ -60,6 +61,22 @@ def test_a_file_of_another_artifact_is_refused(name, pair, tmp_path):
         load(folder)
     with pytest.raises(InputError):
         verify(folder, pair.onnx)
+
+
+def test_one_artifact_is_loaded_while_another_takes_the_folder(pair, tmp_path, monkeypatch):
+    """Between the manifest and the code; once more where that happens again."""
+    folder, real = Path(shutil.copytree(pair.folder, tmp_path / "artifact")), ArtifactFiles.code
+    others = [pair.other, pair.folder, pair.other]
+
+    def taken_meanwhile(files: ArtifactFiles) -> bytes:
+        if others:
+            shutil.rmtree(folder)
+            shutil.copytree(others.pop(0), folder)
+        return real(files)
+
+    monkeypatch.setattr(ArtifactFiles, "code", taken_meanwhile)
+    np.testing.assert_array_equal(load(folder).run(clip()), load(pair.other).run(clip()))
+    assert others == []
 
 
 def test_files_copied_over_a_loaded_artifact_do_not_change_it(pair, tmp_path):
@@ -147,6 +164,22 @@ def test_the_threads_of_one_artifact_are_not_those_of_the_next(pair):
     first, second = load(pair.folder, threads=cores), load(pair.folder, threads=1)
     np.testing.assert_array_equal(first.run(clip()), second.run(clip()))
     assert (first.threads, second.threads) == (cores, 1)
+
+
+def test_on_one_thread_an_artifact_is_one_thread(pair):
+    """Which no core is chosen for: as many as there are cores may run at a time."""
+
+    def there() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    wanted = load(pair.folder).run(clip())
+    before = there()
+    artifacts = [load(pair.folder, threads=1) for _ in range(3)]
+    assert all(near(artifact.run(clip()), wanted) for artifact in artifacts)
+    assert there() <= before + 3
+    for artifact in artifacts:
+        assert artifact.thread.call(1, os.sched_getaffinity, 0) == os.sched_getaffinity(0)
+        assert artifact.thread.call(1, threads_used) == 1
 
 
 HOW = (
