@@ -23,6 +23,7 @@ from rt3d_tvm.compile.passes.conv2d import Conv2dAsConv3d
 from rt3d_tvm.compile.passes.conv2plus1d import Conv2Plus1D
 from rt3d_tvm.compile.passes.fully_connected import FullyConnectedAsConv3d
 from rt3d_tvm.compile.passes.keep_packed import KeepPacked
+from rt3d_tvm.compile.passes.limit_fusion import LimitFusion
 from rt3d_tvm.compile.passes.pruned_filters import PrunedFilters
 from rt3d_tvm.compile.passes.tuned_kernels import TunedKernels
 from rt3d_tvm.compile.passes.zero_factors import ZeroFactors
@@ -64,6 +65,7 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         ("merge_reshapes", relax.transform.RemoveRedundantReshape()),
         ("legalize", relax.transform.LegalizeOps()),
         ("annotate", relax.transform.AnnotateTIROpPattern()),
+        ("limit_fusion", LimitFusion()),
         ("fuse_ops", relax.transform.FuseOps()),
         ("fuse_tir", relax.transform.FuseTIR()),
         ("views", relax.transform.RewriteDataflowReshape()),

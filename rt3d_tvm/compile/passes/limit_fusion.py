@@ -1,0 +1,177 @@
+"""LimitFusion: what would make a fused expression too large is computed by a function of its own.
+
+Before::
+
+    lv = R.call_tir(cls.sigmoid, (x,))            # op_pattern of all: elementwise
+    lv1 = R.call_tir(cls.multiply, (x, lv))
+    lv2 = R.call_tir(cls.sigmoid, (lv1,))
+    lv3 = R.call_tir(cls.multiply, (lv1, lv2))    # reads lv1 twice, and so on
+
+After::
+
+    ...
+    lv3 = R.call_tir(cls.multiply1, (lv1, lv2))   # op_pattern: opaque, which FuseOps leaves alone
+
+FuseOps makes one function of a chain, and the schedule inlines a value at each place that reads it.
+A value that is read twice doubles the expression, the next one doubles it again: twenty of them
+make a million terms. The pass predicts the size of the expression and ends the chain in time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+import tvm_ffi
+from tvm import relax, s_tir, tirx
+
+from rt3d_tvm.compile.ir.dataflow import bindings, rewritten, static_shape
+from rt3d_tvm.compile.ir.packed_call import called
+
+# Nodes of one inlined expression. The largest of a real network, a gate behind a padded sum, has
+# about a hundred; a thousand compile in a tenth of a second.
+MAX_NODES = 1000
+# A call such as tanh becomes some thirty instructions.
+CALL_NODES = 16
+# Functions that TVM expands into an expression with so many copies of the argument.
+ARGUMENT_COPIES = {"tirx.tanh": 5, "tirx.isfinite": 3, "tirx.tan": 2, "tirx.atanh": 2}
+# The attribute in which AnnotateTIROpPattern says how a function may be fused, and its values.
+PATTERN_ATTRIBUTE = "op_pattern"
+_REDUCTION, _OPAQUE = 3, 8
+
+
+@tvm.transform.module_pass(opt_level=0, name="LimitFusion")
+class LimitFusion:
+    """Keep FuseOps from joining what would be inlined into more than ``MAX_NODES``."""
+
+    def transform_module(
+        self, mod: tvm.IRModule, _context: tvm.transform.PassContext
+    ) -> tvm.IRModule:
+        """The module with copies of some functions that are not to be fused."""
+        return rewritten(mod, _Rewriter(mod))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """The expression that takes the place of a value where it is read.
+
+    nodes: all of them. axes: how many of them are an axis of the value, each of which becomes the
+    index that the reader reads it at.
+    """
+
+    nodes: int
+    axes: int
+
+    @classmethod
+    def stored(cls, rank: int) -> Size:
+        """A load of what lies in memory."""
+        return cls(nodes=1 + rank, axes=rank)
+
+
+def inlined_sizes(function: tirx.PrimFunc, arguments: list[Size]) -> tuple[int, list[Size]]:
+    """The nodes of a function's largest expression with its inputs inlined; the sizes of results.
+
+    arguments: the sizes of the inputs. Within the function all but reductions is inlined as well.
+    """
+    sizes = dict(zip(function.params, arguments, strict=False))
+    largest = 0
+
+    def compute(block: s_tir.SBlock, _visitor) -> None:
+        axes = {axis.var for axis in block.iter_vars}
+
+        def store(statement: tirx.BufferStore, _visitor) -> None:
+            nonlocal largest
+            size = _expression(statement.value, axes, sizes)
+            largest = max(largest, size.nodes)
+            if block.init is None:
+                sizes[statement.buffer] = size
+
+        tvm_ffi.structural_visit(block.body, [(s_tir.SBlock, compute), (tirx.BufferStore, store)])
+
+    tvm_ffi.structural_visit(function.body, [(s_tir.SBlock, compute)])
+    results = function.params[len(arguments) :]
+    return largest, [sizes.get(result, Size.stored(len(result.ty.shape))) for result in results]
+
+
+def _expression(value: tvm.ir.Expr, axes: set[tirx.Var], sizes: dict[tirx.Var, Size]) -> Size:
+    """The size of an expression over the axes of its block, with what it loads inlined."""
+    nodes = uses = 0
+
+    def count(expr: tvm.ir.Expr, visitor) -> None:
+        nonlocal nodes
+        nodes += 1
+        visitor.default_visit(expr)
+
+    def call(expr: tvm.ir.Call, _visitor) -> None:
+        nonlocal nodes, uses
+        copies = ARGUMENT_COPIES.get(getattr(expr.op, "name", ""), 1)
+        parts = [_expression(argument, axes, sizes) for argument in expr.args]
+        nodes += CALL_NODES + copies * sum(part.nodes for part in parts)
+        uses += copies * sum(part.axes for part in parts)
+
+    def use(var: tirx.Var, _visitor) -> None:
+        nonlocal nodes, uses
+        nodes += 1
+        uses += var in axes
+
+    def load(expr: tvm.ir.TensorLoad, _visitor) -> None:
+        nonlocal nodes, uses
+        of = sizes.get(expr.source, Size.stored(len(expr.indices)))
+        indices = [_expression(index, axes, sizes) for index in expr.indices]
+        nodes += of.nodes + of.axes * (max((index.nodes for index in indices), default=1) - 1)
+        uses += of.axes * max((index.axes for index in indices), default=0)
+
+    visits = [(tvm.ir.TensorLoad, load), (tvm.ir.Call, call), (tirx.Var, use)]
+    tvm_ffi.structural_visit(value, [*visits, (tvm.ir.Expr, count)])
+    return Size(nodes=nodes, axes=uses)
+
+
+@relax.expr_functor.mutator
+class _Rewriter(relax.PyExprMutator):
+    """Calls a copy that is not fused where a call would make its expression too large."""
+
+    def __init__(self, mod: tvm.IRModule) -> None:
+        super().__init__(mod)
+        self.mod = mod
+        self.apart: set[relax.Var] = set()
+
+    def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
+        """Rewrite one function and put it back into the module."""
+        self.apart = _kept_apart(self.mod, function)
+        self.builder_.update_func(name, self.visit_expr(function))
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        """The same call, of a function that is opaque to FuseOps."""
+        if binding.var in self.apart:
+            call = binding.value
+            opaque = called(self.mod, call).with_attr(PATTERN_ATTRIBUTE, _OPAQUE)
+            function = self.builder_.add_func(opaque, call.args[0].name_hint)
+            args = [function, *call.args[1:]]
+            binding = relax.VarBinding(
+                binding.var, relax.Call(call.op, args, call.attrs, call.ty_args)
+            )
+        super().visit_var_binding_(binding)
+
+
+def _kept_apart(mod: tvm.IRModule, function: relax.Function) -> set[relax.Var]:
+    """The values that are to be computed by a function of their own, so that all others fuse."""
+    sizes: dict[relax.Var, list[Size]] = {}
+    apart = set()
+
+    def size_of(expr: relax.Expr) -> Size:
+        found = sizes.get(expr)
+        return found[0] if found else Size.stored(len(static_shape(expr) or ()))
+
+    for binding in bindings(function):
+        var, value = binding.var, binding.value
+        func = called(mod, value)
+        if isinstance(value, relax.TupleGetItem) and value.tuple_value in sizes:
+            sizes[var] = [sizes[value.tuple_value][value.index]]
+        if func is None or int(func.attrs.get(PATTERN_ATTRIBUTE, _OPAQUE)) > _REDUCTION:
+            continue
+        largest, results = inlined_sizes(func, [size_of(arg) for arg in value.args[1].fields])
+        if largest > MAX_NODES:
+            apart.add(var)
+        else:
+            sizes[var] = results
+    return apart
