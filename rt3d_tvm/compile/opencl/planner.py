@@ -24,6 +24,7 @@ from rt3d_tvm.artifact.opencl.plan import Launch, Plan, Texture
 from rt3d_tvm.compile.ir.dataflow import bindings, dtype_of, is_op, static_shape
 from rt3d_tvm.compile.memory.phases import memory_phases
 from rt3d_tvm.compile.opencl.allocate_textures import is_texture
+from rt3d_tvm.compile.opencl.distinct_names import DistinctNames
 from rt3d_tvm.compile.opencl.lowering import tir_pipeline
 
 _AXES = "xyz"
@@ -96,28 +97,28 @@ class _Kernel:
 
 def _kernels(mod: tvm.IRModule, target: Target) -> tuple[dict[str, list[_Kernel]], str]:
     """The kernels of each PrimFunc in the order they are launched, and the source of them all."""
-    functions = {
-        name: function
-        for name, function in mod.functions_items()
-        if isinstance(function, tirx.PrimFunc)
-    }
-    bound = tirx.transform.BindTarget(target)(
-        relax.transform.AttachGlobalSymbol()(tvm.IRModule(functions))
+    functions = DistinctNames()(
+        tvm.IRModule(
+            {
+                name: function
+                for name, function in mod.functions_items()
+                if isinstance(function, tirx.PrimFunc)
+            }
+        )
     )
+    bound = tirx.transform.BindTarget(target)(relax.transform.AttachGlobalSymbol()(functions))
     lower, _, finish_device = tirx.get_tir_pipeline(tir_pipeline())
     host, device = split_host_device_mods(lower(bound))
     source = "\n".join(
         codegen_build(finish_device()(part), of).inspect_source("cl") for of, part in device.items()
     )
     source = _PROTOTYPES.sub("", source)
-    by_name = {name.name_hint: function for name, function in functions.items()}
+    by_name = {name.name_hint: function for name, function in functions.functions_items()}
     kernels = {}
     for name, function in host.functions_items():
         called = name.name_hint.removeprefix("__tvm_ffi_")
         sizes = {param.name: _buffer_bytes(param.ty) for param in by_name[called].params}
         kernels[called] = _launched(function, sizes)
-        if len(sizes) < len(by_name[called].params):
-            raise ValueError(f"{called}: two parameters of one name")
         for kernel in kernels[called]:
             _check(kernel, source, target)
     return kernels, source
