@@ -21,6 +21,7 @@ from rt3d_tvm.compile.passes.clip import ClipAsOperators
 from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
 from rt3d_tvm.compile.passes.conv2d import Conv2dAsConv3d
 from rt3d_tvm.compile.passes.conv2plus1d import Conv2Plus1D
+from rt3d_tvm.compile.passes.evaluate_constants import EvaluateConstants
 from rt3d_tvm.compile.passes.fully_connected import FullyConnectedAsConv3d
 from rt3d_tvm.compile.passes.keep_packed import KeepPacked
 from rt3d_tvm.compile.passes.limit_fusion import LimitFusion
@@ -51,6 +52,7 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
     rules = schedules.table.rules(lowering.backend.name)
     return [
         ("zero_factors", ZeroFactors()),
+        ("evaluate_constants", EvaluateConstants()),
         ("fold_constants", relax.transform.FoldConstant()),
         ("clip", ClipAsOperators()),
         ("conv2d", Conv2dAsConv3d()),

@@ -19,18 +19,20 @@ make a million terms. The pass predicts the size of the expression and ends the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tvm
 import tvm_ffi
 from tvm import relax, s_tir, tirx
 
-from rt3d_tvm.compile.ir.dataflow import bindings, rewritten, static_shape
+from rt3d_tvm.compile.ir.dataflow import bindings, rewritten, static_shape, users
 from rt3d_tvm.compile.ir.packed_call import called
 
-# Nodes of one inlined expression. The largest of a real network, a gate behind a padded sum, has
-# about a hundred; a thousand compile in a tenth of a second.
+# Nodes of one inlined expression: a thousand compile in a tenth of a second, and a fused activation
+# has some hundred. An unrolled pool that reads a concat has thousands: what one function and those
+# it reads come to is always fused, and with further ones it may become so many times larger.
 MAX_NODES = 1000
+MAX_GROWTH = 4
 # A call such as tanh becomes some thirty instructions.
 CALL_NODES = 16
 # Functions that TVM expands into an expression with so many copies of the argument.
@@ -71,20 +73,24 @@ class Size:
 def inlined_sizes(function: tirx.PrimFunc, arguments: list[Size]) -> tuple[int, list[Size]]:
     """The nodes of a function's largest expression with its inputs inlined; the sizes of results.
 
-    arguments: the sizes of the inputs. Within the function all but reductions is inlined as well.
+    arguments: the sizes of the inputs. Within the function, too, what one block writes whole is
+    inlined, but for reductions.
     """
     sizes = dict(zip(function.params, arguments, strict=False))
-    largest = 0
+    largest, written = 0, set()
 
     def compute(block: s_tir.SBlock, _visitor) -> None:
         axes = {axis.var for axis in block.iter_vars}
 
         def store(statement: tirx.BufferStore, _visitor) -> None:
             nonlocal largest
-            size = _expression(statement.value, axes, sizes)
+            buffer, size = statement.buffer, _expression(statement.value, axes, sizes)
             largest = max(largest, size.nodes)
-            if block.init is None:
-                sizes[statement.buffer] = size
+            if block.body.same_as(statement) and block.init is None and buffer not in written:
+                sizes[buffer] = size
+            else:
+                sizes.pop(buffer, None)
+            written.add(buffer)
 
         tvm_ffi.structural_visit(block.body, [(s_tir.SBlock, compute), (tirx.BufferStore, store)])
 
@@ -153,25 +159,52 @@ class _Rewriter(relax.PyExprMutator):
         super().visit_var_binding_(binding)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Inlined:
+    """A value that is inlined where it is read: its results' sizes, with all before it inlined too.
+
+    alone: the sizes with its own inputs stored. pair: the nodes of the largest function among those
+    inlined, each with the functions that it reads.
+    """
+
+    results: list[Size]
+    alone: list[Size]
+    pair: int
+
+
+def _is_fused(mod: tvm.IRModule, value: relax.Expr) -> bool:
+    """Whether FuseOps joins what a binding computes with what it reads, and takes a tuple apart."""
+    if isinstance(value, relax.TupleGetItem):
+        return True
+    func = called(mod, value)
+    return func is not None and int(func.attrs.get(PATTERN_ATTRIBUTE, _OPAQUE)) <= _REDUCTION
+
+
 def _kept_apart(mod: tvm.IRModule, function: relax.Function) -> set[relax.Var]:
     """The values that are to be computed by a function of their own, so that all others fuse."""
-    sizes: dict[relax.Var, list[Size]] = {}
-    apart = set()
-
-    def size_of(expr: relax.Expr) -> Size:
-        found = sizes.get(expr)
-        return found[0] if found else Size.stored(len(static_shape(expr) or ()))
-
+    known: dict[relax.Var, _Inlined] = {}
+    readers, apart = users(function), set()
     for binding in bindings(function):
         var, value = binding.var, binding.value
+        if isinstance(value, relax.TupleGetItem) and value.tuple_value in known:
+            whole, i = known[value.tuple_value], value.index
+            known[var] = replace(whole, results=[whole.results[i]], alone=[whole.alone[i]])
         func = called(mod, value)
-        if isinstance(value, relax.TupleGetItem) and value.tuple_value in sizes:
-            sizes[var] = [sizes[value.tuple_value][value.index]]
-        if func is None or int(func.attrs.get(PATTERN_ATTRIBUTE, _OPAQUE)) > _REDUCTION:
+        if func is None or not _is_fused(mod, value):
             continue
-        largest, results = inlined_sizes(func, [size_of(arg) for arg in value.args[1].fields])
-        if largest > MAX_NODES:
+        reads = value.args[1].fields
+        stored = [Size.stored(len(static_shape(read) or ())) for read in reads]
+        inlined = [known.get(read) for read in reads]
+        _, alone = inlined_sizes(func, stored)
+        pair, _ = inlined_sizes(
+            func, [of.alone[0] if of else size for of, size in zip(inlined, stored, strict=True)]
+        )
+        nodes, results = inlined_sizes(
+            func, [of.results[0] if of else size for of, size in zip(inlined, stored, strict=True)]
+        )
+        pair = max(pair, *(of.pair for of in inlined if of), 0)
+        if nodes > max(MAX_NODES, MAX_GROWTH * pair):
             apart.add(var)
-        else:
-            sizes[var] = results
+        elif all(reader and _is_fused(mod, reader.value) for reader in readers.get(var, [])):
+            known[var] = _Inlined(results=results, alone=alone, pair=pair)
     return apart
