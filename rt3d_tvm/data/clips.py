@@ -12,6 +12,7 @@ import numpy as np
 
 from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
 from rt3d_tvm.data.orientation import orientation_of
+from rt3d_tvm.data.pixels import crops_of, normalise
 from rt3d_tvm.data.video_file import VideoSource, count_frames, frames_of, promised_frames
 from rt3d_tvm.errors import InputError
 
@@ -22,7 +23,10 @@ _MOST_RATIO = 100
 
 @dataclass(frozen=True, kw_only=True)
 class ClipBatch:
-    """Clips as float32 (clips, 3, frames, size, size), and what a user should know of them."""
+    """Clips as float32 (clips x crops, 3, frames, size, size), and what a user should know of them.
+
+    The crops of one clip follow each other, as in a testing item of `rt3d_tvm.data.datasets`.
+    """
 
     array: np.ndarray
     source: VideoSource
@@ -38,17 +42,19 @@ def read_clips(
     resize: int | tuple[int, int],
     frames: int = 16,
     clips: int = 1,
+    crops: int = 1,
     stride: int = 1,
     mean: Sequence[float] = KINETICS_MEAN,
     std: Sequence[float] = KINETICS_STD,
+    colour_order: str = "rgb",
 ) -> ClipBatch:
-    """Decode a video and sample evenly spaced clips from it.
+    """Decode a video and sample evenly spaced clips from it; `Preprocessing` says what all mean.
 
     A clip is ``frames`` frames, ``stride`` apart. Each is turned upright, resized (its short side
-    to ``resize`` pixels, or to just that height and width), cropped to the ``size`` x ``size``
-    centre and normalised by ``mean`` and ``std`` (RGB, scale 0 to 1). One clip is taken from the
-    middle; several reach from the first frame to the last. A video too short repeats its last
-    frame, a damaged one gives the frames that decode: ``notes`` says so.
+    to ``resize`` pixels, or to just that height and width), cropped to ``size`` x ``size`` at
+    ``crops`` places and normalised by ``mean`` and ``std`` (RGB, scale 0 to 1). One clip is taken
+    from the middle; several reach from the first frame to the last. A video too short repeats its
+    last frame, a damaged one gives the frames that decode: ``notes`` says so.
 
     Raises InputError for a file that is missing, is no video, has no frame that decodes, or frames
     of several sizes, or frames that cannot be resized so. No other file is opened, whatever the
@@ -60,7 +66,10 @@ def read_clips(
     # Two passes: only the first tells how many frames decode, and so which are wanted, and
     # keeping them all would need memory for the whole video.
     source = count_frames(path)
-    positions, missing = spread_positions(source.frames, frames, clips, stride)
+    # As in `read_frames`: where the file promises more or less than decodes, both take the same.
+    positions, missing = spread_positions(promised_frames(path), frames, clips, stride)
+    if positions.max() >= source.frames:
+        positions, missing = spread_positions(source.frames, frames, clips, stride)
     wanted = set(positions.ravel().tolist())
     chosen = {}
     reformatter = av.video.reformatter.VideoReformatter()
@@ -68,7 +77,9 @@ def read_clips(
     for index, frame in enumerate(frames_of(path)):
         if index in wanted:
             begun = time.perf_counter()
-            chosen[index] = centre_crop(_pixels(frame, resize, reformatter, path), size).copy()
+            chosen[index] = np.stack(
+                crops_of(_pixels(frame, resize, reformatter, path), size, crops)
+            )
             preprocess += time.perf_counter() - begun
             if len(chosen) == len(wanted):
                 break
@@ -78,7 +89,10 @@ def read_clips(
             f"{index + 1}; or it was changed meanwhile"
         )
     decoded = time.perf_counter()
-    array = normalise(_stack(chosen, positions), mean=mean, std=std)
+    # (clips, frames, crops, size, size, 3): the frames of one crop belong together.
+    pixels = np.moveaxis(_stack(chosen, positions), 2, 1)
+    array = normalise(pixels, mean=mean, std=std, colour_order=colour_order)
+    array = array.reshape(-1, *array.shape[2:])
     finished = time.perf_counter()
     return ClipBatch(
         array=array,
@@ -138,16 +152,6 @@ def _stack(chosen: dict[int, np.ndarray], positions: np.ndarray) -> np.ndarray:
     return frames.reshape(*positions.shape, *frames.shape[1:])
 
 
-def normalise(pixels: np.ndarray, *, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """[..., frames, height, width, 3] of 0..255 -> float32 [..., 3, frames, height, width]."""
-    scale = 1 / (255 * np.asarray(std, np.float32))
-    shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
-    planes = np.moveaxis(pixels, -1, -4).astype(np.float32, order="C")
-    planes *= scale.reshape(3, 1, 1, 1)
-    planes -= shift.reshape(3, 1, 1, 1)
-    return planes
-
-
 def check_sampling(*, resize: int | tuple[int, int], **values: int) -> None:
     """InputError for a size or count below 1, or a ``size`` that ``resize`` is too small for."""
     values["resize"] = resize if isinstance(resize, int) else min(resize)
@@ -204,12 +208,6 @@ def _pixels(
             f"{what} cannot be resized to {width}x{height}: {error.strerror}"
         ) from error
     return orientation.upright(resized)
-
-
-def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:
-    """The middle size x size of [..., height, width, channels], as a view."""
-    top, left = ((extent - size) // 2 for extent in pixels.shape[-3:-1])
-    return pixels[..., top : top + size, left : left + size, :]
 
 
 def _notes(source: VideoSource, missing: int, *, frames: int, stride: int) -> Iterator[str]:

@@ -19,15 +19,15 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from rt3d_tvm.data.clips import (
-    centre_crop,
     check_sampling,
-    normalise,
     promised_frames,
     read_frames,
     spread_positions,
 )
 from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
 from rt3d_tvm.data.lists import VideoList, read_list, refuse_missing
+from rt3d_tvm.data.pixels import crops_of, normalise
+from rt3d_tvm.data.preprocessing import Preprocessing
 from rt3d_tvm.data.skipped import SkipLog
 from rt3d_tvm.errors import InputError
 
@@ -58,6 +58,7 @@ class Sampling:
     crops: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    colour_order: str = "rgb"
 
     def __post_init__(self) -> None:
         check_sampling(
@@ -71,6 +72,21 @@ class Sampling:
             raise InputError(f"crops {self.crops}: 1 or 3 is accepted")
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
             raise InputError(f"scales {self.scales}: above 0 and at most 1 is accepted")
+        self.preprocessing()  # what is trained with can be stored with the model
+
+    def preprocessing(self) -> Preprocessing:
+        """How testing cuts and normalises a clip; InputError for what makes no sense."""
+        return Preprocessing(
+            frames=self.frames,
+            size=self.size,
+            resize=self.resize,
+            mean=self.mean,
+            std=self.std,
+            colour_order=self.colour_order,
+            stride=self.stride,
+            clips=self.clips_per_video,
+            crops=self.crops,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +126,7 @@ def open_dataset(
     crops: int | None = None,
     mean: Sequence[float] = KINETICS_MEAN,
     std: Sequence[float] = KINETICS_STD,
+    colour_order: str = "rgb",
     seed: int = 0,
     cache: bool = False,
     cache_bytes: int = 4 << 30,
@@ -137,6 +154,7 @@ def open_dataset(
         crops=usual.crops if crops is None else crops,
         mean=tuple(mean),
         std=tuple(std),
+        colour_order=colour_order,
     )
     return VideoDataset(
         found,
@@ -195,6 +213,11 @@ class VideoDataset(Dataset):
         return self._training_item(index) if self.training else self._testing_item(index)
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """How a testing item is made: what whoever runs the model has to do as well."""
+        return self.sampling.preprocessing()
+
+    @property
     def skipped(self) -> tuple[Path, ...]:
         """The damaged videos met so far."""
         return tuple(self.videos[index][0] for index in self._skips.read())
@@ -230,8 +253,8 @@ class VideoDataset(Dataset):
             shape = (cut.clips_per_video * cut.crops, 3, cut.frames, cut.size, cut.size)
             return torch.zeros(shape), SKIPPED
         # [crops, clips, frames, size, size, 3], then one clip after the other, crops innermost
-        cropped = np.stack(_crops(frames, cut.size, cut.crops), axis=1)
-        clips = normalise(cropped, mean=cut.mean, std=cut.std)
+        cropped = np.stack(crops_of(frames, cut.size, cut.crops), axis=1)
+        clips = self._normalised(cropped)
         return torch.from_numpy(clips.reshape(-1, *clips.shape[2:])), self.videos[index][1]
 
     def _window(self, available: int, place: float) -> np.ndarray:
@@ -250,7 +273,11 @@ class VideoDataset(Dataset):
         frames = frames[:, top : top + side, left : left + side]
         if cut.flip and rng.integers(2):
             frames = frames[:, :, ::-1]
-        return _resized(torch.from_numpy(normalise(frames, mean=cut.mean, std=cut.std)), cut.size)
+        return _resized(torch.from_numpy(self._normalised(frames)), cut.size)
+
+    def _normalised(self, pixels: np.ndarray) -> np.ndarray:
+        cut = self.sampling
+        return normalise(pixels, mean=cut.mean, std=cut.std, colour_order=cut.colour_order)
 
     def _frames(self, index: int, choose: Callable[[int], np.ndarray]) -> np.ndarray | None:
         """The frames at the positions chosen from so many; None, and noted, for a damaged video."""
@@ -287,19 +314,6 @@ class VideoDataset(Dataset):
                 f"{len(self)} videos; the others are decoded each time",
                 stacklevel=2,
             )
-
-
-def _crops(frames: np.ndarray, size: int, crops: int) -> list[np.ndarray]:
-    """Views size x size of [..., height, width, 3], along the longer side."""
-    if crops == 1:
-        return [centre_crop(frames, size)]
-    height, width = frames.shape[-3:-1]
-    views = []
-    for share in np.linspace(0, 1, crops):
-        down, across = (share, 0.5) if height > width else (0.5, share)
-        top, left = int((height - size) * down), int((width - size) * across)
-        views.append(frames[..., top : top + size, left : left + size, :])
-    return views
 
 
 def _resized(clip: Tensor, size: int) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
+from rt3d_tvm.data.preprocessing import Preprocessing
 from rt3d_tvm.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,6 +57,18 @@ class ModelSpec:
                 raise InputError(f"{frames} frames: {self.title} takes pictures, which have none")
             return (1, self.channels, size, size)
         return (1, self.channels, frames or self.frames, size, size)
+
+    def preprocessing(self, frames: int | None = None, size: int | None = None) -> Preprocessing:
+        """How the weights in circulation want one clip, for clips of other sizes in proportion.
+
+        InputError for a network of pictures.
+        """
+        if self.frames is None:
+            raise InputError(f"{self.title} takes pictures, not clips")
+        published = Preprocessing(
+            frames=self.frames, size=self.size, resize=self.resize, mean=self.mean, std=self.std
+        )
+        return published.at(frames=frames or self.frames, size=size or self.size)
 
 
 _SPECS = (
