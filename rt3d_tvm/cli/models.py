@@ -47,41 +47,12 @@ def _models(args: argparse.Namespace) -> int:
 
 def model_with_weights(args: argparse.Namespace) -> tuple[nn.Module, WeightsInfo]:
     """The model that the arguments name, with weights from a file or from a seed."""
-    from dataclasses import asdict
-
-    from rt3d_tvm.models import build_model, model_spec
+    from rt3d_tvm.models import build_model
     from rt3d_tvm.models.seeded import seeded_
-    from rt3d_tvm.models.weights import WeightsInfo, load_weights_, read_info
+    from rt3d_tvm.models.weights import load_weights_
     from rt3d_tvm.prune.macs import layer_positions
 
-    chosen = {
-        "model": args.model,
-        "classes": args.classes,
-        "width": args.width,
-        "frames": args.frames,
-        "size": args.size,
-    }
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    if args.weights is None and args.model is None:
-        raise InputError("--model or --weights is needed; `rt3d models` lists the models")
-    stated = {}
-    if args.model is not None:
-        stated["classes"] = model_spec(args.model).num_classes
-    if args.weights is None:
-        stated["seed"] = args.seed or 0
-    else:
-        try:
-            stated = asdict(read_info(args.weights))
-        except InputError:
-            # A file from elsewhere does not say whose it is; the arguments then have to.
-            if args.model is None:
-                raise
-        for name in ("model", "classes", "width"):
-            if name in chosen and chosen[name] != stated.get(name, chosen[name]):
-                raise InputError(
-                    f"--{name} {chosen[name]}: {args.weights} is of {name} {stated[name]}"
-                )
-    info = WeightsInfo(**{**stated, **chosen})
+    info = _info(args)
     model = build_model(info.model, info.classes, info.width, frames=info.frames, size=info.size)
     if args.weights is not None:
         load_weights_(model, args.weights)
@@ -90,6 +61,58 @@ def model_with_weights(args: argparse.Namespace) -> tuple[nn.Module, WeightsInfo
         print(f"benchmark weights of seed {info.seed}: the model is not trained")
         seeded_(model, seed=info.seed, group=args.group, input_shape=input_shape(info))
     return model, info
+
+
+def _info(args: argparse.Namespace) -> WeightsInfo:
+    """What the weights say of themselves and the arguments add; InputError where they differ."""
+    from dataclasses import replace
+
+    from rt3d_tvm.models import model_spec
+    from rt3d_tvm.models.weights import WeightsInfo, is_described, read_info
+
+    names = ("model", "classes", "width", "frames", "size")
+    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.weights is None and args.model is None:
+        raise InputError("--model or --weights is needed; `rt3d models` lists the models")
+    if args.weights is None:
+        classes = model_spec(args.model).num_classes
+        return WeightsInfo(**{"classes": classes, "seed": args.seed or 0, **chosen})
+    # A file from elsewhere does not say whose it is; the arguments then have to.
+    if args.model is not None and not is_described(args.weights):
+        stated = WeightsInfo(**{**chosen, "classes": _classes_in(args)})
+    else:
+        stated = read_info(args.weights)
+    for name in ("model", "classes", "width"):
+        if name in chosen and chosen[name] != getattr(stated, name):
+            raise InputError(
+                f"--{name} {chosen[name]}: {args.weights} is of {name} {getattr(stated, name)}"
+            )
+    return _of_these_sizes(stated, replace(stated, **chosen))
+
+
+def _classes_in(args: argparse.Namespace) -> int:
+    """The number of classes of weights that do not say it, as their last layer has it."""
+    from rt3d_tvm.models import model_spec
+    from rt3d_tvm.models.state_dict import classes_in
+
+    found = classes_in(args.weights, args.model, args.width)
+    return found or args.classes or model_spec(args.model).num_classes
+
+
+def _of_these_sizes(stated: WeightsInfo, info: WeightsInfo) -> WeightsInfo:
+    """The info with its preprocessing for clips of the frames and size that were chosen."""
+    from dataclasses import replace
+
+    known = stated.description.preprocessing
+    if known is None or input_shape(stated) == input_shape(info):
+        return info
+    frames, size = input_shape(info)[2:4]
+    adapted = known.at(frames=frames, size=size)
+    print(
+        f"trained with clips of {known.frames} frames at {known.size}, resized to {known.resize}; "
+        f"of {frames} at {size} they are resized to {adapted.resize}"
+    )
+    return replace(info, description=replace(info.description, preprocessing=adapted))
 
 
 def input_shape(info: WeightsInfo) -> tuple[int, ...]:

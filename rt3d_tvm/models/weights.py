@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rt3d_tvm.data.preprocessing import Description, from_json
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files import whole_file
-from rt3d_tvm.models import build_model
+from rt3d_tvm.models import build_model, model_spec
+from rt3d_tvm.models.state_dict import read_metadata, read_state
 from rt3d_tvm.non_finite import NonFinite, in_tensors, refuse
 
 
@@ -22,6 +24,7 @@ class WeightsInfo:
 
     ``seed`` is that of benchmark weights; ``scheme``, ``group`` and ``rate`` are those it was
     pruned with. None: it does not apply, and for ``frames`` and ``size`` the model's own.
+    ``description`` is what the training knew of its clips and classes.
     """
 
     model: str
@@ -33,10 +36,23 @@ class WeightsInfo:
     scheme: str | None = None
     group: str | None = None
     rate: float | None = None
+    description: Description = field(default_factory=Description)
+
+    def arguments(self) -> dict[str, object]:
+        """All but the description, by name."""
+        return {name: getattr(self, name) for name in _ARGUMENTS}
+
+    def check(self) -> None:
+        """InputError where the description is not of this model."""
+        if self.description == Description():
+            return
+        shape = model_spec(self.model).shape_of(self.frames, self.size)
+        self.description.check(shape, [shape[0], self.classes])
 
 
 # The buffers of a norm that are learned.
 _STATISTICS = ("running_mean", "running_var")
+_ARGUMENTS = tuple(each.name for each in fields(WeightsInfo) if each.name != "description")
 # How to read a field back from its text; what is not here is a whole number.
 _READ = {"model": str, "scheme": str, "group": str, "width": float, "rate": float}
 
@@ -44,12 +60,14 @@ _READ = {"model": str, "scheme": str, "group": str, "width": float, "rate": floa
 def save_weights(path: str | Path, model: nn.Module, info: WeightsInfo) -> None:
     """Write a model's state dict with its info. The file appears whole or not at all.
 
-    InputError for weights that are NaN or infinite: there is nothing to write.
+    InputError for weights that are NaN or infinite: there is nothing to write; for a description of
+    another model; and where nothing can be written.
     """
     refuse(non_finite_weights(model), where=path)
-    metadata = {key: str(value) for key, value in asdict(info).items() if value is not None}
+    info.check()
+    stated = {key: str(value) for key, value in info.arguments().items() if value is not None}
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_tensors(path, state, metadata)
+    write_tensors(path, state, {**stated, **info.description.as_json()})
 
 
 def write_tensors(
@@ -79,27 +97,35 @@ def non_finite_weights(model: nn.Module) -> list[NonFinite]:
     )
 
 
+def is_described(path: str | Path) -> bool:
+    """Whether a weight file says which model it belongs to, as those of `save_weights` do.
+
+    InputError for a file that holds no weights.
+    """
+    return {"model", "classes"} <= read_metadata(path).keys()
+
+
 def read_info(path: str | Path) -> WeightsInfo:
     """The info in a weight file; InputError for a file that is not one of `save_weights`."""
+    metadata = read_metadata(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except FileNotFoundError as error:
-        raise InputError(f"no weight file {path}") from error
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a safetensors file: {error}") from error
-    try:
-        return WeightsInfo(
+        info = WeightsInfo(
             **{
-                field.name: _READ.get(field.name, int)(metadata[field.name])
-                for field in fields(WeightsInfo)
-                if field.name in metadata
+                name: _READ.get(name, int)(metadata[name])
+                for name in _ARGUMENTS
+                if name in metadata
             }
         )
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{path} does not say which model it belongs to ({error}); files of `rt3d prune` do"
         ) from error
+    info = replace(info, description=from_json(metadata, str(path)))
+    try:
+        info.check()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return info
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, WeightsInfo]:
@@ -114,17 +140,11 @@ def load_model(path: str | Path) -> tuple[nn.Module, WeightsInfo]:
 
 
 def load_weights_(model: nn.Module, path: str | Path) -> None:
-    """Load the tensors of any safetensors file into a model.
+    """Load the tensors of any weight file into a model.
 
     InputError for a file that cannot be read, and for names or shapes that do not fit.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise InputError(f"no weight file {path}") from error
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a safetensors file: {error}") from error
+    state = read_state(path)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -1,0 +1,93 @@
+"""The tensors in a weight file: of safetensors, or of torch.save as torchvision publishes them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.models import build_model
+
+# How a file of torch.save begins: a zip archive, before release 1.6 a pickle.
+_TORCH_FILES = (b"PK\x03\x04", b"\x80\x02")
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What a safetensors file says besides its tensors; a file of torch.save says nothing.
+
+    InputError for a file that is not there or is neither.
+    """
+    if _is_of_torch(path):
+        return {}
+    with _reading(path), safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by their names, on the CPU.
+
+    InputError for a file that is not there, is neither of the two, or holds something else. No code
+    in a file is run.
+    """
+    if not _is_of_torch(path):
+        with _reading(path), safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise InputError(
+            f"{path}: damaged, or not tensors alone (no code in a file is run); a state dict as "
+            "torch.save writes it is expected"
+        ) from error
+    if not isinstance(found, Mapping):
+        raise InputError(f"{path}: holds a {type(found).__name__}; a state dict is expected")
+    others = [name for name, value in found.items() if not isinstance(value, Tensor)]
+    if others or not found:
+        names = ", ".join(map(str, found)) or "nothing"
+        raise InputError(
+            f"{path}: holds {names[:200]}; a state dict, tensors by their names, is expected: save "
+            "that part alone"
+        )
+    return dict(found)
+
+
+def classes_in(path: str | Path, model: str, width: float | None = None) -> int | None:
+    """How many classes the weights of a network are for, by its last layer; None without one.
+
+    InputError as `read_state`, and for an unknown network.
+    """
+    with torch.device("meta"):
+        last = list(build_model(model, width=1.0 if width is None else width).state_dict())[-1]
+    tensor = read_state(path).get(last)
+    return None if tensor is None or tensor.dim() != 1 else len(tensor)
+
+
+def _is_of_torch(path: str | Path) -> bool:
+    with _reading(path), Path(path).open("rb") as file:
+        return file.read(8).startswith(_TORCH_FILES)
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    """InputError for a file that cannot be read, or not as safetensors."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"no weight file {path}") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a safetensors file: {error}") from error
