@@ -16,11 +16,20 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    NotImplemented,
+    RuntimeException,
+)
 from torch import nn
 
 from rt3d_tvm.arguments import as_path
-from rt3d_tvm.distance import relative_distance
+from rt3d_tvm.data.preprocessing import Description
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.export.ceil_pools import write_out_ceil_pools
+from rt3d_tvm.export.model_output import distance, exportable, output_of
 from rt3d_tvm.files import check_writable
 from rt3d_tvm.model_file import whole_model
 from rt3d_tvm.models.weights import non_finite_weights
@@ -31,8 +40,11 @@ INPUT_NAME = "clip"
 OUTPUT_NAME = "logits"
 # The one that torch's exporter is written in; any other passes through a version converter.
 _OPSET = 18
-# A protobuf message cannot be larger; above it the weights go to a file beside the model.
-_LARGEST_MESSAGE = 2**31 - 1
+# A protobuf message has at most 2 GB. Weights of more than this, which leaves 128 MB to the graph,
+# go to a file beside the model.
+_LARGEST_MESSAGE = 2**31 - 2**27
+# What the keys of the metadata begin with, so that they are nobody else's.
+METADATA_PREFIX = "rt3d."
 _STANDARD_DOMAINS = ("", "ai.onnx")
 
 
@@ -55,32 +67,40 @@ def export_onnx(
     *,
     check: bool = True,
     allow_non_finite: bool = False,
+    description: Description | None = None,
 ) -> ExportReport:
     """Write a model as ONNX: input ``clip`` [input_shape], output ``logits``, float32, eval mode.
 
     Shapes are fixed, BatchNorm is folded into the convolutions, pruned weights stay exact zeros.
     With ``check`` the file is run in ONNX Runtime on a clip of noise and compared with torch.
+    ``description``, how frames become the input and the classes' names, goes into its metadata.
     The files appear whole or not at all: one, or above 2 GB a second ``<name>.data`` beside it.
 
-    InputError for a model that cannot be exported with standard operators alone, one that does
-    not take ``input_shape``, one whose export computes something else, and, unless
-    ``allow_non_finite``, one with weights that are NaN or infinite.
+    InputError for a model that cannot be exported with standard operators alone, one of several
+    inputs or outputs, one that does not take ``input_shape``, one whose export computes something
+    else, a description of another model, and, unless ``allow_non_finite``, one with weights that
+    are NaN or infinite.
     """
-    path = as_path(path, "path")
+    path, described = as_path(path, "path"), description or Description()
     check_writable(path)
+    model = exportable(model)
     clip = torch.from_numpy(
         np.random.default_rng(0).standard_normal(tuple(input_shape), dtype=np.float32)
     )
     with eval_mode(model), torch.no_grad():
-        reference = _reference(model, clip)  # lazy layers get their weights here
         if not allow_non_finite:
             name = f"this {type(model).__name__}"
             refuse(non_finite_weights(model), where=name, command="export")
+        reference = output_of(model, clip)
+        described.check(list(clip.shape), list(reference.shape))
         exported = _export(model, clip)
     if not allow_non_finite:  # what the exporter has computed from the weights, and constants
         refuse(in_graph(exported), where=f"this {type(model).__name__}, exported", command="export")
     tolerance = _tolerance(model)
+    write_out_ceil_pools(exported)
     operators = _operators(exported)
+    for name, text in described.as_json().items():
+        exported.metadata_props.add(key=METADATA_PREFIX + name, value=text)
 
     with whole_model(path) as whole:
         _save(exported, whole)
@@ -99,22 +119,6 @@ def export_onnx(
         max_rel_error=error,
         tolerance=tolerance,
     )
-
-
-def _reference(model: nn.Module, clip: torch.Tensor) -> np.ndarray:
-    try:
-        output = model(clip)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"this {type(model).__name__} does not take an input {list(clip.shape)}: {reason}"
-        ) from error
-    if not isinstance(output, torch.Tensor):
-        raise InputError(
-            f"this {type(model).__name__} gives a {type(output).__name__}; "
-            "exported are models that give one tensor"
-        )
-    return output.numpy()
 
 
 @contextmanager
@@ -142,7 +146,7 @@ def _export(model: nn.Module, clip: torch.Tensor) -> onnx.ModelProto:
                 dynamo=True,
                 verbose=False,
             )
-    except torch.onnx.OnnxExporterError as error:
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         # The cause says what was wrong with the model; the error itself, how to report a bug.
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise InputError(f"cannot export this {type(model).__name__}: {reason}") from error
@@ -161,18 +165,32 @@ def _operators(exported: onnx.ModelProto) -> dict[str, int]:
 
 
 def _save(exported: onnx.ModelProto, path: Path) -> None:
-    external = exported.ByteSize() > _LARGEST_MESSAGE
+    # The message itself cannot tell a size above 2 GB.
+    size = sum(len(tensor.raw_data) or tensor.ByteSize() for tensor in exported.graph.initializer)
+    external = size > _LARGEST_MESSAGE
     # save_model moves the weights out of the message it is given, which nobody needs afterwards.
     onnx.save_model(exported, path, save_as_external_data=external, location=f"{path.name}.data")
-    onnx.checker.check_model(path, full_check=True)
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"the export is not valid ONNX: {reason}") from error
 
 
 def _compare(path: Path, clip: np.ndarray, reference: np.ndarray) -> float:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    (output,) = session.run([OUTPUT_NAME], {INPUT_NAME: clip})
-    return relative_distance(output, reference, equal_nan=True)
+    # The graph as it is written: some of what the optimiser makes of it has another shape.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        (output,) = session.run([OUTPUT_NAME], {INPUT_NAME: clip})
+    except (Fail, InvalidArgument, InvalidGraph, NotImplemented, RuntimeException) as error:
+        raise InputError(
+            f"ONNX Runtime, which the export is compared with, does not run it: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return distance(output, reference)
 
 
 def _tolerance(model: nn.Module) -> float:

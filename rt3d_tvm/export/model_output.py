@@ -1,0 +1,126 @@
+"""What a torch model gives for a clip, or why it cannot be exported."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from rt3d_tvm.errors import InputError
+
+# Of these ONNX has tensors, and numpy arrays to compare them with.
+_OUTPUTS = (
+    *(torch.float32, torch.float16, torch.float64, torch.bool),
+    *(torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8),
+)
+
+
+def exportable(model: nn.Module) -> nn.Module:
+    """The model, or a copy of it where its weights were made in inference mode.
+
+    Those cannot be written to outside of it, which some layers do. InputError for weights that have
+    no values yet, and for a model that takes something else than one input.
+    """
+    name = type(model).__name__
+    for what, tensor in _tensors(model):
+        if is_lazy(tensor):
+            raise InputError(
+                f"{what} of this {name} has no shape yet, and would get random values: run the "
+                "model once and train it, or load its weights"
+            )
+        if tensor.is_meta:
+            raise InputError(f"{what} of this {name} is on the meta device: it has no values")
+    try:
+        inputs = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # one that is not written in Python
+        inputs = ()
+    needed = [
+        each.name
+        for each in inputs
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        raise InputError(
+            f"this {name} takes {len(needed)} inputs ({', '.join(needed)}); exported are models of "
+            "one: wrap it in a module that makes the others"
+        )
+    if any(tensor.is_inference() for _, tensor in _tensors(model)):
+        return copy.deepcopy(model)
+    return model
+
+
+def output_of(model: nn.Module, clip: Tensor) -> np.ndarray:
+    """The model's one output; InputError where there is no such thing."""
+    name = type(model).__name__
+    try:
+        output = model(clip)
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"this {name} does not take an input {list(clip.shape)}: "
+            f"{reason or type(error).__name__}"
+        ) from error
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"this {name} gives a {_described(output)}; exported are models that give one tensor: "
+            "wrap it in a module that returns that one"
+        )
+    if output.dtype not in _OUTPUTS or output.layout is not torch.strided:
+        raise InputError(f"this {name} gives {output.dtype}, {output.layout}; numbers are exported")
+    if not output.numel():
+        raise InputError(f"this {name} gives an empty output, of shape {list(output.shape)}")
+    return output.numpy()
+
+
+def distance(output: np.ndarray, reference: np.ndarray) -> float:
+    """Largest |output - reference| over the largest |reference|, of what is finite in both.
+
+    0 where they are equal; infinity where they differ in shape, in what is not finite, or from an
+    output of zeros. InputError for a reference that is finite nowhere: it proves nothing.
+    """
+    if output.shape != reference.shape:
+        return float("inf")
+    output, reference = output.astype(np.float64), reference.astype(np.float64)
+    finite = np.isfinite(reference)
+    if not finite.any():
+        raise InputError(
+            "the model's output for a clip of noise is finite nowhere, and so the export cannot be "
+            "checked: are its weights finite?"
+        )
+    if not np.array_equal(output[~finite], reference[~finite], equal_nan=True):
+        return float("inf")
+    off = np.abs(output[finite] - reference[finite]).max()
+    if off == 0:
+        return 0.0
+    size = np.abs(reference[finite]).max()
+    return float(off / size) if size else float("inf")
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in model.named_parameters():
+        yield f"parameter {name!r}", parameter
+    for name, buffer in model.named_buffers():
+        yield f"buffer {name!r}", buffer
+
+
+def _described(output: object) -> str:
+    """A type, and what is in it, for a message."""
+    kind = type(output).__name__
+    if isinstance(output, dict):
+        return f"{kind} of {', '.join(map(repr, output))}" if output else f"{kind} of nothing"
+    if isinstance(output, (list, tuple)):
+        return f"{kind} of {len(output)}"
+    return kind
