@@ -22,7 +22,8 @@ from rt3d_tvm.artifact.format import MODEL, write_artifact
 from rt3d_tvm.artifact.opencl.plan import Plan
 from rt3d_tvm.compile.choices.records import RecordSet, read_database, shipped_records
 from rt3d_tvm.compile.frontend import import_onnx
-from rt3d_tvm.compile.ir.dataflow import bindings, dtype_of, static_shape
+from rt3d_tvm.compile.interface import interface_of
+from rt3d_tvm.compile.ir.dataflow import bindings
 from rt3d_tvm.compile.ir.packed_call import called
 from rt3d_tvm.compile.ir.report import layers_of_calls, read_report
 from rt3d_tvm.compile.link import export_arguments, write_library
@@ -73,9 +74,8 @@ def compile_onnx(
     records += [shipped_records(lowering.target)] if shipped else []
     report("import")
     mod = import_onnx(onnx_path, allow_non_finite=allow_non_finite)
-    signature = {
-        "inputs": [_signature(param) for param in mod["main"].params],
-        "outputs": [_signature(mod["main"].body.body)],
+    interface = {
+        **interface_of(mod),
         "non_finite": list(mod["main"].attrs["non_finite"]),
     }
     report("lower")
@@ -90,7 +90,7 @@ def compile_onnx(
     report("write")
     with whole_folder(out_dir, why_kept=why_kept) as folder:
         write_library(executable, folder / MODEL, linked_for)
-        about = {**_described(onnx_path.name, options, lowering), **signature}
+        about = {**_described(onnx_path.name, options, lowering), **interface}
         texts = {} if lowered.plan is None else lowered.plan.texts()
         return write_artifact(folder, {**about, **lowered.about}, lowered.weights, texts)
 
@@ -151,14 +151,6 @@ def _described(model: str, options: CompileOptions, lowering: Lowering) -> dict:
         "group": str(lowering.group) if lowering.group else "auto",
         "precision": asdict(lowering.precision),
         **({"accumulate": lowering.accumulate} if has_choice else {}),
-    }
-
-
-def _signature(expr: relax.Expr) -> dict:
-    return {
-        "name": getattr(expr, "name_hint", ""),
-        "shape": static_shape(expr),
-        "dtype": dtype_of(expr),
     }
 
 

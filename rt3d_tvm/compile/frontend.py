@@ -69,18 +69,21 @@ def import_onnx(path: Path, *, allow_non_finite: bool = False) -> tvm.IRModule:
     there is one output. A Conv arrives as ``relax.nn.conv3d`` or ``conv2d`` followed by reshape and
     add for its bias, its weights as constants. ``main`` has the attribute ``layer_names``:
     `layer_names` of the file, in the order of the graph, since the importer keeps no name of a
-    node. Nodes that no output depends on are left out.
+    node; `interface_of` reads another. Nodes that no output depends on are left out.
 
     Raises InputError for anything else, naming the node or the tensor and what is accepted; and for
     weights that are NaN or infinite unless ``allow_non_finite``: ``main`` then has the attribute
     ``non_finite``, which lists them.
     """
-    model, shapes = _accepted_model(Path(path))
+    path = Path(path)
+    model, shapes = _accepted_model(path)
     found = in_graph(model)
     if not allow_non_finite:
         refuse(found, where=path, command="compile")
 
     from tvm.relax.frontend.onnx import from_onnx
+
+    from rt3d_tvm.compile.interface import with_interface
 
     # The importer reports by print and by warning, and its refusals are of all these kinds.
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -105,7 +108,7 @@ def import_onnx(path: Path, *, allow_non_finite: bool = False) -> tvm.IRModule:
         "non_finite": [str(each) for each in found],
     }
     module["main"] = module["main"].with_attrs(attributes)
-    return module
+    return with_interface(module, model, path)
 
 
 def layer_names(path: Path) -> list[str]:
