@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rt3d_tvm.artifact.load import Artifact, load
 from rt3d_tvm.data.clips import VideoSource, read_clips
-from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
+from rt3d_tvm.data.labels import read_labels as read_labels
+from rt3d_tvm.data.labels import repeated
+from rt3d_tvm.data.preprocessing import Description, Preprocessing, changed, from_fields
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.non_finite import non_finite
 
 TOP = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """How frames become the model's input; see `rt3d_tvm.data.clips.read_clips`."""
-
-    resize: int | tuple[int, int]
-    mean: tuple[float, ...] = KINETICS_MEAN
-    std: tuple[float, ...] = KINETICS_STD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +33,14 @@ class Prediction:
 class Classification:
     """The likeliest classes of a video, and the milliseconds that each stage took.
 
-    ``clips`` were averaged. ``inference_ms`` is that of all of them, the first run included.
+    The logits of ``clips`` pieces of it, every crop of every clip, were averaged. ``inference_ms``
+    is that of all of them, the first run included.
     """
 
     source: VideoSource
     notes: tuple[str, ...]
     top: tuple[Prediction, ...]
+    preprocessing: Preprocessing
     clips: int
     load_ms: float
     decode_ms: float
@@ -59,55 +54,39 @@ def classify_video(
     *,
     preprocessing: Preprocessing | None = None,
     labels: Sequence[str] | None = None,
-    clips: int = 1,
-    stride: int = 1,
+    clips: int | None = None,
+    stride: int | None = None,
     threads: int | None = None,
     loader: Callable[[], Artifact] | None = None,
 ) -> Classification:
     """Run the artifact in ``folder`` on a video and return its `TOP` likeliest classes.
 
-    The probabilities are the mean over ``clips`` of the softmax of the logits. By default frames
-    are resized to 8/7 of the model's input and normalised as Kinetics-400 is, and the notes say so.
+    ``preprocessing`` and ``labels`` are by default the artifact's own, those of the model's
+    training; ``clips`` and ``stride`` replace what it says of them. The probabilities are the
+    softmax of the logits' mean over clips and crops, as in the evaluation of a training.
     ``loader`` gives what runs instead, by default the artifact in ``folder`` on this machine.
 
     Raises InputError for a folder or video that will not do, for a model whose input is no clip of
-    square RGB frames, and for labels that are not one for each of its logits.
+    square RGB frames, for an artifact that does not say its preprocessing where none is given, and
+    for labels that are not one for each of its logits.
     """
     started = time.perf_counter()
     artifact = load(folder, threads=threads) if loader is None else loader()
     load_ms = (time.perf_counter() - started) * 1e3
-    batch, frames, size = _clip_shape(artifact.manifest, folder)
-    classes = artifact.manifest["outputs"][0]["shape"][-1]
-    if labels is not None and len(labels) != classes:
-        raise InputError(
-            f"{len(labels)} labels for a model of {classes} classes; one label each is accepted"
-        )
-    notes: tuple[str, ...] = ()
-    if preprocessing is None:
-        preprocessing = Preprocessing(resize=size * 8 // 7)
-        notes = (
-            f"frames are resized to {preprocessing.resize} and normalised as Kinetics-400 is; "
-            "another model may expect something else",
-        )
-    rounds = -(-clips // batch)
-    read = read_clips(
-        video,
-        frames=frames,
-        size=size,
-        resize=preprocessing.resize,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-        clips=rounds * batch,
-        stride=stride,
-    )
+    own = description_of(artifact.manifest, folder)
+    used = prepared(artifact.manifest, folder, instead=preprocessing, clips=clips, stride=stride)
+    check_labels(labels, artifact.manifest)
+    labels = own.labels if labels is None else labels
+    read = read_clips(video, **asdict(used))
     begun = time.perf_counter()
-    logits = np.concatenate([artifact.run(part) for part in np.split(read.array, rounds)])
+    logits = _logits(artifact, read.array)
     inference_ms = (time.perf_counter() - begun) * 1e3
     return Classification(
         source=read.source,
-        notes=notes + read.notes,
-        top=_likeliest(_mean_softmax(logits, folder), labels),
-        clips=rounds * batch,
+        notes=(*_differences(used, own.preprocessing), *read.notes, *_twofold(labels)),
+        top=_likeliest(_softmax_of_mean(logits, folder), labels),
+        preprocessing=used,
+        clips=len(read.array),
         load_ms=load_ms,
         decode_ms=read.decode_ms,
         preprocess_ms=read.preprocess_ms,
@@ -115,14 +94,65 @@ def classify_video(
     )
 
 
-def read_labels(path: Path) -> list[str]:
-    """Read a file of one label a line; InputError if it cannot be read as text."""
+def description_of(manifest: dict, folder: Path) -> Description:
+    """What the artifact in ``folder`` says of its clips and classes; InputError if that is damaged.
+
+    An artifact of a file by others says nothing.
+    """
+    found = from_fields(manifest, f"{folder}: manifest.json")
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not text in UTF-8; one label a line is expected") from error
+        found.check(manifest["inputs"][0]["shape"], manifest["outputs"][0]["shape"])
+    except InputError as error:
+        raise InputError(f"{folder}: manifest.json: {error}") from error
+    return found
+
+
+def prepared(
+    manifest: dict, folder: Path, *, instead: Preprocessing | None = None, **given: object
+) -> Preprocessing:
+    """How clips for the artifact are made: as it says, or ``instead``, with what is ``given``.
+
+    InputError where neither says it, and for what does not fit the artifact's input.
+    """
+    _, frames, size = _clip_shape(manifest, folder)
+    stored = instead or description_of(manifest, folder).preprocessing
+    try:
+        used = changed(stored, frames=frames, size=size, **given)
+        Description(preprocessing=used).check(manifest["inputs"][0]["shape"], [])
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    return used
+
+
+def check_labels(labels: Sequence[str] | None, manifest: dict) -> None:
+    """InputError for labels that are not one for each class of the model."""
+    classes = manifest["outputs"][0]["shape"][-1]
+    if labels is not None and len(labels) != classes:
+        raise InputError(
+            f"{len(labels)} labels for a model of {classes} classes; one label each is accepted"
+        )
+
+
+def _logits(artifact: Artifact, clips: np.ndarray) -> np.ndarray:
+    """Those of every clip, as many at once as the model takes; the last round is filled up."""
+    batch = artifact.manifest["inputs"][0]["shape"][0]
+    rounds = -(-len(clips) // batch)
+    filled = np.concatenate([clips, np.repeat(clips[-1:], rounds * batch - len(clips), axis=0)])
+    logits = np.concatenate([artifact.run(part) for part in np.split(filled, rounds)])
+    return logits[: len(clips)]
+
+
+def _differences(used: Preprocessing, own: Preprocessing | None) -> Iterator[str]:
+    """What is done otherwise than the model says, as sentences."""
+    if own is not None:
+        for name, value in asdict(own).items():
+            if getattr(used, name) != value:
+                yield f"{name} {getattr(used, name)} instead of the model's own {value}"
+
+
+def _twofold(labels: Sequence[str] | None) -> Iterator[str]:
+    for label, classes in repeated(labels or ()).items():
+        yield f"label {label!r} stands for the classes {', '.join(map(str, classes))}"
 
 
 def _clip_shape(manifest: dict, folder: Path) -> tuple[int, int, int]:
@@ -136,7 +166,7 @@ def _clip_shape(manifest: dict, folder: Path) -> tuple[int, int, int]:
     return shape[0], shape[2], shape[3]
 
 
-def _mean_softmax(logits: np.ndarray, folder: Path) -> np.ndarray:
+def _softmax_of_mean(logits: np.ndarray, folder: Path) -> np.ndarray:
     if logits.ndim != 2:
         raise InputError(f"{folder}: its output is {list(logits.shape)}; [clips, classes] expected")
     if (found := non_finite("its output", logits)) is not None:
@@ -144,8 +174,9 @@ def _mean_softmax(logits: np.ndarray, folder: Path) -> np.ndarray:
             f"{folder}: {found} is not finite, and no class is the likeliest; `rt3d export` of its "
             "weights names those that are not"
         )
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).mean(axis=0)
+    mean = logits.astype(np.float64).mean(axis=0)
+    powers = np.exp(mean - mean.max())
+    return powers / powers.sum()
 
 
 def _likeliest(probabilities: np.ndarray, labels: Sequence[str] | None) -> tuple[Prediction, ...]:

@@ -18,7 +18,7 @@ import torch
 
 from rt3d_tvm.artifact.load import available_cores, load
 from rt3d_tvm.artifact.verify import verify
-from rt3d_tvm.classify import Preprocessing, classify_video
+from rt3d_tvm.classify import classify_video
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.console import print_table, write_json
@@ -76,7 +76,7 @@ def main() -> int:
     seen = classify_video(
         out / "sparse",
         out / "clip.mp4",
-        preprocessing=Preprocessing(resize=spec.resize, mean=spec.mean, std=spec.std),
+        preprocessing=spec.preprocessing(),
         threads=threads,
     )
     for guess in seen.top:

@@ -41,7 +41,11 @@ def _export(args: argparse.Namespace) -> int:
     with progress("export") as stage:
         stage("trace, write and compare with ONNX Runtime")
         report = export_onnx(
-            model, input_shape(info), args.output, allow_non_finite=args.allow_non_finite
+            model,
+            input_shape(info),
+            args.output,
+            allow_non_finite=args.allow_non_finite,
+            description=info.description,
         )
     print_table(sorted(report.operators.items()), columns=("operator", "nodes"))
     print(

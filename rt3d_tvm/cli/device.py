@@ -18,7 +18,7 @@ from rt3d_tvm.cli.arguments import (
     seconds,
 )
 from rt3d_tvm.cli.command import add_command, write_result
-from rt3d_tvm.cli.run import add_video, classify
+from rt3d_tvm.cli.run import add_video, classify, describe
 from rt3d_tvm.console import print_table, printable, progress
 from rt3d_tvm.devices.defaults import LOOPBACK, RETURN_S, SERVER_PORT, TRACKER_PORT
 
@@ -152,6 +152,8 @@ def _degrees(value: float | None) -> str:
 
 
 def _remote_run(args: argparse.Namespace) -> int:
+    if args.describe:
+        return describe(args)
     with _device(args) as device:
         return classify(args, lambda: device.load(args.folder, threads=args.threads))
 

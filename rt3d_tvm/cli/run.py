@@ -7,14 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.cli.arguments import add_folder, add_opencl, add_threads, at_least_one
+from rt3d_tvm.cli.arguments import add_folder, add_opencl, add_threads
 from rt3d_tvm.cli.command import add_command, write_result
+from rt3d_tvm.cli.preprocessing import (
+    add_preprocessing,
+    described_preprocessing,
+    given_preprocessing,
+)
 from rt3d_tvm.console import print_table, printable
+from rt3d_tvm.errors import InputError
 
 if TYPE_CHECKING:
     from rt3d_tvm.artifact.load import Artifact
     from rt3d_tvm.artifact.opencl.artifact import OpenCLArtifact
     from rt3d_tvm.cli.command import Commands
+    from rt3d_tvm.data.preprocessing import Preprocessing
     from rt3d_tvm.devices.remote import RemoteArtifact
 
 
@@ -26,6 +33,8 @@ def add_run(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.describe:
+        return describe(args)
     from rt3d_tvm.artifact.opencl.artifact import load_here
 
     return classify(args, lambda: load_here(args.folder, threads=args.threads, device=args.opencl))
@@ -34,11 +43,14 @@ def _run(args: argparse.Namespace) -> int:
 def add_video(parser: argparse.ArgumentParser) -> None:
     """A compiled model, a video, and how its clips are prepared."""
     add_folder(parser)
-    parser.add_argument("video", type=Path)
+    parser.add_argument("video", type=Path, nargs="?")
+    parser.add_argument(
+        "--describe",
+        action="store_true",
+        help="show the model's input, its preprocessing and its labels; no video is needed",
+    )
     parser.add_argument("--labels", type=Path, metavar="FILE", help="classes' names, one a line")
-    parser.add_argument("--model", help="prepare the frames as this one of `rt3d models` wants")
-    parser.add_argument("--clips", type=at_least_one, default=1, metavar="N", help="averaged")
-    parser.add_argument("--stride", type=at_least_one, default=1, metavar="N", help="of frames")
+    add_preprocessing(parser)
     add_threads(parser)
 
 
@@ -46,20 +58,26 @@ def classify(
     args: argparse.Namespace, loader: Callable[[], Artifact | OpenCLArtifact | RemoteArtifact]
 ) -> int:
     """Classify the video of the arguments with what the loader loads."""
-    from rt3d_tvm.classify import Preprocessing, classify_video, read_labels
+    from rt3d_tvm.artifact.load import MANIFEST, read_manifest
+    from rt3d_tvm.classify import check_labels, classify_video, prepared
+    from rt3d_tvm.data.labels import read_labels
+    from rt3d_tvm.data.video_file import promised_frames
     from rt3d_tvm.models import clip_model_spec
 
-    preprocessing = None
+    # All that is wrong is told before anything is loaded.
+    if args.video is None:
+        raise InputError("a VIDEO is needed, or --describe to show how the model wants one")
     if args.model is not None:
-        spec = clip_model_spec(args.model)
-        preprocessing = Preprocessing(resize=spec.resize, mean=spec.mean, std=spec.std)
+        clip_model_spec(args.model)
+    promised_frames(args.video)
+    manifest = read_manifest(args.folder / MANIFEST)
+    labels = None if args.labels is None else read_labels(args.labels)
+    check_labels(labels, manifest)
     result = classify_video(
         args.folder,
         args.video,
-        preprocessing=preprocessing,
-        labels=None if args.labels is None else read_labels(args.labels),
-        clips=args.clips,
-        stride=args.stride,
+        preprocessing=prepared(manifest, args.folder, **given_preprocessing(args, manifest)),
+        labels=labels,
         loader=loader,
     )
     for note in result.notes:
@@ -67,7 +85,7 @@ def classify(
     print_table(
         [(guess.index, guess.label or "-", guess.probability) for guess in result.top],
         columns=("class", "label", "probability"),
-        title=f"{args.video}: {result.clips} clips",
+        title=f"{args.video}: {_sampled(result.preprocessing)}",
     )
     print_table(
         [
@@ -79,4 +97,46 @@ def classify(
         columns=("stage", "ms"),
     )
     write_result(args, result)
+    return 0
+
+
+def _sampled(used: Preprocessing) -> str:
+    return f"{used.clips} clips" + ("" if used.crops == 1 else f" of {used.crops} crops")
+
+
+def describe(args: argparse.Namespace) -> int:
+    """Show how the model is called, and how a video becomes its input; nothing is loaded."""
+    from rt3d_tvm.artifact.load import MANIFEST, read_manifest
+    from rt3d_tvm.classify import check_labels, description_of, prepared
+    from rt3d_tvm.data.labels import read_labels
+
+    manifest = read_manifest(args.folder / MANIFEST)
+    own, given = description_of(manifest, args.folder), given_preprocessing(args, manifest)
+    used = own.preprocessing
+    if given:
+        used = prepared(manifest, args.folder, **given)
+    labels = own.labels if args.labels is None else read_labels(args.labels)
+    check_labels(labels, manifest)
+    tensors = [("input", each) for each in manifest["inputs"]]
+    tensors += [("output", each) for each in manifest["outputs"]]
+    print_table(
+        [
+            *((what, f"{each['name']}: {each['dtype']} {each['shape']}") for what, each in tensors),
+            *described_preprocessing(used),
+            ("labels", "not stated: --labels FILE gives them" if labels is None else len(labels)),
+        ],
+        columns=("of the model", "value"),
+        title=str(args.folder),
+    )
+    for index, label in enumerate(labels or ()):
+        print(printable(f"class {index}: {label}"))
+    write_result(
+        args,
+        {
+            "inputs": manifest["inputs"],
+            "outputs": manifest["outputs"],
+            "preprocessing": used,
+            "labels": labels,
+        },
+    )
     return 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rt3d_tvm.cli.command import Commands
+    from rt3d_tvm.data.preprocessing import Description
     from rt3d_tvm.models.weights import WeightsInfo
     from rt3d_tvm.prune.project import ProjectionReport
     from rt3d_tvm.prune.pruner import Algorithm, Pruner
@@ -64,7 +65,8 @@ def _train(args: argparse.Namespace) -> int:
         size=args.size,
     )
     data, about = _videos(args, info, seed=plan.seed)
-    info = replace(info, classes=len(about["classes"]))
+    info = replace(info, classes=len(about["classes"]), description=_description(data))
+    info.check()
     model = build_model(info.model, info.classes, info.width, frames=info.frames, size=info.size)
     if args.weights is None:
         initialise_(model, seed=plan.seed)
@@ -75,7 +77,7 @@ def _train(args: argparse.Namespace) -> int:
     place_(model, choose_device(args.device or "auto"))
     start = None if args.weights is None else _digest(args.weights)
     work = WorkFolder(
-        _work_folder(args), {**asdict(info), **asdict(plan), **about, "weights": start}
+        _work_folder(args), {**info.arguments(), **asdict(plan), **about, "weights": start}
     )
     with watched("train") as watch:
         outcome = train_dense(model, data, plan, work, watch=watch)
@@ -174,7 +176,7 @@ def _prune_in_training(
     args: argparse.Namespace, model: nn.Module, info: WeightsInfo, how: dict
 ) -> ProjectionReport:
     """Regularize, prune and retrain on videos, going on where the work folder stands."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
     from functools import partial
 
     from rt3d_tvm.prune.progress import watched
@@ -185,10 +187,9 @@ def _prune_in_training(
     algorithm = _algorithm(args)
     plan = PruningPlan(**_chosen(args, PruningPlan))
     data, about = _videos(args, info, seed=plan.seed)
-    if len(about["classes"]) != info.classes:
-        raise InputError(
-            f"{args.weights} is of {info.classes} classes; {args.data} has {len(about['classes'])}"
-        )
+    _check_classes(args, info, about["classes"])
+    info = replace(info, description=_description(data))
+    info.check()
     place_(model, choose_device(args.device or "auto"))
     settings = {
         "algorithm": algorithm.name,
@@ -242,7 +243,11 @@ def _option(name: str) -> str:
 def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", help="of data set: auto (default), ucf101, hmdb51, ...")
     parser.add_argument("--fold", type=at_least_one, metavar="N", help="split 1 (default) to 3")
-    parser.add_argument("--pixels", choices=("kinetics", "model"), help="whose mean and deviation")
+    parser.add_argument(
+        "--pixels",
+        choices=("kinetics", "model"),
+        help="whose mean and deviation; default: those of the weights to prune, else kinetics",
+    )
     parser.add_argument("--cache", action="store_true", default=None, help="keep decoded frames")
     parser.add_argument("--workers", type=at_least_one, metavar="N", help="reading processes")
     parser.add_argument("--device", help="auto (default), cpu or cuda")
@@ -268,14 +273,22 @@ def _videos(
 ) -> tuple[VideoData, dict[str, object]]:
     """The videos in --data, and what a work folder keeps of them to know them again."""
     from rt3d_tvm.data.datasets import open_dataset
+    from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
     from rt3d_tvm.models import clip_model_spec
     from rt3d_tvm.prune.train import VideoData
 
     spec, shape = clip_model_spec(info.model), input_shape(info)
     cut = {"kind": args.kind or "auto", "fold": args.fold or 1, "frames": shape[2]}
     cut |= {"size": shape[3], "seed": seed, "cache": bool(args.cache)}
+    pixels, known = args.pixels or "kinetics", info.description.preprocessing
+    if known is not None:
+        # What weights were trained with goes on, but for what is asked for.
+        cut |= known.dataset_arguments()
+        pixels = args.pixels or "those of the weights"
     if args.pixels == "model":
         cut |= {"mean": spec.mean, "std": spec.std}
+    elif args.pixels == "kinetics":
+        cut |= {"mean": KINETICS_MEAN, "std": KINETICS_STD}
     train = open_dataset(args.data, training=True, split="train", **cut)
     test = open_dataset(args.data, training=False, split="test", **cut)
     about = {
@@ -284,9 +297,30 @@ def _videos(
         "fold": cut["fold"],
         "classes": list(train.classes),
         "videos": [len(train), len(test)],
-        "pixels": args.pixels or "kinetics",
+        "pixels": pixels,
     }
     return VideoData(train=train, test=test, workers=args.workers or 0), about
+
+
+def _description(data: VideoData) -> Description:
+    """What whoever runs the trained model has to know: how its clips are made, and its classes."""
+    from rt3d_tvm.data.preprocessing import Description
+
+    return Description(preprocessing=data.test.preprocessing, labels=data.train.classes)
+
+
+def _check_classes(args: argparse.Namespace, info: WeightsInfo, classes: list[str]) -> None:
+    """InputError where the videos are of other classes than the weights, or in another order."""
+    if len(classes) != info.classes:
+        raise InputError(
+            f"{args.weights} is of {info.classes} classes; {args.data} has {len(classes)}"
+        )
+    for index, known in enumerate(info.description.labels or ()):
+        if known != classes[index]:
+            raise InputError(
+                f"class {index} of {args.weights} is {known!r}, that of {args.data} is "
+                f"{classes[index]!r}; `rt3d train --weights` trains for other classes"
+            )
 
 
 def _work_folder(args: argparse.Namespace) -> Path:

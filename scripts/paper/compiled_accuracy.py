@@ -57,9 +57,11 @@ def compare(weights: Path, data: Path, folder: Path, *, videos: int | None = Non
     frames, size = info.frames or spec.frames, info.size or spec.size
     if frames is None:
         raise InputError(f"{weights}: {spec.title} takes pictures; a model of clips is expected")
-    test = open_dataset(data, training=False, split="test", frames=frames, size=size)
+    known = info.description.preprocessing
+    cut = {"frames": frames, "size": size} if known is None else known.dataset_arguments()
+    test = open_dataset(data, training=False, split="test", **cut)
     shape = (1, spec.channels, frames, size, size)
-    export_onnx(model, shape, folder / "model.onnx")
+    export_onnx(model, shape, folder / "model.onnx", description=info.description)
     compile_onnx(folder / "model.onnx", folder / "artifact")
     checked = verify(folder / "artifact", folder / "model.onnx", inputs=2)
     artifact = load(folder / "artifact", threads=torch.get_num_threads())

@@ -27,6 +27,7 @@ from torch.utils.data import Dataset
 from rt3d_tvm.console import write_json
 from rt3d_tvm.data.datasets import VideoDataset, open_dataset
 from rt3d_tvm.data.motion import MotionSettings, write_motion
+from rt3d_tvm.data.preprocessing import Description
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.models import build_model, model_spec
 from rt3d_tvm.models.weights import WeightsInfo, load_model, save_weights
@@ -286,12 +287,14 @@ class Experiment:
     def _train_dense(self, cell: Cell) -> None:
         preset = self.preset
         data = self._data(choosing=cell.seed == preset.choosing_seed, seed=cell.seed)
+        tested = self._open(training=False, seed=0)
         info = WeightsInfo(
             model=cell.model,
-            classes=len(self._open(training=False, seed=0).classes),
+            classes=len(tested.classes),
             width=preset.width[cell.model],
             frames=preset.frames,
             size=preset.size,
+            description=Description(preprocessing=tested.preprocessing, labels=tested.classes),
         )
         model = build_model(
             cell.model, info.classes, info.width, frames=preset.frames, size=preset.size

@@ -128,11 +128,14 @@ def test_run_prints_the_top_five_and_the_stages(flow, tmp_path, capsys):
     assert result["notes"] == []
 
 
-def test_run_says_what_it_assumes_and_what_the_video_lacks(flow, tmp_path, capsys):
+def test_run_says_what_is_not_known_and_what_the_video_lacks(flow, tmp_path, capsys):
+    """Benchmark weights were not trained: nothing says how frames become their input."""
     make_clip(tmp_path / "short.mp4", frames=5, size=48)
-    assert cli.main(["run", str(flow / "artifact"), str(tmp_path / "short.mp4")]) == 0
+    argv = ["run", flow / "artifact", tmp_path / "short.mp4"]
+    message = error_of(argv, capsys)
+    assert "resize, mean, std is missing; give --model NAME, or --resize, --mean" in message
+    assert cli.main([str(arg) for arg in (*argv, "--model", "c3d")]) == 0
     printed = capsys.readouterr().out
-    assert "note: frames are resized to 36 and normalised as Kinetics-400 is" in printed
     assert "5 frames, a clip has 16: the last one is repeated 11 times" in printed
 
 
@@ -141,10 +144,13 @@ def test_run_agrees_with_onnx_runtime_on_the_same_frames(flow):
 
     from rt3d_tvm.classify import classify_video
     from rt3d_tvm.data.clips import read_clips
+    from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
+    from rt3d_tvm.data.preprocessing import Preprocessing
 
     clip = read_clips(flow / "v.mp4", size=32, resize=36).array
     (logits,) = onnxruntime.InferenceSession(flow / "m.onnx").run(None, {"clip": clip})
-    best = classify_video(flow / "artifact", flow / "v.mp4").top[0]
+    used = Preprocessing(frames=16, size=32, resize=36, mean=KINETICS_MEAN, std=KINETICS_STD)
+    best = classify_video(flow / "artifact", flow / "v.mp4", preprocessing=used).top[0]
     powers = np.exp(logits[0] - logits[0].max())
     assert best.index == int(powers.argmax())
     assert best.probability == pytest.approx(float(powers.max() / powers.sum()), rel=1e-3)
@@ -245,6 +251,16 @@ REFUSED = [
     ("run {flow}/artifact {flow}/v.mp4 --labels {flow}/v.mp4", "not text in UTF-8"),
     ("run {flow}/artifact {flow}/v.mp4 --clips 0", "'0': a whole number"),
     ("run {flow}/artifact {flow}/v.mp4 --model i3d", "no model named 'i3d'"),
+    ("run {flow}/artifact", "a VIDEO is needed, or --describe"),
+    ("run {flow}/artifact {flow}/v.mp4 --mean 0.4,0.4,0.4", "resize, std is missing"),
+    ("run {flow}/artifact {flow}/v.mp4 --model c3d --std 0,1,1", "std.*three numbers"),
+    ("run {flow}/artifact {flow}/v.mp4 --model c3d --mean 104,117,128", "mean.*from 0 to 1"),
+    ("run {flow}/artifact {flow}/v.mp4 --model c3d --mean 0,nan,0", "'0,nan,0': three numbers"),
+    ("run {flow}/artifact {flow}/v.mp4 --model c3d --resize 31", "size 32: at most resize, 31"),
+    ("run {flow}/artifact {flow}/v.mp4 --model c3d --resize 4x4x4", "HEIGHTxWIDTH"),
+    ("run {flow}/artifact {flow}/v.mp4 --model c3d --crops 2", "crops 2: 1 or 3"),
+    ("run {flow}/artifact {flow}/v.mp4 --model c3d --colour-order grb", "rgb or bgr"),
+    ("run {flow}/artifact --describe --labels {here}/text.txt", "1 labels .* of 7 classes"),
     ("doctor --json {here}/none/d.json", "there is no folder"),
     ("doctor --json {here}", "is a folder; the name of a file"),
     ("doctor --json /proc/d.json", "/proc/d.json: cannot be written"),

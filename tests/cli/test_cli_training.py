@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from rt3d_tvm import cli
+from rt3d_tvm.data.datasets import open_dataset
+from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
 from rt3d_tvm.data.motion import MotionSettings, write_motion
+from rt3d_tvm.data.preprocessing import Description, from_fields
+from rt3d_tvm.models.weights import load_model, read_info, save_weights
 
 TRAINED = ["--model", "c3d", "--width", "0.125", "--size", "16"]
 
@@ -66,6 +71,71 @@ def test_train_and_prune_on_videos(trained, tmp_path, capsys):
     assert prune_on_videos(trained, output, "--lambda", "0.5") == 2
     assert "lambda_" in capsys.readouterr().err
     assert output.read_bytes() == written
+
+
+def test_what_the_training_knew_reaches_the_compiled_model(trained, tmp_path, capsys):
+    """Pruned, exported and compiled, a model answers what its evaluation in torch answers."""
+    weights, model, artifact = (tmp_path / name for name in ("p.safetensors", "m.onnx", "artifact"))
+    for argv in (
+        ["prune", "--weights", trained / "w.safetensors", "--rate", "2", "-o", weights],
+        ["export", "--weights", weights, "-o", model],
+        ["compile", model, "-o", artifact],
+    ):
+        assert cli.main([str(arg) for arg in argv]) == 0
+    network, info = load_model(weights)
+    data = open_dataset(trained / "videos", training=False, split="test", frames=16, size=16)
+    assert info.description == Description(preprocessing=data.preprocessing, labels=data.classes)
+    assert info.scheme == "kgs"
+    for index in (0, 7):
+        with torch.no_grad():
+            wanted = network(data[index][0]).mean(0).softmax(-1)
+        argv = ["run", artifact, data.videos[index][0], "--json", tmp_path / "run.json"]
+        assert cli.main([str(arg) for arg in argv]) == 0
+        best = json.loads((tmp_path / "run.json").read_text())["top"][0]
+        assert best["index"] == int(wanted.argmax())
+        assert best["label"] == data.classes[best["index"]]
+        assert best["probability"] == pytest.approx(float(wanted.max()), rel=1e-4)
+
+    capsys.readouterr()
+    argv = ["run", artifact, "--describe", "--json", tmp_path / "d.json"]
+    assert cli.main([str(arg) for arg in argv]) == 0
+    printed = capsys.readouterr().out
+    assert "clip: float32 [1, 3, 16, 16, 16]" in printed
+    assert "short side to 16" in printed
+    assert f"class 0: {data.classes[0]}" in printed
+    described = json.loads((tmp_path / "d.json").read_text())
+    assert from_fields(described, "d.json") == info.description
+    assert described["inputs"][0]["name"] == "clip"
+
+
+def described_as(trained, path, **changes):
+    """The trained weights with another description."""
+    network, info = load_model(trained / "w.safetensors")
+    changed = replace(info.description, **changes)
+    save_weights(path, network, replace(info, description=changed))
+    return path
+
+
+def test_pruning_on_videos_goes_on_with_what_the_weights_say(trained, tmp_path):
+    known = load_model(trained / "w.safetensors")[1].description.preprocessing
+    assert known.mean == KINETICS_MEAN
+    other = replace(known, resize=20, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), clips=2)
+    start = described_as(trained, tmp_path / "w.safetensors", preprocessing=other)
+    output = tmp_path / "p.safetensors"
+    assert prune_on_videos(trained, output, "--weights", start) == 0
+    assert read_info(output).description.preprocessing == other
+    again = tmp_path / "q.safetensors"
+    assert prune_on_videos(trained, again, "--weights", start, "--pixels", "kinetics") == 0
+    found = read_info(again).description.preprocessing
+    assert found == replace(other, mean=KINETICS_MEAN, std=KINETICS_STD)
+
+
+def test_videos_of_other_classes_than_the_weights_are_refused(trained, tmp_path, capsys):
+    labels = load_model(trained / "w.safetensors")[1].description.labels
+    start = described_as(trained, tmp_path / "w.safetensors", labels=labels[::-1])
+    assert prune_on_videos(trained, tmp_path / "p", "--weights", start) == 2
+    assert f"class 0 of {start} is {labels[-1]!r}, that of" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
 
 
 @pytest.mark.parametrize(
