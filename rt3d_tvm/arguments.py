@@ -18,6 +18,13 @@ def as_path(value: object, argument: str) -> Path:
     return Path(value)
 
 
+def as_flag(value: object, argument: str) -> bool:
+    """True or False; InputError for another value, of which 'no' would count as true."""
+    if not isinstance(value, bool):
+        raise InputError(f"{argument} {value!r}: True or False is accepted")
+    return value
+
+
 def as_group(value: object, argument: str) -> KernelGroup:
     """The kernel group that is meant by one or by text such as 8x4; InputError for another."""
     if isinstance(value, KernelGroup):

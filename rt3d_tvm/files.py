@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.staging import scratch_folder, staging
 
@@ -142,7 +143,7 @@ class _Goal:
 
 def _goal(path: str | Path) -> _Goal:
     with refused(path):
-        at, descriptor, systems = _followed(path)
+        at, descriptor, systems = _followed(as_path(path, "path"))
         try:
             found = os.fstat(descriptor) if descriptor is not None else at.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -153,14 +154,14 @@ def _goal(path: str | Path) -> _Goal:
     return _Goal(at, descriptor, found, in_place)
 
 
-def _followed(path: str | Path) -> tuple[Path, int | None, bool]:
+def _followed(path: Path) -> tuple[Path, int | None, bool]:
     """A path whose last part is no link, the descriptor it names, and if it is a link of /proc.
 
     Those open what a process has open: what they say of it may be no path at all.
     """
     process = re.escape(os.path.realpath("/proc/self"))
     own = re.compile(rf"{process}(/task/[0-9]+)?/fd|/dev/fd")
-    at = Path(path)
+    at = path
     for _ in range(_MOST_LINKS):
         folder = os.path.realpath(at.parent)
         at = Path(folder) / at.name

@@ -9,6 +9,7 @@ same threads) and writes OUT/summary.json.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -23,7 +24,9 @@ from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.console import print_table, write_json
 from rt3d_tvm.data.generate import make_clip
+from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
+from rt3d_tvm.folders import check_empty, check_makeable, make_folder
 from rt3d_tvm.measure.bench import Timing, bench
 from rt3d_tvm.models import CLIP_MODELS, MODELS
 from rt3d_tvm.models.seeded import noise_clip
@@ -32,18 +35,51 @@ from topi_sparse.cpu.register_tile import pruning_group, vector_unit
 
 # direct: the dense model by the kernels of pruned layers, which is what eta is against.
 KINDS = ("dense", "direct", "sparse")
+# Says that a folder is a demo's, whose files the next one may replace.
+MARK = "demo.json"
 RUN_PLAIN = Path(__file__).parents[1] / "examples" / "run_plain.py"
 
 
 def main() -> int:
-    """Run the demo; the exit status is 1 where the artifact does not compute the right numbers."""
+    """Run the demo; the exit status is 1 where the artifact does not compute the right numbers.
+
+    It is 2, with one line that says why, where OUT holds something else or cannot be written to.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="c3d", choices=CLIP_MODELS)
     parser.add_argument("--out", type=Path, default=Path("build/demo"))
     parser.add_argument("--runs", type=int, default=15, help="timed runs of each engine")
     args = parser.parse_args()
+    try:
+        begin(args.out)
+        return run(args)
+    except InputError as error:
+        parser.exit(2, f"demo: error: {error}\n")
+
+
+def begin(out: Path) -> None:
+    """Make the folder; InputError where it holds anything but an earlier demo."""
+    if not _is_of_a_demo(out):
+        check_empty(out)
+    check_makeable(out)
+    make_folder(out)
+    write_json(out / MARK, {"made by": "scripts/demo.py"})
+
+
+def _is_of_a_demo(out: Path) -> bool:
+    """Whether a demo was begun there, or one of version 0.1 has ended there."""
+    if (out / MARK).is_file():
+        return True
+    try:
+        summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and {"pruning_rate", "sparse_ms"} <= set(summary)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do all of it and show what came out."""
     spec, out, threads = MODELS[args.model], args.out, available_cores()
-    out.mkdir(parents=True, exist_ok=True)
     group = pruning_group(vector_unit(make_target("host")))
 
     print(f"{spec.title}, clip {spec.input_shape}, seeded weights (none trained are at hand)")

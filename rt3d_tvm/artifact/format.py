@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.artifact.mapped_file import MappedFile
 from rt3d_tvm.errors import InputError
 
@@ -104,7 +105,7 @@ class ArtifactFiles:
     @classmethod
     def open(cls, folder: Path) -> ArtifactFiles:
         """The files in ``folder``, of which the manifest is read."""
-        folder = Path(folder)
+        folder = as_path(folder, "folder")
         data = _read(folder, MANIFEST)
         manifest = _parsed(folder / MANIFEST, data)
         if _id_of(data, manifest["id"]) != manifest["id"]:

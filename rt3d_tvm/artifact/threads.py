@@ -42,7 +42,7 @@ def set_threads(threads: int) -> int:
     threads than cores: they wait for each other by spinning.
     """
     cores = available_cores()
-    if not 1 <= threads <= cores:
+    if not isinstance(threads, int) or not 1 <= threads <= cores:
         raise InputError(f"{threads} threads: this process may use 1 to {cores}")
     if (made_in := getattr(_workers, "made_in", os.getpid())) != os.getpid():
         raise InputError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.opencl.artifact import load_here
 from rt3d_tvm.distance import relative_distance
@@ -49,6 +50,7 @@ def verify(
     InputError for an artifact whose files do not have the checksums of its manifest, and for an
     ONNX file that ONNX Runtime does not load, whose input or output is another, or that gives NaN.
     """
+    onnx_path = as_path(onnx_path, "onnx_path")
     files = ArtifactFiles.open(folder)
     files.check_sha256()
     artifact = load_here(folder, device=device)

@@ -16,7 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from rt3d_tvm.arguments import as_path
+from rt3d_tvm.arguments import as_flag, as_path
 from rt3d_tvm.artifact.folder import why_kept
 from rt3d_tvm.artifact.format import MODEL, write_artifact
 from rt3d_tvm.artifact.opencl.plan import Plan
@@ -71,7 +71,7 @@ def compile_onnx(
     linked_for = lowering.target.host or lowering.target
     export_arguments(linked_for)
     records = [] if database is None else [read_database(database, lowering.target)]
-    records += [shipped_records(lowering.target)] if shipped else []
+    records += [shipped_records(lowering.target)] if as_flag(shipped, "shipped") else []
     report("import")
     mod = import_onnx(onnx_path, allow_non_finite=allow_non_finite)
     interface = {

@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.non_finite import in_graph, refuse
 
@@ -75,7 +76,7 @@ def import_onnx(path: Path, *, allow_non_finite: bool = False) -> tvm.IRModule:
     weights that are NaN or infinite unless ``allow_non_finite``: ``main`` then has the attribute
     ``non_finite``, which lists them.
     """
-    path = Path(path)
+    path = as_path(path, "path")
     model, shapes = _accepted_model(path)
     found = in_graph(model)
     if not allow_non_finite:

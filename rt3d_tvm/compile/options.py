@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tvm.target import Target
 
-from rt3d_tvm.arguments import as_group
+from rt3d_tvm.arguments import as_flag, as_group
 from rt3d_tvm.compile.backends import Backend, backend_of
 from rt3d_tvm.compile.targets import DEFAULT_PRECISION, TARGETS, make_target
 from rt3d_tvm.errors import InputError
@@ -73,7 +73,7 @@ class CompileOptions:
         return Lowering(
             target=target,
             group=None if self.group is None else as_group(self.group, "group"),
-            winograd=self.winograd,
+            winograd=as_flag(self.winograd, "winograd"),
             precision=precision,
             accumulate=make_precision(self.accumulate or "fp32").dtype,
         )
@@ -83,7 +83,10 @@ def options_of(options: CompileOptions | None, settings: dict) -> CompileOptions
     """The options of a call: those given, or those that its keywords are fields of."""
     if options is not None and settings:
         raise TypeError(f"{', '.join(settings)}: options are given as one value or as keywords")
-    return options or CompileOptions(**settings)
+    options = options or CompileOptions(**settings)
+    if not isinstance(options, CompileOptions):
+        raise InputError(f"options {options!r}: CompileOptions are accepted, or keywords")
+    return options
 
 
 def _computes_half(name: str) -> bool:

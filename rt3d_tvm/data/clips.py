@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
 from rt3d_tvm.data.orientation import orientation_of
 from rt3d_tvm.data.pixels import crops_of, normalise
@@ -61,7 +62,7 @@ def read_clips(
     name or the file says.
     """
     check_sampling(frames=frames, size=size, resize=resize, clips=clips, stride=stride)
-    path = Path(path)
+    path = as_path(path, "path")
     started = time.perf_counter()
     # Two passes: only the first tells how many frames decode, and so which are wanted, and
     # keeping them all would need memory for the whole video.
@@ -117,7 +118,7 @@ def read_frames(
     last position. InputError where `read_clips` has one, and for a damaged file: one that promises
     ``at_least`` frames and has fewer that decode.
     """
-    path = Path(path)
+    path = as_path(path, "path")
     promised = available = promised_frames(path)
     while True:
         positions = choose(available)

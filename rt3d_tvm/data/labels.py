@@ -6,18 +6,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.data.preprocessing import checked_labels
 from rt3d_tvm.errors import InputError
 
 
-def read_labels(path: Path) -> list[str]:
+def read_labels(path: str | Path) -> list[str]:
     """Read one label a line; a byte order mark and blank lines at the end are none.
 
     InputError for what is no text in UTF-8, for a file without a label, and for a blank line before
     the last label: whether it stands for a class cannot be told. A name that stands twice stays,
     as published lists have some (`repeated`).
     """
-    path = Path(path)
+    path = as_path(path, "path")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:

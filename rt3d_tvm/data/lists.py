@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.data.motion import CLASSES, SETTINGS_FILE, SPLITS, read_settings, video_path
 from rt3d_tvm.errors import InputError
 
@@ -42,7 +43,7 @@ def read_list(root: Path, *, kind: str = "auto", split: str, fold: int = 1) -> V
     ``kind`` auto goes by the files that are there. InputError for an unknown kind, split or fold,
     a folder without split files, a class that no list knows, and a class folder without videos.
     """
-    root = Path(root)
+    root = as_path(root, "root")
     if not root.is_dir():
         what = "not a folder" if root.exists() else "no such folder"
         raise InputError(f"{root}: {what}; the folder of a data set is expected")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rt3d_tvm.arguments import as_address, as_path
 from rt3d_tvm.artifact.cpu_features import lacking_there
 from rt3d_tvm.artifact.format import MANIFEST, MODEL, WEIGHTS, read_manifest
 from rt3d_tvm.artifact.load import check_input, elf_machine
@@ -88,13 +89,14 @@ class RemoteDevice(Device):
 
     def __init__(
         self,
-        tracker: tuple[str, int],
+        tracker: tuple[str, int] | str,
         key: str,
         *,
         wait_s: float = WAIT_S,
         deadline_s: float = DEADLINE_S,
         session_s: float | None = None,
     ):
+        tracker = as_address(tracker, "tracker")
         super().__init__(f"device {key}", deadline_s=deadline_s)
         self.key, self._session_s = key, session_s or SESSION_DEADLINES * deadline_s
         wait_for_device(tracker, key)
@@ -131,7 +133,7 @@ class RemoteDevice(Device):
         An artifact of OpenCL runs on its GPU; InputError for one with threads, and for one in
         float16 where the GPU has none.
         """
-        folder = Path(folder)
+        folder = as_path(folder, "folder")
         manifest = read_manifest(folder / MANIFEST)
         for name in (MODEL, WEIGHTS):
             if not (folder / name).is_file():

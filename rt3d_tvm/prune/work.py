@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.console import write_json
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files import whole_file
@@ -33,7 +34,7 @@ class WorkFolder:
     """
 
     def __init__(self, root: Path, settings: Mapping[str, object]) -> None:
-        self.root = Path(root)
+        self.root = as_path(root, "root")
         self._settings = json.loads(json.dumps(dict(settings)))
         path = self.root / _SETTINGS
         if path.exists():
@@ -69,6 +70,15 @@ class WorkFolder:
         from rt3d_tvm.prune.plot import plot_training
 
         plot_training(self.root / _PLOT, rows)
+
+
+def remove_work(root: Path) -> None:
+    """Remove the files of a training, and their folder unless there is something else in it."""
+    remove_abandoned(root)
+    for name in _FILES:
+        (Path(root) / name).unlink(missing_ok=True)
+    if not any(Path(root).iterdir()):
+        Path(root).rmdir()
 
 
 def _refuse_other(path: Path, here: Mapping[str, object]) -> None:

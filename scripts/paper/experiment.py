@@ -15,7 +15,6 @@ from __future__ import annotations
 import fcntl
 import json
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -47,7 +46,7 @@ from rt3d_tvm.prune.train import (
     train_dense,
     train_pruned,
 )
-from rt3d_tvm.prune.work import WorkFolder
+from rt3d_tvm.prune.work import WorkFolder, remove_work
 from topi_sparse.kernel_group import KernelGroup
 
 ALGORITHMS = ("heuristic", "regularization", "reweighted")
@@ -328,7 +327,7 @@ class Experiment:
             "torch": torch.__version__,
         }
         write_json(self.root / f"{cell.name}.json", record)
-        shutil.rmtree(self.root / "work" / cell.name)
+        remove_work(self.root / "work" / cell.name)
 
     def _data(self, *, choosing: bool, seed: int) -> VideoData:
         train = self._open(training=True, seed=seed)

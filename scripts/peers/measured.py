@@ -20,6 +20,8 @@ from pathlib import Path
 
 from peers_report import eta, median, sparse_kinds
 
+from rt3d_tvm.files import whole_file
+
 ROOT = Path(__file__).parents[2]
 RECORDS, PAGE = ROOT / "docs" / "measured", ROOT / "docs" / "measured.md"
 README, CHART = ROOT / "README.md", ROOT / "docs" / "speed.png"
@@ -143,7 +145,8 @@ def draw(record: dict, path: Path) -> None:
     figure.suptitle("Milliseconds for one clip, lower is better", fontsize=10)
     figure.tight_layout()
     # The same bytes for the same figures.
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=150, metadata={"Software": None})
     pyplot.close(figure)
 
 
@@ -158,7 +161,8 @@ def main(argv: list[str] | None = None) -> int:
         if not args.title:
             parser.error("--take needs --title")
         text = json.dumps(taken(Path(args.take[0]), args.title), indent=1, ensure_ascii=False)
-        (RECORDS / f"{args.take[1]}.json").write_text(text + "\n", encoding="utf-8")
+        with whole_file(RECORDS / f"{args.take[1]}.json") as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
     found = records()
     texts = {
         PAGE: between(PAGE.read_text(encoding="utf-8"), "tables", page(found)),
@@ -174,7 +178,8 @@ def main(argv: list[str] | None = None) -> int:
             )
         return 1 if differ else 0
     for path, text in texts.items():
-        path.write_text(text, encoding="utf-8")
+        with whole_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     draw(found[SHOWN], CHART)
     return 0
 

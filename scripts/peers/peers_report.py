@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rt3d_tvm.console import print_table
+from rt3d_tvm.files import whole_file
 
 # The paper's kernel group, and what eta compares with: dense layers by the kernels of sparse ones.
 PAPER_KIND, DIRECT = "kgs 8x4", "dense direct"
@@ -304,7 +305,8 @@ def draw(document: dict, path: Path) -> None:
         f"medians, lower is better",
         fontsize=8,
     )
-    figure.savefig(path, dpi=150)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=150)
     pyplot.close(figure)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.artifact.format import MANIFEST, ArtifactFiles, read_manifest
 from rt3d_tvm.artifact.load import Artifact, check_input, load
 from rt3d_tvm.artifact.opencl.drivers import choose_device
@@ -86,7 +87,7 @@ def load_here(
     threads are those of the cores, ``device`` names the OpenCL device. InputError where the one
     that is given is of the other kind.
     """
-    manifest = read_manifest(Path(folder) / MANIFEST)
+    manifest = read_manifest(as_path(folder, "folder") / MANIFEST)
     if is_for_opencl(manifest):
         if threads is not None:
             raise InputError(f"{folder} runs on an OpenCL device: threads have no effect")

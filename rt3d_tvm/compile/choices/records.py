@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tvm.target import Target
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.compile.backends import device_class
 from rt3d_tvm.compile.choices.layer import Choice
 from rt3d_tvm.errors import InputError
@@ -135,7 +136,7 @@ def read_database(folder: Path, target: Target) -> RecordSet:
 
     InputError where there are none, and where they are of another class of devices.
     """
-    path = Path(folder) / TUNED
+    path = as_path(folder, "folder") / TUNED
     if not path.is_file():
         raise InputError(f"{folder}: no {TUNED} in it; `rt3d tune` writes one when it has finished")
     found = read_records(path, str(folder))
