@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from rt3d_tvm.arguments import as_path
 from rt3d_tvm.artifact.load import Artifact, load
 from rt3d_tvm.data.clips import VideoSource, read_clips
 from rt3d_tvm.data.labels import read_labels as read_labels
