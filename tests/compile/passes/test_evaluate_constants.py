@@ -5,7 +5,7 @@ import tvm
 from tvm import relax
 
 from rt3d_tvm.compile.passes.evaluate_constants import EvaluateConstants
-from tests.compile.passes.test_kgs_conv3d import draw, module, operators, run
+from tests.relax_modules import draw, module, operators, run
 
 SHAPE = (1, 4, 3, 2, 2)
 

@@ -23,7 +23,7 @@ from rt3d_tvm.compile.passes.limit_fusion import (
 )
 from rt3d_tvm.compile.pipeline import lower
 from rt3d_tvm.compile.targets import make_target
-from tests.compile.passes.test_kgs_conv3d import conv, module, weight_of
+from tests.relax_modules import conv, module, weight_of
 
 SHAPE = (1, 4, 4, 6, 6)
 STEPS = 64

@@ -5,7 +5,7 @@ import pytest
 import tvm
 from tvm import te, topi
 
-from rt3d_tvm.compile.passes.distinct_names import DistinctNames
+from rt3d_tvm.compile.opencl.distinct_names import DistinctNames
 from tests.opencl import run_on_opencl
 
 
