@@ -67,8 +67,10 @@ class Callers:
             for key, _ in ready:
                 if key.fileobj is self._listening:
                     self._accept()
-                elif (call := self._hear(self._callers[key.fileobj], match_key)) is not None:
-                    return call
+                elif key.fileobj in self._callers:  # it may have made room for another by now
+                    call = self._hear(self._callers[key.fileobj], match_key)
+                    if call is not None:
+                        return call
         return None
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ import socket
 import struct
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 from tvm import rpc
@@ -149,6 +149,25 @@ def test_many_callers_leave_room_for_the_next(device, monkeypatch):
         call.sock.close()
     for stray in strays:
         stray.close()
+
+
+@pytest.mark.parametrize("before", range(8))
+def test_one_that_has_to_go_for_another_may_be_heard_no_more(monkeypatch, before):
+    """Both are ready at once, in an order that the numbers of their files decide."""
+    monkeypatch.setattr(handshake, "MOST_CALLERS", 1)
+    with ExitStack() as stack:
+        for _ in range(before):
+            stack.enter_context(socket.socket())
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        device = Callers(listening, "pixel"), listening.getsockname()
+        oldest = stack.enter_context(called(device, b""))
+        assert device[0].next(MATCH, wait_s=0.1) is None
+        oldest.sendall(b"\x71")
+        stack.enter_context(called(device, hello()))
+        time.sleep(0.05)
+        call = device[0].next(MATCH, wait_s=5)
+        assert call is not None
+        stack.enter_context(call.sock)
 
 
 def test_tvms_client_is_told_of_another_match_key(device):
