@@ -71,24 +71,7 @@ def read_clips(
     positions, missing = spread_positions(promised_frames(path), frames, clips, stride)
     if positions.max() >= source.frames:
         positions, missing = spread_positions(source.frames, frames, clips, stride)
-    wanted = set(positions.ravel().tolist())
-    chosen = {}
-    reformatter = av.video.reformatter.VideoReformatter()
-    preprocess, index = 0.0, -1
-    for index, frame in enumerate(frames_of(path)):
-        if index in wanted:
-            begun = time.perf_counter()
-            chosen[index] = np.stack(
-                crops_of(_pixels(frame, resize, reformatter, path), size, crops)
-            )
-            preprocess += time.perf_counter() - begun
-            if len(chosen) == len(wanted):
-                break
-    else:
-        raise InputError(
-            f"{path}: damaged: {source.frames} of its frames decoded at first, then "
-            f"{index + 1}; or it was changed meanwhile"
-        )
+    chosen, preprocess = _pick_crops(source, np.unique(positions), resize, size, crops)
     decoded = time.perf_counter()
     # (clips, frames, crops, size, size, 3): the frames of one crop belong together.
     pixels = np.moveaxis(_stack(chosen, positions), 2, 1)
@@ -131,6 +114,31 @@ def read_frames(
                 f"{at_least} are needed"
             )
         available = decoded
+
+
+def _pick_crops(
+    source: VideoSource,
+    wanted: np.ndarray,
+    resize: int | tuple[int, int],
+    size: int,
+    crops: int,
+) -> tuple[dict[int, np.ndarray], float]:
+    """The crops of the wanted frames, in rising order; and the seconds that resizing them took."""
+    chosen: dict[int, np.ndarray] = {}
+    reformatter = av.video.reformatter.VideoReformatter()
+    seconds, index = 0.0, -1
+    for index, frame in enumerate(frames_of(source.path)):
+        if index == wanted[len(chosen)]:
+            begun = time.perf_counter()
+            pixels = _pixels(frame, resize, reformatter, source.path)
+            chosen[index] = np.stack(crops_of(pixels, size, crops))
+            seconds += time.perf_counter() - begun
+            if len(chosen) == len(wanted):
+                return chosen, seconds
+    raise InputError(
+        f"{source.path}: damaged: {source.frames} of its frames decoded at first, then "
+        f"{index + 1}; or it was changed meanwhile"
+    )
 
 
 def _pick(
