@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rt3d_tvm.cli.command import Commands
     from rt3d_tvm.data.preprocessing import Description
     from rt3d_tvm.models.weights import WeightsInfo
-    from rt3d_tvm.prune.project import ProjectionReport
     from rt3d_tvm.prune.pruner import Algorithm, Pruner
+    from rt3d_tvm.prune.report import ProjectionReport
     from rt3d_tvm.prune.train import Outcome, VideoData
     from rt3d_tvm.prune.work import WorkFolder
 
@@ -30,6 +30,7 @@ _TRAINING = (
     *("kind", "fold", "pixels", "cache", "workers", "device", "batch", "lr", "weight_decay"),
     *("steps_per_epoch", "work"),
 )
+_MOST_WORKERS = 256
 
 
 def add_train(commands: Commands) -> None:
@@ -51,8 +52,9 @@ def _train(args: argparse.Namespace) -> int:
 
     from rt3d_tvm.models import build_model, clip_model_spec
     from rt3d_tvm.models.weights import WeightsInfo, save_weights
+    from rt3d_tvm.prune.plans import DensePlan
     from rt3d_tvm.prune.progress import watched
-    from rt3d_tvm.prune.train import DensePlan, choose_device, initialise_, place_, train_dense
+    from rt3d_tvm.prune.train import choose_device, initialise_, place_, train_dense
     from rt3d_tvm.prune.work import WorkFolder
 
     plan = DensePlan(**_chosen(args, DensePlan))
@@ -122,6 +124,7 @@ def add_prune(commands: Commands) -> None:
 
 def _prune(args: argparse.Namespace) -> int:
     from rt3d_tvm.models import model_spec
+    from rt3d_tvm.prune.project import check_rate
     from rt3d_tvm.prune.schemes import Scheme
 
     if args.data is None:
@@ -130,6 +133,8 @@ def _prune(args: argparse.Namespace) -> int:
     elif args.weights is None:
         raise InputError("--data needs the --weights of a trained model; `rt3d train` makes them")
     scheme = Scheme(name=args.scheme, group=args.group)
+    if args.rate is not None:
+        check_rate(args.rate)
     model, info = model_with_weights(args)
     spec = model_spec(info.model)
     rate = spec.paper_rate if args.rate is None else args.rate
@@ -179,9 +184,10 @@ def _prune_in_training(
     from dataclasses import asdict, replace
     from functools import partial
 
+    from rt3d_tvm.prune.plans import PruningPlan
     from rt3d_tvm.prune.progress import watched
     from rt3d_tvm.prune.pruner import Pruner
-    from rt3d_tvm.prune.train import PruningPlan, choose_device, place_, train_pruned
+    from rt3d_tvm.prune.train import choose_device, place_, train_pruned
     from rt3d_tvm.prune.work import WorkFolder
 
     algorithm = _algorithm(args)
@@ -249,7 +255,7 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
         help="whose mean and deviation; default: those of the weights to prune, else kinetics",
     )
     parser.add_argument("--cache", action="store_true", default=None, help="keep decoded frames")
-    parser.add_argument("--workers", type=at_least_one, metavar="N", help="reading processes")
+    parser.add_argument("--workers", type=_workers, metavar="N", help="reading processes")
     parser.add_argument("--device", help="auto (default), cpu or cuda")
     parser.add_argument("--batch", type=at_least_one, metavar="N")
     parser.add_argument("--lr", type=float, help="learning rate")
@@ -258,6 +264,13 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work", type=output_folder, metavar="DIR", help="default: OUTPUT.training"
     )
+
+
+def _workers(text: str) -> int:
+    workers = at_least_one(text)
+    if workers > _MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r}: 1 to {_MOST_WORKERS} processes are accepted")
+    return workers
 
 
 def _chosen(args: argparse.Namespace, plan: type) -> dict[str, object]:

@@ -35,6 +35,7 @@ from rt3d_tvm.model_file import whole_model
 from rt3d_tvm.models.weights import non_finite_weights
 from rt3d_tvm.non_finite import in_graph, refuse
 from rt3d_tvm.prune.activations import eval_mode
+from rt3d_tvm.prune.weights import plain_weights
 
 INPUT_NAME = "clip"
 OUTPUT_NAME = "logits"
@@ -71,7 +72,8 @@ def export_onnx(
 ) -> ExportReport:
     """Write a model as ONNX: input ``clip`` [input_shape], output ``logits``, float32, eval mode.
 
-    Shapes are fixed, BatchNorm is folded into the convolutions, pruned weights stay exact zeros.
+    Shapes are fixed, BatchNorm is folded into the convolutions, pruned weights stay exact zeros,
+    and what computes a weight (weight_norm, spectral_norm, masks) leaves just the weight.
     With ``check`` the file is run in ONNX Runtime on a clip of noise and compared with torch.
     ``description``, how frames become the input and the classes' names, goes into its metadata.
     The files appear whole or not at all: one, or above 2 GB a second ``<name>.data`` beside it.
@@ -88,15 +90,16 @@ def export_onnx(
         np.random.default_rng(0).standard_normal(tuple(input_shape), dtype=np.float32)
     )
     with eval_mode(model), torch.no_grad():
-        if not allow_non_finite:
-            name = f"this {type(model).__name__}"
-            refuse(non_finite_weights(model), where=name, command="export")
         reference = output_of(model, clip)
         described.check(list(clip.shape), list(reference.shape))
-        exported = _export(model, clip)
+        with plain_weights(model):
+            if not allow_non_finite:
+                name = f"this {type(model).__name__}"
+                refuse(non_finite_weights(model), where=name, command="export")
+            exported = _export(model, clip)
+            tolerance = _tolerance(model)
     if not allow_non_finite:  # what the exporter has computed from the weights, and constants
         refuse(in_graph(exported), where=f"this {type(model).__name__}, exported", command="export")
-    tolerance = _tolerance(model)
     write_out_ceil_pools(exported)
     operators = _operators(exported)
     for name, text in described.as_json().items():

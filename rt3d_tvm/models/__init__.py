@@ -6,6 +6,8 @@ The table can be read without torch; only `build_model` imports it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 # How the published weights of the networks of pictures want them.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Refused before memory is asked for: 8 GB of weights, and clips 300 times as large as the paper's.
+_MOST_PARAMETERS = 2**31
+_MOST_PIXELS = 2**26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +55,20 @@ class ModelSpec:
         return self.shape_of()
 
     def shape_of(self, frames: int | None = None, size: int | None = None) -> tuple[int, ...]:
-        """The shape of an input of other frames or size; InputError for frames of pictures."""
+        """The shape of an input of other frames or size.
+
+        InputError for frames of pictures, and for more pixels than any machine runs a model on.
+        """
         size = size or self.size
-        if self.frames is None:
-            if frames is not None:
-                raise InputError(f"{frames} frames: {self.title} takes pictures, which have none")
-            return (1, self.channels, size, size)
-        return (1, self.channels, frames or self.frames, size, size)
+        if self.frames is None and frames is not None:
+            raise InputError(f"{frames} frames: {self.title} takes pictures, which have none")
+        planes = () if self.frames is None else (frames or self.frames,)
+        if (pixels := prod(planes) * size**2) > _MOST_PIXELS:
+            many = f"{planes[0]} frames of " if planes else ""
+            raise InputError(
+                f"{many}{size}x{size}: {pixels} pixels; at most {_MOST_PIXELS} are accepted"
+            )
+        return (1, self.channels, *planes, size, size)
 
     def preprocessing(self, frames: int | None = None, size: int | None = None) -> Preprocessing:
         """How the weights in circulation want one clip, for clips of other sizes in proportion.
@@ -176,6 +188,8 @@ def build_model(
         raise InputError(f"width must be above 0 and at most 4, got {width}")
 
     spec.shape_of(frames, size)
+    import torch
+
     from rt3d_tvm.models.c3d import C3D
     from rt3d_tvm.models.mobilenet_v2 import MobileNetV2
     from rt3d_tvm.models.r2plus1d import R2Plus1D18
@@ -192,9 +206,16 @@ def build_model(
     size = spec.size if size is None else size
     if name == "c3d":
         frames = spec.frames if frames is None else frames
-        model = C3D(num_classes=num_classes, width=width, frames=frames, size=size)
+        build = partial(C3D, num_classes=num_classes, width=width, frames=frames, size=size)
     elif name == "vgg16":
-        model = VGG16(num_classes=num_classes, width=width, size=size)
+        build = partial(VGG16, num_classes=num_classes, width=width, size=size)
     else:
-        model = of_any_size[name](num_classes=num_classes, width=width)
-    return model.eval()
+        build = partial(of_any_size[name], num_classes=num_classes, width=width)
+    with torch.device("meta"):  # no memory yet
+        parameters = sum(parameter.numel() for parameter in build().parameters())
+    if parameters > _MOST_PARAMETERS:
+        raise InputError(
+            f"{spec.title} of these classes, width and size has {parameters} parameters; at most "
+            f"{_MOST_PARAMETERS} are accepted"
+        )
+    return build().eval()

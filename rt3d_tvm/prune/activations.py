@@ -11,12 +11,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.prune.inputs import ModelInputs, leaves
+from rt3d_tvm.prune.probe import Tensors, call, device_of, on_the_side
+from rt3d_tvm.prune.products import Product
+from rt3d_tvm.prune.survey import Survey, observe, survey_model
 
-# A batch as a data loader yields it: the clips, alone or first in a sequence.
-Batches = Iterable[Tensor | Sequence[Tensor]]
+# A batch as a data loader yields it: the model's inputs, alone or first in a sequence.
+Batches = Iterable[Tensor | Sequence[object]]
 
 
-def reestimate_batchnorm_(model: nn.Module, batches: Batches, *, max_batches: int) -> None:
+def reestimate_batchnorm_(
+    model: nn.Module, batches: Batches, *, inputs: ModelInputs, max_batches: int
+) -> None:
     """Replace BatchNorm's running mean and variance by the mean over batches of clips.
 
     Pruning changes what reaches a BatchNorm, and the old statistics would undo it wrongly. All
@@ -27,22 +33,19 @@ def reestimate_batchnorm_(model: nn.Module, batches: Batches, *, max_batches: in
     norms = running_batchnorms(model)
     if not norms:
         return
-    momenta = {norm: norm.momentum for norm in norms}
-    with eval_mode(model), torch.no_grad():
+    with on_the_side(model), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a cumulative mean: every batch counts the same
             norm.train()
-        try:
-            for clips in _clips(model, batches, max_batches):
-                model(clips)
-        except ValueError as error:
-            if isinstance(error, InputError):
+        for values in _inputs_of(model, inputs, batches, max_batches):
+            try:
+                call(model, values)
+            except InputError as error:
+                if isinstance(error.__cause__, ValueError):
+                    reason = f"batches too small for BatchNorm's statistics: {error.__cause__}"
+                    raise InputError(reason) from error
                 raise
-            raise InputError(f"batches too small for BatchNorm's statistics: {error}") from error
-        finally:
-            for norm, momentum in momenta.items():
-                norm.momentum = momentum
 
 
 def running_batchnorms(model: nn.Module) -> list[nn.Module]:
@@ -55,54 +58,53 @@ def running_batchnorms(model: nn.Module) -> list[nn.Module]:
 
 
 def input_strength(
-    model: nn.Module, names: Iterable[str], batches: Batches, *, max_batches: int
+    model: nn.Module | Survey, names: Iterable[str], batches: Batches, *, max_batches: int
 ) -> dict[str, Tensor]:
-    """The RMS of each input channel of the named convolutions over batches of clips, in float64.
+    """The RMS of each input channel of the named layers over batches of clips, in float64.
 
     InputError without a batch, and for a layer that does not run or whose input is not finite.
     """
+    if isinstance(model, Survey):
+        survey = model
+    else:
+        batches = list(islice(batches, max_batches))
+        first = next((leaf for leaf in leaves(batches) if isinstance(leaf, Tensor)), None)
+        survey = survey_model(model, example_inputs=first)
+    names, model = list(names), survey.model
     squares: dict[str, Tensor] = {}
     positions: dict[str, int] = {}
-    hooks = []
-    names = list(names)
-    for name in names:
 
-        def measure(_module, inputs, name=name):
-            x = inputs[0].detach().double()
-            total = x.square().sum(dim=[0, *range(2, x.dim())])
-            squares[name] = squares.get(name, 0) + total
-            positions[name] = positions.get(name, 0) + x.numel() // x.shape[1]
+    def measure(product: Product) -> None:
+        layer = None if product.source is None else survey.layer(product.source.names[0])
+        if layer is None or layer.name not in names:
+            return
+        x, name = product.read.double(), layer.name
+        total = x.square().sum(dim=[0, *range(2, x.dim())])
+        squares[name] = squares.get(name, 0) + total
+        positions[name] = positions.get(name, 0) + x.numel() // x.shape[1]
 
-        hooks.append(model.get_submodule(name).register_forward_pre_hook(measure))
-    try:
-        with eval_mode(model), torch.no_grad():
-            for clips in _clips(model, batches, max_batches):
-                model(clips)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    strength = {name: (squares[name] / positions[name]).sqrt() for name in squares}
+    with on_the_side(model):
+        tensors = Tensors.copied(model)
+        for values in _inputs_of(model, survey.inputs, batches, max_batches):
+            observe(model, values, tensors=tensors, found=measure)
+    strength = {}
     for name in names:
-        if name not in strength:
+        if name not in squares:
             raise InputError(f"layer {name!r} did not run on the batches given")
+        strength[name] = (squares[name] / positions[name]).sqrt()
         if not bool(torch.isfinite(strength[name]).all()):
             raise InputError(f"the input of layer {name!r} is not finite on the batches given")
     return strength
 
 
-def _clips(model: nn.Module, batches: Batches, max_batches: int) -> Iterator[Tensor]:
-    """The clips of up to ``max_batches`` batches, where the model's parameters are."""
-    device = next(model.parameters()).device
+def _inputs_of(
+    model: nn.Module, inputs: ModelInputs, batches: Batches, max_batches: int
+) -> Iterator[ModelInputs]:
+    """The model's inputs in up to ``max_batches`` batches, where its parameters are."""
     found = 0
     for batch in islice(batches, max_batches):
-        clips = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
-        if not isinstance(clips, Tensor):
-            raise InputError(
-                f"a batch is a tensor of clips, or a sequence that starts with one; got a "
-                f"{type(batch).__name__}"
-            )
         found += 1
-        yield clips.to(device)
+        yield inputs.of_batch(batch, device_of(model))
     if not found:
         raise InputError(
             "no batch of clips: give a data loader or a list of batches, not an iterator that was "

@@ -4,73 +4,41 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, replace
-from math import isfinite
-from typing import TextIO
+from dataclasses import replace
+from math import inf, isfinite
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from rt3d_tvm.console import print_table
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.prune.macs import LayerMacs, count_macs, layer_positions
+from rt3d_tvm.prune.held_masks import mask_
+from rt3d_tvm.prune.inputs import ModelInputs
+from rt3d_tvm.prune.probe import DoesNotRunError, Tensors, on_the_side
+from rt3d_tvm.prune.products import Product
+from rt3d_tvm.prune.reach import warn_if_severed
+from rt3d_tvm.prune.report import LayerReport, ProjectionReport, print_report, report_masks
+from rt3d_tvm.prune.rollback import unchanged_on_error
 from rt3d_tvm.prune.schemes import Scheme
+from rt3d_tvm.prune.survey import Survey, observe, survey_model
+from rt3d_tvm.prune.threshold import unit_macs, units_of, units_to_keep
+from rt3d_tvm.prune.weights import weight_at
 from topi_sparse.kernel_group import KernelGroup
 
-_PRUNABLE = (nn.Conv2d, nn.Conv3d)
-_RATE_TOLERANCE = 0.01
-_SPARED = 32
+__all__ = [
+    "LayerReport",
+    "ProjectionReport",
+    "apply_masks_",
+    "check_masks_hold",
+    "check_rate",
+    "choose_masks",
+    "layer_schemes",
+    "print_report",
+    "project_",
+    "unit_rate",
+    "warn_of_single_zeros",
+]
 
-
-@dataclass(frozen=True, kw_only=True)
-class LayerReport:
-    """What became of one layer. ``pruned`` is False for those that only count in the total.
-
-    ``group`` is the kernel group a layer was pruned by, if its scheme has one. Parameters are
-    weights and biases. ``empty_filters`` have no weight left: they put out their bias, whatever
-    the input.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    pruned: bool
-    group: str | None
-    density: float
-    dense_macs: int
-    kept_macs: int
-    dense_params: int
-    kept_params: int
-    empty_filters: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProjectionReport:
-    """What pruning did to a model; ``rate`` is dense MACs / kept MACs of the whole of it.
-
-    Parameters are those of the whole model too: more than its layers have, if it normalises.
-    """
-
-    algorithm: str
-    scheme: str
-    target_rate: float
-    rate: float
-    dense_macs: int
-    kept_macs: int
-    dense_params: int
-    kept_params: int
-    layers: tuple[LayerReport, ...]
-
-
-@dataclass(frozen=True)
-class _Units:
-    """The units of one layer that still hold a weight: importance and MACs of each, flat."""
-
-    name: str
-    grid: torch.Size
-    score: Tensor
-    macs: Tensor
+# By how much the two may differ without a word: the rounding of a rate that is met.
+_SINGLE_ZEROS = 1.01
 
 
 def project_(
@@ -78,35 +46,45 @@ def project_(
     *,
     scheme: Scheme,
     rate: float,
-    input_shape: Sequence[int],
+    input_shape: Sequence[int] | None = None,
+    example_inputs: object = None,
     order: int = 2,
     ignore: Iterable[str] = (),
 ) -> ProjectionReport:
     """Zero the least important units of the model's convolutions, in place, down to ``rate``.
 
-    Arguments and errors are those of `choose_masks`.
+    A weight that is computed, by weight_norm for instance, becomes a plain parameter on the way;
+    an optimizer that was made before does not hold it. Arguments and errors are those of
+    `choose_masks`; also InputError for a layer whose forward() undoes the zeros. On any error the
+    model is what it was.
     """
-    masks = choose_masks(
-        model, scheme=scheme, rate=rate, input_shape=input_shape, order=order, ignore=ignore
-    )
-    apply_masks_(model, masks)
-    warn_if_severed(model, input_shape=input_shape)
-    return report_masks(
-        model,
-        masks,
-        layer_schemes(model, scheme=scheme, input_shape=input_shape, ignore=ignore),
-        input_shape=input_shape,
-        algorithm=f"projection by l{order} norm",
-        target_rate=rate,
-    )
+    survey = survey_model(model, input_shape=input_shape, example_inputs=example_inputs)
+    ignore = tuple(ignore)
+    masks = choose_masks(survey, scheme=scheme, rate=rate, order=order, ignore=ignore)
+    with unchanged_on_error(survey.model):
+        pruned = survey.with_plain_weights(masks)
+        mask_(pruned, masks)
+        check_masks_hold(pruned, masks)
+        schemes = layer_schemes(pruned, scheme=scheme, ignore=ignore)
+        report = report_masks(
+            pruned,
+            masks,
+            schemes,
+            algorithm=f"projection by l{order} norm",
+            target_rate=rate,
+        )
+        warn_of_single_zeros(report, unit_rate(pruned, schemes))
+        warn_if_severed(pruned)
+    return report
 
 
 def choose_masks(
-    model: nn.Module,
+    model: nn.Module | Survey,
     *,
     scheme: Scheme,
     rate: float,
-    input_shape: Sequence[int],
+    input_shape: Sequence[int] | ModelInputs | None = None,
+    example_inputs: object = None,
     order: int = 2,
     ignore: Iterable[str] = (),
     group_sizes: Mapping[str, KernelGroup] | None = None,
@@ -115,8 +93,10 @@ def choose_masks(
 ) -> dict[str, Tensor]:
     """Which weights stay, by layer name: bool masks of the weights' shapes.
 
-    ``rate`` is dense / kept MACs of the whole model on ``input_shape``, as the paper counts:
-    linear layers and those named in ``ignore`` are in the total on both sides but stay whole.
+    ``rate`` is dense / kept MACs of the whole model, as the paper counts: linear layers and those
+    named in ``ignore`` are in the total on both sides but stay whole. The model is called with a
+    clip of ``input_shape`` or with ``example_inputs``, see `ModelInputs.of`.
+
     One threshold serves all layers. It cuts the mean norm of each unit (see `Scheme.mean_norms`)
     over the RMS of its layer, so that a layer with a few strong units and many weak ones gives
     more than one whose units are alike, and a layer's overall scale, which BatchNorm undoes,
@@ -130,304 +110,174 @@ def choose_masks(
 
     ``group_sizes`` are the kernel groups of layers that have one of their own. ``importance``
     has a tensor of the weight's shape for each layer, to be compared in the weights' place, and
-    by its rank in the layer alone: all layers then give the same share. What is zero already
-    counts as pruned in either case. If not ``exact``, the threshold stays as high
+    by its rank in the layer alone: all layers then give the same share. Units and filters that
+    are zero already count as pruned in either case. If not ``exact``, the threshold stays as high
     as it can without exceeding the rate, for a step on the way to a higher one.
 
     InputError for a rate below 1 or beyond reach (with the highest that is not), for one that
     this scheme's units are too coarse to meet within 1 % (with the nearest they do), for a name
     in ``ignore`` or ``group_sizes`` that is not a layer, and for weights that are not finite.
     """
-    if not (isfinite(rate) and rate >= 1):
-        raise InputError(f"a pruning rate is a finite number of at least 1, got {rate}")
-    schemes = layer_schemes(
-        model, scheme=scheme, input_shape=input_shape, ignore=ignore, group_sizes=group_sizes
-    )
-    layers = count_macs(model, input_shape)
-    units = []
-    for layer in layers:
-        if layer.name in schemes:
-            module = model.get_submodule(layer.name)
-            given = None if importance is None else importance[layer.name]
-            units.append(_units(layer, module, schemes[layer.name], order, given))
-    keep = _threshold(
+    check_rate(rate)
+    survey = _surveyed(model, input_shape, example_inputs)
+    schemes = layer_schemes(survey, scheme=scheme, ignore=ignore, group_sizes=group_sizes)
+    layers = [layer for layer in survey.layers if layer.name in schemes]
+    given = {} if importance is None else importance
+    units = [units_of(x, schemes[x.name], order, given.get(x.name)) for x in layers]
+    keep = units_to_keep(
         units,
-        whole=sum(layer.kept for layer in layers if layer.name not in schemes),
-        dense=sum(layer.dense for layer in layers),
+        whole=sum(layer.kept_macs for layer in survey.layers if layer.name not in schemes),
+        dense=sum(layer.dense for layer in survey.layers),
         rate=rate,
         exact=exact,
+        staying=_staying(survey),
     )
-    masks = {}
-    for layer, kept in zip(units, keep, strict=True):
-        module = model.get_submodule(layer.name)
-        masks[layer.name] = schemes[layer.name].mask(
-            kept.reshape(layer.grid), module.weight.shape, groups=module.groups
+    return {
+        layer.name: schemes[layer.name].spread(
+            kept.reshape(of.grid), layer.shape, groups=layer.conv_groups
         )
-    return masks
+        for layer, of, kept in zip(layers, units, keep, strict=True)
+    }
+
+
+def check_rate(rate: float) -> None:
+    """InputError for what no model can be pruned to."""
+    if not (isinstance(rate, (int, float)) and isfinite(rate) and rate >= 1):
+        raise InputError(f"a pruning rate is a finite number of at least 1, got {rate}")
 
 
 def layer_schemes(
-    model: nn.Module,
+    model: nn.Module | Survey,
     *,
     scheme: Scheme,
-    input_shape: Sequence[int],
+    input_shape: Sequence[int] | ModelInputs | None = None,
+    example_inputs: object = None,
     ignore: Iterable[str] = (),
     group_sizes: Mapping[str, KernelGroup] | None = None,
 ) -> dict[str, Scheme]:
     """The scheme of each layer that is to be pruned, in execution order.
 
-    These are the Conv2d and Conv3d that run and are not in ``ignore``, but for depthwise ones: a
-    filter of one channel is no part of a kernel group, and kernels skip no zeros in it. InputError
-    for a name that is no such layer, for one that is both ignored and given a group, and if no
-    layer is left.
+    These are the 2D and 3D convolutions that run and are not in ``ignore``, but for depthwise
+    ones and those whose weight cannot be pruned (`LayerWork.why_whole`). InputError for a name that
+    is no such layer, for one that is both ignored and given a group, and if no layer is left.
     """
-    group_sizes = group_sizes or {}
-    ignore = frozenset(ignore)
-    layers = layer_positions(model, input_shape)
-    convolutions = [n for n in layers if _is_prunable(model.get_submodule(n))]
-    _refuse_unknown("no layer to ignore named", ignore, layers)
-    _refuse_unknown("no convolution to set a group size for named", group_sizes, convolutions)
-    if both := sorted(ignore & group_sizes.keys()):
+    survey = _surveyed(model, input_shape, example_inputs)
+    prunable = [layer.name for layer in survey.layers if layer.why_whole is None]
+    everything = [layer.name for layer in survey.layers]
+    ignored = _known("no layer to ignore named", survey, ignore, everything)
+    sizes = _known(
+        "no convolution to set a group size for named", survey, group_sizes or {}, prunable
+    )
+    if both := sorted(ignored.keys() & sizes.keys()):
         raise InputError(f"ignored and given a group size at once: {', '.join(both)}; take one")
     schemes = {
-        name: replace(scheme, group=group_sizes.get(name, scheme.group))
-        for name in convolutions
-        if name not in ignore
+        name: replace(scheme, group=group_sizes[sizes[name]] if name in sizes else scheme.group)
+        for name in prunable
+        if name not in ignored
     }
     if not schemes:
-        raise InputError("the model has no convolution to prune; Conv2d and Conv3d are pruned")
+        whole = "; ".join(f"{x.name}: {x.why_whole}" for x in survey.layers if x.why_whole)
+        raise InputError(
+            "the model has no convolution to prune; Conv2d and Conv3d are pruned"
+            + (f" ({whole})" if whole else "")
+        )
     return schemes
 
 
-def _is_prunable(module: nn.Module) -> bool:
-    if not isinstance(module, _PRUNABLE):
-        return False
-    return module.groups == 1 or module.in_channels > module.groups
+def unit_rate(survey: Survey, schemes: Mapping[str, Scheme]) -> float:
+    """Dense MACs / those of the units that are left: what kernels have to compute.
 
-
-def apply_masks_(model: nn.Module, masks: dict[str, Tensor]) -> None:
-    """Zero, in place, every weight whose mask is False."""
-    with torch.no_grad():
-        for name, mask in masks.items():
-            # Not a product with the mask: that leaves -0.0 behind.
-            model.get_submodule(name).weight.masked_fill_(~mask, 0.0)
-
-
-def report_masks(
-    model: nn.Module,
-    masks: Mapping[str, Tensor],
-    schemes: Mapping[str, Scheme],
-    *,
-    input_shape: Sequence[int],
-    algorithm: str,
-    target_rate: float,
-) -> ProjectionReport:
-    """What a model has left, layer by layer, under the masks that were chosen by ``schemes``."""
-    layers = tuple(
-        _layer_report(model, layer, masks.get(layer.name), schemes.get(layer.name))
-        for layer in count_macs(model, input_shape)
-    )
-    dense = sum(layer.dense_macs for layer in layers)
-    kept = sum(layer.kept_macs for layer in layers)
-    params = sum(tensor.numel() for tensor in model.parameters())
-    return ProjectionReport(
-        algorithm=algorithm,
-        scheme=", ".join(dict.fromkeys(map(str, schemes.values()))),
-        target_rate=target_rate,
-        rate=dense / kept,
-        dense_macs=dense,
-        kept_macs=kept,
-        dense_params=params,
-        kept_params=params - sum(layer.dense_params - layer.kept_params for layer in layers),
-        layers=layers,
-    )
-
-
-def warn_if_severed(model: nn.Module, *, input_shape: Sequence[int]) -> None:
-    """Warn where nothing of the input reaches the output any more, naming the first layer cut off.
-
-    Every layer keeps a unit, but all that a narrow one reads may be pruned in the layer before it.
-    Seen without arithmetic that could cancel: in a copy, a filter is the mean of the inputs whose
-    weights are not zero, nothing is added to it, and what is then zero for an input of ones has
-    no path from it.
+    Less than by single weights, where units that stay have zeros in them.
     """
-    copy = deepcopy(model).eval()
-    cut: list[str] = []
-    for name, module in copy.named_modules():
-        _only_paths_(module)
-        if isinstance(module, _PRUNABLE):
-            module.register_forward_hook(
-                lambda _module, _inputs, output, name=name: (
-                    None if output.any() else cut.append(name)
-                )
-            )
-    with torch.no_grad():
-        reached = copy(next(copy.parameters()).new_ones(tuple(input_shape))).any()
-    if not reached:
+    dense = sum(layer.dense for layer in survey.layers)
+    left = sum(
+        unit_macs(layer, schemes[layer.name]) if layer.name in schemes else layer.kept_macs
+        for layer in survey.layers
+    )
+    return dense / left if left else inf
+
+
+def warn_of_single_zeros(report: ProjectionReport, computed: float) -> None:
+    """Warn where a rate counts zeros that kernels compute with, ``computed`` being the rate less
+    those.
+    """
+    if report.rate > computed * _SINGLE_ZEROS:
         warnings.warn(
-            f"nothing of the input reaches the output: all that layer {cut[0]!r} reads is pruned "
-            "in the layers before it; a lower rate, smaller kernel groups or scheme kgs would "
-            "leave a path",
+            f"the rate of {report.rate:.3g} counts zeros in units that stay, from an earlier "
+            f"pruning of single weights; kernels skip whole units, which makes {computed:.3g}x",
             stacklevel=3,
         )
 
 
-def _only_paths_(module: nn.Module) -> None:
-    """Make a module's own weights show which inputs it reads; biases and statistics add nothing."""
-    for name, value in module.named_parameters(recurse=False):
-        if name == "bias":
-            value.data.zero_()
-        elif isinstance(module, _BatchNorm):
-            value.data.fill_(1)
-        else:
-            kept = (value.data != 0).to(value.dtype).flatten(1)
-            value.data = (kept / kept.sum(1, keepdim=True).clamp(min=1)).view_as(value)
-    if isinstance(module, _BatchNorm) and module.running_mean is not None:
-        module.running_mean.zero_()
-        module.running_var.fill_(1)
+def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Zero, in place, every weight whose mask is False, by names of layers or parameters."""
+    parameters = dict(model.named_parameters())
+    for name, mask in masks.items():
+        own = name if name in parameters else f"{name}.weight".removeprefix(".")
+        weight_at(model, own).mask_(~mask)
 
 
-def print_report(report: ProjectionReport, *, file: TextIO | None = None) -> None:
-    """Print MACs, parameters and density of each layer and of the whole, before and after."""
-    rows = [
-        (
-            layer.name,
-            layer.shape,
-            layer.group if layer.pruned else "whole",
-            layer.dense_macs,
-            layer.kept_macs,
-            layer.dense_params,
-            layer.kept_params,
-            layer.density,
-        )
-        for layer in report.layers
-    ]
-    total = (report.dense_macs, report.kept_macs, report.dense_params, report.kept_params)
-    rows.append(("model", None, None, *total, report.kept_macs / report.dense_macs))
-    print_table(
-        rows,
-        columns=("layer", "shape", "group", "MACs", "kept", "parameters", "kept", "density"),
-        title=f"{report.algorithm}, {report.scheme}: {report.rate:.4g}x",
-        file=file,
-    )
+def check_masks_hold(survey: Survey, masks: Mapping[str, Tensor]) -> None:
+    """Run the model; InputError for a layer that does not multiply by zeros where it is pruned.
 
-
-def _refuse_unknown(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    known = list(known)
-    if unknown := sorted(set(names).difference(known)):
-        raise InputError(f"{what} {', '.join(unknown)}; layers: {', '.join(known)}")
-
-
-def _units(
-    layer: LayerMacs,
-    module: nn.Conv2d | nn.Conv3d,
-    scheme: Scheme,
-    order: int,
-    importance: Tensor | None,
-) -> _Units:
-    weight = module.weight.detach()
-    if not bool(torch.isfinite(weight).all()):
-        raise InputError(f"layer {layer.name!r} has weights that are not finite")
-    compared = weight if importance is None else importance
-    norms = scheme.mean_norms(compared, order=order, groups=module.groups)
-    sizes = scheme.sizes(weight.shape, groups=module.groups, device=weight.device)
-    alive = scheme.mean_norms(weight, order=1, groups=module.groups) > 0
-    # The best unit stays: one of those that are left, even if none of them is of any importance.
-    score = torch.where(alive, norms, -1.0).flatten()
-    if importance is None:
-        rms = weight.double().square().mean().sqrt()
-        # A layer that is all zeros has nothing to compare, and nothing to lose.
-        score = score / rms if rms > 0 else score
-    else:
-        ascending = score.argsort(stable=True)
-        share = sizes.flatten()[ascending].cumsum(0) / sizes.sum()
-        score = torch.empty_like(share).index_put_((ascending,), share)
-    macs = torch.where(alive, sizes * layer.positions, 0)
-    return _Units(layer.name, norms.shape, score, macs.flatten())
-
-
-def _threshold(
-    units: list[_Units], *, whole: int, dense: int, rate: float, exact: bool
-) -> list[Tensor]:
-    """Cut all units at the one score that brings the kept MACs closest to dense / rate."""
-    score = torch.cat([layer.score for layer in units])
-    macs = torch.cat([layer.macs for layer in units])
-    first = 0
-    for layer in units:
-        score[first + int(layer.score.argmax())] = torch.inf
-        first += len(layer.score)
-
-    order = torch.argsort(score, stable=True)[: len(score) - len(units)]
-    # kept[i]: MACs left when the i least important units are gone.
-    kept = whole + int(macs.sum()) - torch.cat([macs.new_zeros(1), macs[order].cumsum(0)])
-    if exact:
-        gone = order[: int((kept - dense / rate).abs().argmin())]
-        if not _meets(dense / int(kept[len(gone)]), rate):
-            gone = _in_its_place(order, kept, macs, dense=dense, rate=rate)
-    else:
-        gone = order[: max(0, int((kept * rate >= dense).sum()) - 1)]
-    keep = macs > 0
-    keep[gone] = False
-    return list(keep.split([len(layer.score) for layer in units]))
-
-
-def _in_its_place(order: Tensor, kept: Tensor, macs: Tensor, *, dense: int, rate: float) -> Tensor:
-    """The units to prune when the one at the threshold is too large to go and too large to stay.
-
-    One unit at or just below the threshold is spared, and those above it go that fit, the least
-    important first. InputError if the rate is not met by sparing any of the last few.
+    Such a layer makes its weight anew in every pass, by a hook or in its forward(). A model that
+    does not run as it is, for instance only inside of autocast, is warned of.
     """
-    at = int((kept * rate >= dense).sum()) - 1
-    least = dense / (rate * (1 + _RATE_TOLERANCE))
-    units, sizes = order.tolist(), macs.tolist()
-    for spared in range(at, max(-1, at - _SPARED), -1):
-        gone, left = units[:spared], int(kept[spared])
-        for unit in units[spared + 1 :]:
-            if sizes[unit] and left - sizes[unit] >= least:
-                left -= sizes[unit]
-                gone.append(unit)
-                if _meets(dense / left, rate):
-                    return torch.tensor(gone, device=order.device)
-    raise InputError(_unreachable(rate, dense / kept.unique().double(), dense / int(kept[-1])))
+    model, seen = survey.model, set()
+
+    def look(product: Product) -> None:
+        layer = None if product.source is None else survey.layer(product.source.names[0])
+        if layer is None or layer.name not in masks:
+            return
+        seen.add(layer.name)
+        # Under other axes, as of a tied linear layer, it is the same memory.
+        if product.as_it_is and bool(product.weight.masked_select(~masks[layer.name]).any()):
+            raise InputError(_undone(layer.name, layer.weight.module))
+
+    with on_the_side(model):
+        values = survey.inputs.noise(model)
+        try:
+            observe(model, values, tensors=Tensors.copied(model), found=look)
+        except DoesNotRunError as error:
+            warnings.warn(f"not checked whether pruned weights stay zero: {error}", stacklevel=3)
+            return
+    for name in masks:
+        if name not in seen:
+            raise InputError(_undone(name, survey.layer(name).weight.module))
 
 
-def _meets(achieved: float, rate: float) -> bool:
-    return abs(achieved / rate - 1) <= _RATE_TOLERANCE
-
-
-def _unreachable(rate: float, reachable: Tensor, highest: float) -> str:
-    if rate > highest:
-        return (
-            f"pruning rate {rate:g} is beyond reach: the highest is {highest:.4g}, with one unit "
-            "left in every convolution that is pruned"
-        )
-    lowest = float(reachable.min())
-    if rate < lowest:
-        return f"the model is pruned at rate {lowest:.4g} already, which is above {rate:g}"
-    below = float(reachable[reachable <= rate].max())
-    above = float(reachable[reachable >= rate].min())
+def _undone(name: str, module: nn.Module) -> str:
     return (
-        f"pruning rate {rate:g} cannot be met within {_RATE_TOLERANCE:.0%}: the units of this "
-        f"scheme are too large for this model; the nearest rates are {below:.4g} and {above:.4g}"
+        f"layer {name!r}, a {type(module).__name__}, does not keep its zeros: a hook or its "
+        "forward() changes the weight in every pass; make the weight a plain parameter first, or "
+        f"name the layer in ignore"
     )
 
 
-def _layer_report(
-    model: nn.Module, layer: LayerMacs, mask: Tensor | None, scheme: Scheme | None
-) -> LayerReport:
-    """By the mask where there is one: a kept unit costs all its MACs, zeros in it or not."""
-    kept = layer.kept if mask is None else int(mask.sum()) * layer.positions
-    empty = 0 if mask is None else int((~mask.flatten(1).any(1)).sum())
-    params = sum(p.numel() for p in model.get_submodule(layer.name).parameters(recurse=False))
-    return LayerReport(
-        name=layer.name,
-        shape=layer.shape,
-        pruned=mask is not None,
-        group=None if scheme is None or scheme.name == "filter" else str(scheme.group),
-        density=kept / layer.dense,
-        dense_macs=layer.dense,
-        kept_macs=kept,
-        dense_params=params,
-        kept_params=params - (layer.dense - kept) // layer.positions,
-        empty_filters=empty,
-    )
+def _staying(survey: Survey) -> str:
+    """Convolutions that would be pruned if their weights were parameters, as words to append."""
+    names = [
+        f"{layer.name!r} ({layer.why_whole})"
+        for layer in survey.layers
+        if layer.why_whole is not None and layer.why_whole.startswith("its weight")
+    ]
+    return f"; these stay whole: {', '.join(names)}" if names else ""
+
+
+def _surveyed(
+    model: nn.Module | Survey,
+    input_shape: Sequence[int] | ModelInputs | None,
+    example_inputs: object,
+) -> Survey:
+    if isinstance(model, Survey):
+        return model
+    return survey_model(model, input_shape=input_shape, example_inputs=example_inputs)
+
+
+def _known(what: str, survey: Survey, names: Iterable[str], known: list[str]) -> dict[str, str]:
+    """The layers' own names of those that are given, and what each was given as."""
+    found = {name: survey.layer(name) for name in names}
+    unknown = [name for name, layer in found.items() if layer is None or layer.name not in known]
+    if unknown:
+        raise InputError(f"{what} {', '.join(sorted(unknown))}; layers: {', '.join(known)}")
+    return {layer.name: name for name, layer in found.items()}

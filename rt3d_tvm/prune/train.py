@@ -6,123 +6,37 @@ that a training that was killed ends bit for bit where the unbroken one does on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from math import cos, isfinite, pi
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
 
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.models.weights import non_finite_weights
 from rt3d_tvm.non_finite import listed
 from rt3d_tvm.prune.checkpoint import read_checkpoint, write_checkpoint
+from rt3d_tvm.prune.epochs import VideoData, epoch_batches, steps_of
 from rt3d_tvm.prune.evaluate import accuracy
 from rt3d_tvm.prune.normalise import fold_, normalise_
-from rt3d_tvm.prune.project import ProjectionReport
+from rt3d_tvm.prune.plans import FINALIZE_EPOCH, OPTIMIZERS, DensePlan, PruningPlan
+from rt3d_tvm.prune.probe import device_of
 from rt3d_tvm.prune.pruner import Pruner
+from rt3d_tvm.prune.report import ProjectionReport
+from rt3d_tvm.prune.rollback import unchanged_on_error
+from rt3d_tvm.prune.training_state import (
+    check_history,
+    check_model,
+    check_optimizer,
+    check_random,
+    load_optimizer_,
+    random_state,
+    restore_random,
+)
 from rt3d_tvm.prune.work import WorkFolder
-
-_OPTIMIZERS = {
-    "adamw": torch.optim.AdamW,
-    "sgd": partial(torch.optim.SGD, momentum=0.9),
-}
-# Where the random order of an epoch must not meet that of another seed: below 2^16 epochs.
-_EPOCHS = 1 << 16
-# The epoch number whose order the batches of `Pruner.finalize` have.
-_FINALIZE_EPOCH = _EPOCHS - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoData:
-    """Training items (clip, class index) and testing items (clips, class index).
-
-    Either may have ``set_epoch``, called with the number of each epoch before it begins.
-    """
-
-    train: Dataset
-    test: Dataset
-    workers: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DensePlan:
-    """Training all weights: a tenth of the steps rising to ``lr``, then a cosine to 0.
-
-    ``optimizer`` is adamw, or sgd with momentum 0.9.
-    """
-
-    optimizer: str = "adamw"
-    epochs: int = 30
-    batch: int = 32
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
-    clip_norm: float = 5.0
-    steps_per_epoch: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check_plan(self, counts=("epochs", "batch"))
-        if self.optimizer not in _OPTIMIZERS:
-            known = " or ".join(_OPTIMIZERS)
-            raise InputError(f"optimizer {self.optimizer}: {known} is accepted")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PruningPlan:
-    """``iterations`` of regularization at ``lr``, then the prune, then masked retraining.
-
-    Stochastic gradient descent with momentum 0.9, in whose terms lambda is defined. The learning
-    rate of the retraining falls from ``lr`` to ``lr_final`` along a cosine. An epoch is every
-    training video once, or ``steps_per_epoch`` batches of them.
-    """
-
-    iterations: int = 4
-    epochs_per_iteration: int = 5
-    retrain_epochs: int = 10
-    batch: int = 32
-    lr: float = 5e-3
-    lr_final: float = 2e-4
-    weight_decay: float = 0.0
-    clip_norm: float = 5.0
-    steps_per_epoch: int | None = None
-    finalize_batches: int = 50
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        counts = ("iterations", "epochs_per_iteration", "retrain_epochs", "batch")
-        _check_plan(self, counts=(*counts, "finalize_batches"))
-        if not 0 <= self.lr_final <= self.lr:
-            raise InputError(f"final learning rate {self.lr_final}: 0 to {self.lr} is accepted")
-
-    @property
-    def regularization_epochs(self) -> int:
-        return self.iterations * self.epochs_per_iteration
-
-    @property
-    def epochs(self) -> int:
-        return self.regularization_epochs + self.retrain_epochs
-
-
-def _check_plan(plan: DensePlan | PruningPlan, *, counts: tuple[str, ...]) -> None:
-    for name in (*counts, "steps_per_epoch"):
-        value = getattr(plan, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name.replace('_', ' ')} {value}: at least 1 is accepted")
-    if plan.seed < 0:
-        raise InputError(f"seed {plan.seed}: at least 0 is accepted")
-    if not plan.epochs < _FINALIZE_EPOCH:
-        raise InputError(f"{plan.epochs} epochs: below {_FINALIZE_EPOCH} is accepted")
-    for name in ("lr", "clip_norm"):
-        value = getattr(plan, name)
-        if not (isfinite(value) and value > 0):
-            raise InputError(f"{name.replace('_', ' ')} {value}: a number above 0 is accepted")
-    if not (isfinite(plan.weight_decay) and plan.weight_decay >= 0):
-        raise InputError(f"weight decay {plan.weight_decay}: a number of at least 0 is accepted")
 
 
 class Watch(Protocol):
@@ -187,20 +101,15 @@ def train_dense(
 
     A model without BatchNorm gets one behind each convolution while it trains (`normalise_`).
     """
-    normalise_(model)
-    make = _OPTIMIZERS[plan.optimizer]
-    optimizer = make(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
-    history: list[dict] = []
     work.begin()
-    if work.begun:
-        saved = read_checkpoint(work.checkpoint)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        _restore_random(model, saved["random"])
-        history = saved["history"]
-    else:
+    with unchanged_on_error(model):
+        normalise_(model)
+        make = OPTIMIZERS[plan.optimizer]
+        optimizer = make(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+        history = _resume_dense(model, optimizer, plan, work)
+    if not history:
         torch.manual_seed(plan.seed)
-    steps = _steps(data.train, plan)
+    steps = steps_of(data.train, plan)
     total = plan.epochs * steps
     rise = max(total // 10, 1)
 
@@ -225,7 +134,7 @@ def train_dense(
             {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
-                "random": _random_state(model),
+                "random": random_state(device_of(model)),
                 "history": history,
             },
         )
@@ -249,16 +158,14 @@ def train_pruned(
     ``pruner_of(model, optimizer)`` makes the `Pruner`. The model ends stripped: plain, with
     zeros in its weights.
     """
-    make = _OPTIMIZERS["sgd"]
+    make = OPTIMIZERS["sgd"]
     optimizer = make(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
     pruner = pruner_of(model, optimizer)
-    history: list[dict] = []
     work.begin()
-    if work.begun:
-        history = list(pruner.load(work.checkpoint)["history"])
-    else:
+    history = _resume_pruned(pruner, plan, work)
+    if not history:
         torch.manual_seed(plan.seed)
-    steps = _steps(data.train, plan)
+    steps = steps_of(data.train, plan)
     before = plan.regularization_epochs
 
     def retrain_rate(step: int) -> float:
@@ -296,9 +203,38 @@ def train_pruned(
     return Outcome(history[-1]["test_accuracy"], history, report)
 
 
+def _resume_dense(
+    model: nn.Module, optimizer: torch.optim.Optimizer, plan: DensePlan, work: WorkFolder
+) -> list[dict]:
+    """Go on from the folder's checkpoint; the epochs so far, none where there is no checkpoint."""
+    if not work.begun:
+        return []
+    path = work.checkpoint
+    saved = read_checkpoint(path)
+    weights = check_model(path, model, saved.get("model"))
+    steps = check_optimizer(path, optimizer, saved.get("optimizer"))
+    random = check_random(path, saved.get("random"))
+    history = check_history(path, saved, epochs=plan.epochs)
+    model.load_state_dict(weights)
+    load_optimizer_(path, optimizer, steps)
+    restore_random(device_of(model), random)
+    return history
+
+
+def _resume_pruned(pruner: Pruner, plan: PruningPlan, work: WorkFolder) -> list[dict]:
+    """As `_resume_dense`, of a pruner and all that it has."""
+    if not work.begun:
+        return []
+    path = work.checkpoint
+    extra = read_checkpoint(path).get("extra")
+    history = check_history(path, extra, epochs=plan.epochs)
+    pruner.load(path)
+    return history
+
+
 def _finalize(pruner: Pruner, data: VideoData, plan: PruningPlan) -> None:
     """Prune; with a momentum from the regularization, the penalty would press on a while."""
-    batches = _batches(data, plan, epoch=_FINALIZE_EPOCH)
+    batches = epoch_batches(data, plan, epoch=FINALIZE_EPOCH)
     pruner.finalize(batches, max_batches=plan.finalize_batches)
     pruner.optimizer.state.clear()
 
@@ -318,12 +254,12 @@ def _epoch(
     """One pass over the training videos; its row of the metrics."""
     device = next(model.parameters()).device
     if watch is not None:
-        steps = _steps(data.train, plan)
+        steps = steps_of(data.train, plan)
         watch.begin(epoch=epoch, epochs=plan.epochs, phase=phase, steps=steps)
     model.train()
     losses = right = seen = 0
     lr = 0.0
-    for step, (clips, labels) in enumerate(_batches(data, plan, epoch=epoch)):
+    for step, (clips, labels) in enumerate(epoch_batches(data, plan, epoch=epoch)):
         lr = rate(step)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -369,41 +305,6 @@ def _needed(plan: DensePlan | PruningPlan) -> str:
     return f"a learning rate below {plan.lr} is needed, or a smaller lambda"
 
 
-class _Order:
-    """A sampler: the training videos in the order of one epoch."""
-
-    def __init__(self, plan: DensePlan | PruningPlan, dataset: Dataset, epoch: int) -> None:
-        generator = torch.Generator().manual_seed(plan.seed * _EPOCHS + epoch)
-        order = torch.randperm(len(dataset), generator=generator).tolist()
-        self._order = order[: _steps(dataset, plan) * plan.batch]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._order)
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-
-def _batches(data: VideoData, plan: DensePlan | PruningPlan, *, epoch: int) -> DataLoader:
-    set_epoch = getattr(data.train, "set_epoch", None)
-    if set_epoch is not None:
-        set_epoch(epoch)
-    return DataLoader(
-        data.train,
-        batch_size=plan.batch,
-        sampler=_Order(plan, data.train, epoch),
-        num_workers=data.workers,
-        # An iterator draws a seed: not from the generator that dropout draws from.
-        generator=torch.Generator().manual_seed(epoch),
-    )
-
-
-def _steps(dataset: Dataset, plan: DensePlan | PruningPlan) -> int:
-    """Batches in an epoch; the rest of the videos, less than a batch, has its turn in another."""
-    steps = max(len(dataset) // plan.batch, 1)
-    return steps if plan.steps_per_epoch is None else min(steps, plan.steps_per_epoch)
-
-
 def _cosine(share: float) -> float:
     """From 1 at 0 to 0 at 1; 1 before it."""
     return (1 + cos(pi * min(max(share, 0.0), 1.0))) / 2
@@ -415,18 +316,3 @@ def _tell(work: WorkFolder, history: list[dict], *, watch: Watch | None, plot: b
         work.plot(history)
     if watch is not None:
         watch.end(history[-1])
-
-
-def _random_state(model: nn.Module) -> dict[str, Tensor]:
-    device = next(model.parameters()).device
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _restore_random(model: nn.Module, state: dict[str, Tensor]) -> None:
-    device = next(model.parameters()).device
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)

@@ -17,6 +17,7 @@ from rt3d_tvm.console import write_json
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files import whole_file
 from rt3d_tvm.folders import check_empty, check_makeable, half_written, make_folder
+from rt3d_tvm.prune.training_state import shown
 from rt3d_tvm.staging import remove_abandoned
 
 _SETTINGS = "settings.json"
@@ -24,6 +25,10 @@ _CHECKPOINT = "checkpoint.safetensors"
 _METRICS = "metrics.jsonl"
 _PLOT = "training.png"
 _FILES = (_SETTINGS, _CHECKPOINT, _METRICS, _PLOT)
+# Bytes of settings that are read.
+_LARGEST = 4 << 20
+# How many settings that differ are named.
+_MOST_NAMED = 10
 
 
 class WorkFolder:
@@ -82,16 +87,28 @@ def remove_work(root: Path) -> None:
 
 
 def _refuse_other(path: Path, here: Mapping[str, object]) -> None:
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as settings: {error}") from error
+    there = _read_settings(path)
     names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     if names:
         differing = "; ".join(
-            f"{name} {there.get(name)} there, {here.get(name)} here" for name in names
+            f"{shown(name)} {shown(there.get(name))} there, {shown(here.get(name))} here"
+            for name in names[:_MOST_NAMED]
         )
         raise InputError(
             f"{path.parent}: holds a training of other settings ({differing}); name another "
             "folder, or the same settings to go on"
         )
+
+
+def _read_settings(path: Path) -> dict:
+    if not path.is_file():
+        raise InputError(f"{path}: is no file; settings of a training are expected")
+    if (size := path.stat().st_size) > _LARGEST:
+        raise InputError(f"{path}: {size} bytes are no settings; at most {_LARGEST} are read")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as settings: {error}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: holds a {type(settings).__name__}, settings are a JSON object")
+    return settings

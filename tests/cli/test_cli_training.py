@@ -149,6 +149,16 @@ def test_videos_of_other_classes_than_the_weights_are_refused(trained, tmp_path,
         (["--lambda", "-1"], "lambda is a finite number"),
         (["--device", "tpu"], "auto, cpu or cuda"),
         (["--lr", "0"], "lr 0.0"),
+        (["--lr", "nan"], "lr nan"),
+        (["--lr-final", "nan"], "final learning rate nan"),
+        (["--weight-decay", "inf"], "weight decay inf"),
+        (["--lambda", "nan"], "lambda is a finite number"),
+        (["--rate", "nan"], "at least 1, got nan"),
+        (["--rate", "1e400"], "at least 1, got inf"),
+        (["--batch", "2.5"], "--batch: '2.5'"),
+        (["--workers", "100000"], "1 to 256 processes"),
+        (["--steps-per-epoch=-1"], "--steps-per-epoch: '-1'"),
+        (["--retrain-epochs", "70000"], "70001 epochs: below"),
         (["--data", "none/there"], "no such folder"),
     ],
 )
@@ -181,6 +191,22 @@ def test_weights_of_another_model_and_an_empty_class_folder_are_refused(
     argv = ["train", *TRAINED, "--data", videos, "-o", tmp_path / "p"]
     assert "left" in error_of(argv, capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["videos"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--rate", "nan"], "at least 1, got nan"),
+        (["--seed", "-1"], "--seed"),
+        (["--classes", "2000000000"], "parameters; at most"),
+        (["--frames", "2000000000"], "pixels; at most"),
+        (["--width", "nan"], "above 0"),
+    ],
+)
+def test_projection_refuses_numbers_that_are_none(tmp_path, capsys, more, message):
+    argv = ["prune", "--model", "c3d", *more, "-o", tmp_path / "w"]
+    assert message in error_of(argv, capsys)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_needs_videos_says_so(tmp_path, capsys):

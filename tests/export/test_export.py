@@ -18,6 +18,9 @@ from rt3d_tvm.models import CLIP_MODELS, MODELS, build_model
 from rt3d_tvm.models.seeded import seeded_
 from rt3d_tvm.prune.project import project_
 from rt3d_tvm.prune.schemes import Scheme, density
+from rt3d_tvm.prune.weights import weight_at
+from tests.prune import reparametrised
+from tests.prune.small_training import pruner_of
 from topi_sparse.kernel_group import KernelGroup
 
 CLIP = (1, 3, 16, 32, 32)
@@ -97,6 +100,28 @@ def test_the_file_computes_what_the_model_does_in_eval_mode(tmp_path):
     with torch.no_grad():
         reference = model.eval()(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(output, reference, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning", "ignore:the rate of")
+@pytest.mark.parametrize("kind", [*reparametrised.MASKABLE, "pruned in training"])
+def test_a_computed_weight_is_exported_as_what_it_is_in_effect(kind, tmp_path):
+    """The file has the zeros of the model, and the model computes its weights as before."""
+    change = reparametrised.MASKABLE.get(kind, reparametrised.MASKABLE["spectral_norm"])
+    model, shape = reparametrised.two_layers(change), reparametrised.SHAPE
+    if kind == "pruned in training":
+        pruner = pruner_of(model, input_shape=shape)
+        pruner.finalize()
+    before = reparametrised.state_of(model)
+    export_onnx(model, shape, tmp_path / "m.onnx")
+    assert reparametrised.same_state(model, before)
+    weights = {
+        tuple(t.dims): numpy_helper.to_array(t)
+        for t in onnx.load(tmp_path / "m.onnx").graph.initializer
+    }
+    for name in ("0.weight", "2.weight"):
+        wanted = weight_at(model, name).in_effect().detach().numpy()
+        np.testing.assert_allclose(weights[wanted.shape], wanted, rtol=1e-6)
+        assert np.array_equal(weights[wanted.shape] == 0, wanted == 0)
 
 
 def test_the_check_can_be_left_out(tmp_path, monkeypatch):

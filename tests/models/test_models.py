@@ -244,6 +244,29 @@ def test_an_input_the_model_does_not_take_is_refused():
 
 
 def test_a_layer_that_cannot_be_counted_is_refused():
-    model = torch.nn.Sequential(torch.nn.ConvTranspose3d(2, 2, 2))
-    with pytest.raises(InputError, match=r"'0'.*ConvTranspose3d"):
-        count_macs(model, (1, 2, 4, 4, 4))
+    model = torch.nn.Sequential(torch.nn.Bilinear(2, 3, 4))
+    clips = (torch.ones(1, 2), torch.ones(1, 3))
+    model.forward = lambda a, b: model[0](a, b)
+    with pytest.raises(InputError, match=r"'0'.*Bilinear"):
+        count_macs(model, example_inputs=clips)
+
+
+def test_transposed_convolutions_are_counted_by_what_they_read():
+    model = torch.nn.Sequential(torch.nn.ConvTranspose3d(2, 6, 2, stride=2, groups=2))
+    (layer,) = count_macs(model, (3, 2, 4, 5, 6))
+    assert (layer.shape, layer.positions) == ((2, 3, 2, 2, 2), 3 * 4 * 5 * 6)
+    assert layer.dense == 2 * 3 * 8 * 3 * 4 * 5 * 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 2 * 10**9}, "8[0-9]{12} parameters; at most"),
+        ({"frames": 10**6}, "1000000 frames of 112x112: .* pixels; at most"),
+        ({"size": 10**5}, "16 frames of 100000x100000"),
+        ({"size": 2000}, "parameters; at most"),
+    ],
+)
+def test_models_beyond_any_memory_are_refused_before_it_is_asked_for(arguments, message):
+    with pytest.raises(InputError, match=message):
+        build_model("c3d", **arguments)

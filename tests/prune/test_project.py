@@ -10,6 +10,7 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.models import CLIP_MODELS, MODELS, build_model
 from rt3d_tvm.prune.macs import count_macs
 from rt3d_tvm.prune.project import choose_masks, project_
+from rt3d_tvm.prune.pruner import ALGORITHMS, Pruner, Reweighted
 from rt3d_tvm.prune.schemes import Scheme
 from topi_sparse.kernel_group import KernelGroup
 
@@ -230,3 +231,104 @@ def test_other_bad_input_is_named():
         choose_masks(model, scheme=scheme(), rate=2, input_shape=CLIP)
     with pytest.raises(InputError, match="no convolution"):
         choose_masks(nn.Linear(4, 4), scheme=scheme(), rate=2, input_shape=(1, 4))
+
+
+class Scaled(nn.Module):
+    """Learned numbers without an axis, with one and with several, and one without values."""
+
+    def __init__(self):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.tensor(1.0))
+        self.gamma = nn.Parameter(torch.ones(32, 1, 1, 1))
+        self.none = nn.Parameter(torch.ones(0))
+
+    def forward(self, x):
+        return x * self.alpha * self.gamma
+
+
+VECTORS = {
+    "GroupNorm": lambda: nn.GroupNorm(4, 32),
+    "InstanceNorm": lambda: nn.InstanceNorm3d(32, affine=True),
+    "LayerNorm": lambda: nn.LayerNorm([4, 8, 8]),
+    "PReLU": lambda: nn.PReLU(32),
+    "one PReLU": lambda: nn.PReLU(),
+    "scales": Scaled,
+}
+
+
+def with_middle(middle):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv3d(1, 32, 3, padding=1), middle, nn.ReLU(), nn.Conv3d(32, 64, 3, padding=1)
+    )
+
+
+@pytest.mark.parametrize("name", VECTORS)
+@pytest.mark.parametrize("algorithm", [None, *ALGORITHMS])
+def test_parameters_of_any_rank_are_no_obstacle(name, algorithm):
+    model, shape = with_middle(VECTORS[name]()), (1, 1, 4, 8, 8)
+    others = {k: v.clone() for k, v in model.state_dict().items() if k[0] == "1"}
+    options = {"scheme": scheme(), "rate": 2.0, "input_shape": shape}
+    if algorithm is None:
+        report = project_(model, **options)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        pruner = Pruner(model, optimizer, ALGORITHMS[algorithm](), **options)
+        report = pruner.finalize([torch.randn(2, *shape[1:])])
+    assert report.rate == pytest.approx(2.0, rel=0.01)
+    assert int(torch.count_nonzero(model[3].weight)) < 0.6 * model[3].weight.numel()
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in others.items())
+
+
+class Late(nn.Module):
+    """Runs until a weight has zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(1, 32, 3)
+
+    def forward(self, x):
+        if not self.conv.weight.is_meta and not self.conv.weight.all():
+            raise MemoryError("too much")
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("how", ["project_", "Pruner", "finalize"])
+def test_any_error_leaves_the_model_as_it_was(how):
+    """MemoryError is none that pruning knows; it comes when the masks are on."""
+    torch.manual_seed(0)
+    model, options = Late(), {"scheme": scheme(), "rate": 2.0, "input_shape": (1, 1, 4, 8, 8)}
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    if how == "finalize":
+        model.forward = model.conv.forward
+        pruner = Pruner(model, optimizer, Reweighted(), **options)
+        del model.forward
+        model(torch.randn(1, 1, 4, 8, 8)).sum().backward()
+        optimizer.step()
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        momentum = optimizer.state[model.conv.weight]["momentum_buffer"].clone()
+    with pytest.raises(MemoryError):
+        if how == "project_":
+            project_(model, **options)
+        elif how == "Pruner":
+            Pruner(model, optimizer, Reweighted(), **options)
+        else:
+            pruner.finalize()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    if how == "finalize":
+        assert torch.equal(optimizer.state[model.conv.weight]["momentum_buffer"], momentum)
+        assert not pruner.pruned
+        assert not optimizer._optimizer_step_post_hooks
+
+
+def test_single_zeros_of_before_count_in_the_rate_and_are_told():
+    torch.manual_seed(0)
+    model = with_middle(nn.Identity())
+    with torch.no_grad():
+        model[3].weight[torch.rand(model[3].weight.shape) < 0.4] = 0
+    with pytest.warns(UserWarning, match=r"kernels skip whole units, which makes 2x"):
+        report = project_(model, scheme=scheme(), rate=2.0, input_shape=(1, 1, 4, 8, 8))
+    layers = count_macs(model, (1, 1, 4, 8, 8))
+    assert report.rate == sum(x.dense for x in layers) / sum(x.kept for x in layers)
+    assert report.rate > 2.5

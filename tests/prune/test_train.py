@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,17 +15,13 @@ from torch import nn
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.models import build_model
 from rt3d_tvm.prune import train
-from rt3d_tvm.prune.checkpoint import read_checkpoint
+from rt3d_tvm.prune.checkpoint import read_checkpoint, write_checkpoint
 from rt3d_tvm.prune.evaluate import accuracy
+from rt3d_tvm.prune.heuristic import Heuristic
 from rt3d_tvm.prune.normalise import fold_, normalise_
-from rt3d_tvm.prune.train import (
-    DensePlan,
-    PruningPlan,
-    choose_device,
-    initialise_,
-    train_dense,
-    train_pruned,
-)
+from rt3d_tvm.prune.plans import DensePlan, PruningPlan
+from rt3d_tvm.prune.reweighted import Reweighted
+from rt3d_tvm.prune.train import choose_device, initialise_, train_dense, train_pruned
 from rt3d_tvm.prune.work import WorkFolder
 from tests import tiny_training as tiny
 
@@ -171,11 +168,105 @@ def test_initial_weights_follow_from_the_seed_and_keep_the_signal():
         ({"seed": -1}, "seed -1"),
         ({"steps_per_epoch": 0}, "steps per epoch 0"),
         ({"retrain_epochs": 1 << 16}, "epochs"),
+        ({"batch": 2.5}, "batch 2.5"),
+        ({"batch": float("nan")}, "batch nan"),
+        ({"iterations": True}, "iterations True"),
+        ({"seed": 1 << 60}, "at most 4294967295"),
+        ({"seed": 0.5}, "seed 0.5"),
+        ({"lr": float("inf")}, "lr inf"),
+        ({"lr": "fast"}, "lr fast"),
+        ({"lr_final": float("nan")}, "final learning rate nan"),
+        ({"lr_final": -1e-3}, "final learning rate"),
+        ({"weight_decay": float("nan")}, "weight decay nan"),
+        ({"weight_decay": -1.0}, "weight decay -1"),
+        ({"clip_norm": 0.0}, "clip norm 0"),
+        ({"finalize_batches": 0}, "finalize batches 0"),
     ],
 )
 def test_plans_out_of_range_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         replace(PruningPlan(), **change)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (Heuristic, {"rounds": 0}, "at least one round, got 0"),
+        (Heuristic, {"rounds": 1.5}, "at least one round, got 1.5"),
+        (Heuristic, {"rounds": float("nan")}, "got nan"),
+        (Reweighted, {"lambda_": float("nan")}, "lambda is a finite number"),
+        (Reweighted, {"lambda_": float("inf")}, "lambda is a finite number"),
+        (Reweighted, {"l1_share": float("nan")}, "l1_share is between"),
+        (Reweighted, {"eps": float("inf")}, "eps is a finite number above 0"),
+        (Reweighted, {"eps": 0.0}, "eps is a finite number above 0"),
+    ],
+)
+def test_algorithms_out_of_range_are_refused(kind, change, message):
+    with pytest.raises(InputError, match=message):
+        kind(**change)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """The folders of a dense and a pruned training that ended."""
+    folder = tmp_path_factory.mktemp("ended")
+    for kind in ("dense", "pruned"):
+        tiny.run(kind, folder / kind)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("model", None),
+        ("model", {}),
+        ("optimizer", None),
+        ("optimizer", {"state": {}, "param_groups": []}),
+        ("random", {}),
+        ("history", None),
+        ("history", [{"epoch": 1}]),
+        ("history", [3]),
+        ("history", [{"epoch": 2, "phase": "dense"}]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["dense", "pruned"])
+def test_a_damaged_checkpoint_ends_a_training_before_it_begins(kind, part, value, ended, tmp_path):
+    model = tiny.tiny_model()
+    shutil.copytree(ended / kind, tmp_path / "work")
+    path = tmp_path / "work" / "checkpoint.safetensors"
+    tree = read_checkpoint(path)
+    container = tree["extra"] if kind == "pruned" and part == "history" else tree
+    container[part] = value
+    if value is None:
+        del container[part]
+    write_checkpoint(path, tree)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    work, plan = WorkFolder(tmp_path / "work", {"kind": kind}), tiny.PRUNING
+    with pytest.raises(InputError, match=r"checkpoint\.safetensors (is|was)"):
+        if kind == "dense":
+            train_dense(model, tiny.tiny_data(), tiny.DENSE, work, plot=False)
+        else:
+            train_pruned(model, tiny.tiny_data(), plan, work, pruner_of=tiny.pruner_of, plot=False)
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "holds a list, settings are a JSON object"),
+        ("3", "holds a int"),
+        ("[" * 100_000, "cannot be read as settings"),
+        ('{"kind": ', "cannot be read as settings"),
+        ('{"kind": "%s"}' % ("x" * 5_000_000), "bytes are no settings"),
+        ('{"kind": "%s\\n"}' % ("x" * 1_000_000), "holds a training of other settings"),
+    ],
+)
+def test_damaged_settings_are_refused_in_a_line(text, message, tmp_path):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(InputError, match=message) as refused:
+        WorkFolder(tmp_path, {"kind": "dense"})
+    assert len(str(refused.value)) < 500 + len(str(tmp_path))
 
 
 def test_an_unknown_optimizer_and_device_are_refused():
@@ -225,7 +316,7 @@ class Spoiling(torch.optim.SGD):
 
 def test_weights_that_are_no_numbers_are_not_written(tmp_path, monkeypatch):
     """The checkpoint stays that of the epoch before."""
-    monkeypatch.setitem(train._OPTIMIZERS, "sgd", Spoiling)
+    monkeypatch.setitem(train.OPTIMIZERS, "sgd", Spoiling)
     work = WorkFolder(tmp_path / "work", {})
     plan = replace(tiny.DENSE, optimizer="sgd")
     with pytest.raises(InputError, match=r"epoch 2 left 0\.weight \(27 NaN of 648\) not finite"):

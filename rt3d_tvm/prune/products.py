@@ -1,0 +1,216 @@
+"""What a run multiplies: every convolution and matrix product, whoever calls it.
+
+Found below torch's functions, where a layer, `torch.nn.functional` and an operator of Python's
+look alike. A product counts where it reads the model's input; those that only make a weight out
+of parameters, such as spectral_norm's, are gone from a model that is deployed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.prune.inputs import ModelInputs, leaves
+from rt3d_tvm.prune.probe import Tensors, storage
+from rt3d_tvm.prune.weights import HookedWeight, computed_weights
+
+_aten = torch.ops.aten
+CONVOLUTIONS = (_aten.convolution, _aten._convolution)
+# Where the two factors of a matrix product stand among an operator's arguments.
+MATRIX_PRODUCTS = {
+    **dict.fromkeys((_aten.mm, _aten.bmm, _aten.mv, _aten.dot, _aten.vdot), (0, 1)),
+    **dict.fromkeys((_aten.addmm, _aten.addmv, _aten.baddbmm, _aten.addbmm), (1, 2)),
+}
+# Operators whose products of weights are not counted, and packages that hide their weights.
+_UNCOUNTED = (_aten._trilinear, _aten._cdist_forward, _aten.mkldnn_rnn_layer)
+_HARMLESS_PACKAGES = ("aten", "prims", "prim")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a weight comes from: a parameter or buffer, or a computed weight of a module.
+
+    ``names`` are dotted, more than one if it is tied.
+    """
+
+    names: tuple[str, ...]
+    computed: bool = False
+
+
+@dataclass(frozen=True)
+class Product:
+    """One convolution or matrix product of a run: ``out`` of ``read`` and ``weight``.
+
+    ``weight`` is the factor that does not depend on the input, None where both do. ``source`` is
+    what it is, None if something was computed of it on the way or only a part is used; ``as_it_is``
+    whether its axes are those of the source. ``operator`` is convolution, transposed convolution
+    or matrix product; ``module`` the innermost one that was running.
+    """
+
+    operator: str
+    module: str
+    out: Tensor
+    read: Tensor
+    weight: Tensor | None
+    source: Source | None
+    as_it_is: bool
+    conv_groups: int
+    macs: int
+
+
+class WeightSources:
+    """Knows the weights of a run by their memory."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._found: dict[int, tuple[Source, Tensor]] = {}
+        for names in tensors.names:
+            self._add(Source(names), tensors.by_name[names[0]])
+
+    def _add(self, source: Source, tensor: Tensor) -> None:
+        # The tensor is kept, so that no other gets its memory.
+        self._found[storage(tensor)] = (source, tensor)
+
+    def of(self, weight: Tensor) -> tuple[Source | None, bool]:
+        """The source that a weight is all of, and whether it is that as it is: the same axes."""
+        source, tensor = self._found.get(storage(weight), (None, weight))
+        if source is None or tensor.numel() != weight.numel():
+            return None, False
+        return source, tensor.shape == weight.shape and tensor.stride() == weight.stride()
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Take up what computed weights turn out to be while the model runs.
+
+        To be called `on_the_side`, which takes the hooks away.
+        """
+        for prefix, module in model.named_modules():
+            for weight in list(computed_weights(module)):
+                name = f"{prefix}.{weight.attribute}" if prefix else weight.attribute
+                self._watch(module, weight, Source((name,), computed=True))
+        yield
+
+    def _watch(self, module: nn.Module, weight: object, source: Source) -> None:
+        if isinstance(weight, HookedWeight):
+            module.register_forward_pre_hook(
+                lambda module, _inputs: self._add(source, module.__dict__[weight.attribute])
+            )
+            return
+        chain: parametrize.ParametrizationList = module.parametrizations[weight.attribute]
+        chain.register_forward_hook(lambda _chain, _inputs, output: self._add(source, output))
+
+
+class Products(TorchDispatchMode):
+    """Calls ``found`` for every product that reads the inputs, while it is entered."""
+
+    def __init__(
+        self,
+        inputs: ModelInputs,
+        sources: WeightSources,
+        module_now: Callable[[], tuple[str, str]],
+        found: Callable[[Product], None],
+    ) -> None:
+        super().__init__()
+        self._sources, self._module_now, self._found = sources, module_now, found
+        self._reading = {storage(t) for t in _tensors((inputs.args, dict(inputs.kwargs)))}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        with self:  # what a forward() in inference mode calls may consist of other operators
+            out = function.decompose(*args, **(kwargs or {}))
+        if out is not NotImplemented:
+            return out
+        out = function(*args, **(kwargs or {}))
+        given = list(_tensors((args, kwargs or {})))
+        reading = any(map(self._reads_input, given))
+        if reading:
+            self._look_at(function, args, given, out)
+        memories = {storage(tensor) for tensor in given}
+        for tensor in _tensors(out):
+            if reading:
+                self._reading.add(storage(tensor))
+            elif storage(tensor) not in memories:  # new, though its address may be an old one
+                self._reading.discard(storage(tensor))
+        return out
+
+    def _reads_input(self, tensor: Tensor) -> bool:
+        return storage(tensor) in self._reading
+
+    def _look_at(self, function, args: tuple, given: list[Tensor], out: object) -> None:
+        packet = function.overloadpacket
+        if packet in CONVOLUTIONS:
+            self._convolution(args, out)
+        elif packet in MATRIX_PRODUCTS:
+            self._matrix_product(*(args[i] for i in MATRIX_PRODUCTS[packet]), out)
+        elif packet in _UNCOUNTED or function.namespace not in _HARMLESS_PACKAGES:
+            self._refuse_if_weighted(str(packet), given)
+
+    def _convolution(self, args: tuple, out: Tensor) -> None:
+        x, weight, transposed, groups = args[0], args[1], args[6], args[8]
+        positions = x.numel() // x.shape[1] if transposed else out.numel() // out.shape[1]
+        self._tell(
+            "transposed convolution" if transposed else "convolution",
+            out,
+            x,
+            None if self._reads_input(weight) else weight,
+            weight.numel() * positions,
+            groups,
+        )
+
+    def _matrix_product(self, a: Tensor, b: Tensor, out: Tensor) -> None:
+        reading = [factor for factor in (a, b) if self._reads_input(factor)]
+        if not reading:  # but what is added to the product
+            return
+        weight = None if len(reading) == 2 else b if reading[0] is a else a
+        columns = b.shape[-1] if b.dim() > 1 else 1
+        self._tell("matrix product", out, reading[0], weight, a.numel() * columns, 1)
+
+    def _tell(
+        self,
+        operator: str,
+        out: Tensor,
+        read: Tensor,
+        weight: Tensor | None,
+        macs: int,
+        groups: int,
+    ) -> None:
+        source, as_it_is = (None, False) if weight is None else self._sources.of(weight)
+        name, _ = self._module_now()
+        self._found(Product(operator, name, out, read, weight, source, as_it_is, groups, macs))
+
+    def _refuse_if_weighted(self, operator: str, given: list[Tensor]) -> None:
+        for tensor in given:
+            source, _ = self._sources.of(tensor)
+            if source is not None and tensor.dim() > 1:
+                name, kind = self._module_now()
+                raise InputError(
+                    f"cannot count the MACs of layer {name!r}, a {kind}: operator {operator} reads "
+                    f"{source.names[0]}; counted are convolutions and matrix products"
+                )
+
+
+@contextmanager
+def running_module(model: nn.Module) -> Iterator[Callable[[], tuple[str, str]]]:
+    """Yields a function that tells name and class of the innermost module that is running.
+
+    To be called `on_the_side`, which takes the hooks away.
+    """
+    stack = [("", type(model).__name__)]
+    for name, module in model.named_modules():
+        entry = (name, type(module).__name__)
+        module.register_forward_pre_hook(
+            lambda _module, _inputs, entry=entry: stack.append(entry), prepend=True
+        )
+        module.register_forward_hook(
+            lambda _module, _inputs, _output: stack.pop() and None, always_call=True
+        )
+    yield lambda: stack[-1]
+
+
+def _tensors(tree: object) -> Iterator[Tensor]:
+    return (leaf for leaf in leaves(tree) if isinstance(leaf, Tensor))
