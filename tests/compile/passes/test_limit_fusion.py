@@ -14,6 +14,7 @@ from tvm import relax, te, tirx, topi
 from rt3d_tvm.artifact.load import load
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.frontend import import_onnx
+from rt3d_tvm.compile.options import Lowering
 from rt3d_tvm.compile.passes.limit_fusion import (
     ARGUMENT_COPIES,
     MAX_NODES,
@@ -115,10 +116,10 @@ def nodes_of(function: tirx.PrimFunc) -> int:
     [*((kind, "host") for kind in CHAINS), ("swish", "opencl"), ("concat_pool", "opencl")],
 )
 def test_no_function_of_a_chain_grows_with_its_length(kind, target, tmp_path):
-    made_for = make_target(target)
+    lowering = Lowering(target=make_target(target))
 
     def largest(steps: int) -> int:
-        mod = lower(import_onnx(write_chain(tmp_path / "m.onnx", kind, steps)), made_for)
+        mod = lower(import_onnx(write_chain(tmp_path / "m.onnx", kind, steps)), lowering)
         return max(
             nodes_of(f)
             for f in mod.functions.values()
