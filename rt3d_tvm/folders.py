@@ -131,7 +131,10 @@ def _check_folder(folder: Path, why_kept: Callable[[Path], str | None]) -> None:
 
 def _real(folder: Path) -> Path:
     with refused(folder, "cannot be found"):  # from a working directory that is gone, say
-        return Path(os.path.realpath(folder))
+        real = Path(os.path.realpath(folder))
+        if real.is_symlink():
+            raise InputError(f"{folder}: its links lead in a circle")
+    return real
 
 
 def _why_kept(folder: Path, why_kept: Callable[[Path], str | None]) -> str | None:

@@ -158,6 +158,7 @@ def test_a_failure_keeps_the_older_folder(tmp_path):
 def test_what_cannot_be_replaced_is_known_before(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "here").mkdir()
+    (tmp_path / "circle").symlink_to("circle")
     monkeypatch.chdir(tmp_path / "here")
     for path, message in (
         (tmp_path / "file", "is a file; the name of a folder"),
@@ -166,10 +167,11 @@ def test_what_cannot_be_replaced_is_known_before(tmp_path, monkeypatch):
         (Path("/proc/d"), "/proc: cannot be written to"),
         (Path(), "is the working directory"),
         (Path("/proc"), "/proc is a mount point"),
+        (tmp_path / "circle", "circle: its links lead in a circle"),
     ):
         with pytest.raises(InputError, match=message):
             replace(path, meanwhile=lambda: pytest.fail("known after the work"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "here"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["circle", "file", "here"]
 
 
 def test_folders_to_write_in_are_looked_at_without_making_them(tmp_path):
