@@ -37,6 +37,10 @@ MAX_GROWTH = 4
 CALL_NODES = 16
 # Functions that TVM expands into an expression with so many copies of the argument.
 ARGUMENT_COPIES = {"tirx.tanh": 5, "tirx.isfinite": 3, "tirx.tan": 2, "tirx.atanh": 2}
+# A maximum or minimum that keeps a NaN (schedules/extrema.py) binds its operand to a name; TVM's
+# simplifier then takes at least so many times as long for each that lies in another: eight, in
+# four clips, took 4 s.
+EXTREMUM_COPIES = 2
 # The attribute in which AnnotateTIROpPattern says how a function may be fused, and its values.
 PATTERN_ATTRIBUTE = "op_pattern"
 _REDUCTION, _OPAQUE = 3, 8
@@ -115,6 +119,12 @@ def _expression(value: tvm.ir.Expr, axes: set[tirx.Var], sizes: dict[tirx.Var, S
         nodes += CALL_NODES + copies * sum(part.nodes for part in parts)
         uses += copies * sum(part.axes for part in parts)
 
+    def extremum(expr: tirx.Max | tirx.Min, _visitor) -> None:
+        nonlocal nodes, uses
+        parts = [_expression(operand, axes, sizes) for operand in _operands(expr, type(expr))]
+        nodes += 1 + EXTREMUM_COPIES * sum(part.nodes for part in parts)
+        uses += EXTREMUM_COPIES * sum(part.axes for part in parts)
+
     def use(var: tirx.Var, _visitor) -> None:
         nonlocal nodes, uses
         nodes += 1
@@ -128,8 +138,16 @@ def _expression(value: tvm.ir.Expr, axes: set[tirx.Var], sizes: dict[tirx.Var, S
         uses += of.axes * max((index.axes for index in indices), default=0)
 
     visits = [(tvm.ir.TensorLoad, load), (tvm.ir.Call, call), (tirx.Var, use)]
+    visits += [(tirx.Max, extremum), (tirx.Min, extremum)]
     tvm_ffi.structural_visit(value, [*visits, (tvm.ir.Expr, count)])
     return Size(nodes=nodes, axes=uses)
+
+
+def _operands(expr: tvm.ir.Expr, kind: type) -> list[tvm.ir.Expr]:
+    """What an extremum is of; one of another of its kind is one of all of their operands."""
+    if not isinstance(expr, kind):
+        return [expr]
+    return [*_operands(expr.a, kind), *_operands(expr.b, kind)]
 
 
 @relax.expr_functor.mutator
