@@ -219,14 +219,19 @@ def test_hundreds_of_connections_leave_room_for_others(tracker, monkeypatch):
         assert time.monotonic() < until
 
 
-def test_who_asks_and_does_not_listen_has_to_go(tracker, monkeypatch):
-    monkeypatch.setattr(tracker_server, "_MOST_UNSENT", 1 << 16)
-    with device(tracker, "k" * 200), greeted(tracker) as sock:
-        sock.settimeout(5)
-        with pytest.raises(OSError):
-            for _ in range(1000):
-                sock.sendall(200 * wire.packed([wire.SUMMARY]))
-        assert len(list_devices(tracker)) == 1
+def test_who_asks_and_does_not_listen_has_to_go(monkeypatch):
+    monkeypatch.setattr(tracker_server, "_MOST_UNSENT", 1 << 12)
+    tracker, peer = Tracker(), Peer(None, "h", None)
+    tracker.peers[None] = peer
+    tracker.answer(peer, [wire.UPDATE_INFO, {"key": "server:" + "k" * 200, "addr": [None, 1]}])
+    peer.unread += 5 * wire.packed([wire.SUMMARY])
+    tracker_server._answer_all(peer, tracker)
+    assert not peer.unread
+    peer.unsent.clear()  # it listens
+    peer.unread += 20 * wire.packed([wire.SUMMARY])
+    with pytest.raises(ValueError, match="asks and does not listen"):
+        tracker_server._answer_all(peer, tracker)
+    assert len(peer.unsent) < 2 << 12
 
 
 def test_one_connection_offers_and_asks_for_so_many(monkeypatch):
