@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from rt3d_tvm.artifact.description import batches, description_of, prepared
 from rt3d_tvm.artifact.load import Artifact, load
 from rt3d_tvm.data.clips import VideoSource, read_clips
 from rt3d_tvm.data.labels import read_labels as read_labels
 from rt3d_tvm.data.labels import repeated
-from rt3d_tvm.data.preprocessing import Description, Preprocessing, changed, from_fields
+from rt3d_tvm.data.preprocessing import Preprocessing
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.non_finite import non_finite
 
@@ -79,7 +80,8 @@ def classify_video(
     labels = own.labels if labels is None else labels
     read = read_clips(video, **asdict(used))
     begun = time.perf_counter()
-    logits = _logits(artifact, read.array)
+    parts = batches(read.array, artifact.manifest)
+    logits = np.concatenate([artifact.run(part) for part in parts])[: len(read.array)]
     inference_ms = (time.perf_counter() - begun) * 1e3
     return Classification(
         source=read.source,
@@ -94,36 +96,6 @@ def classify_video(
     )
 
 
-def description_of(manifest: dict, folder: Path) -> Description:
-    """What the artifact in ``folder`` says of its clips and classes; InputError if that is damaged.
-
-    An artifact of a file by others says nothing.
-    """
-    found = from_fields(manifest, f"{folder}: manifest.json")
-    try:
-        found.check(manifest["inputs"][0]["shape"], manifest["outputs"][0]["shape"])
-    except InputError as error:
-        raise InputError(f"{folder}: manifest.json: {error}") from error
-    return found
-
-
-def prepared(
-    manifest: dict, folder: Path, *, instead: Preprocessing | None = None, **given: object
-) -> Preprocessing:
-    """How clips for the artifact are made: as it says, or ``instead``, with what is ``given``.
-
-    InputError where neither says it, and for what does not fit the artifact's input.
-    """
-    _, frames, size = _clip_shape(manifest, folder)
-    stored = instead or description_of(manifest, folder).preprocessing
-    try:
-        used = changed(stored, frames=frames, size=size, **given)
-        Description(preprocessing=used).check(manifest["inputs"][0]["shape"], [])
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from error
-    return used
-
-
 def check_labels(labels: Sequence[str] | None, manifest: dict) -> None:
     """InputError for labels that are not one for each class of the model."""
     classes = manifest["outputs"][0]["shape"][-1]
@@ -131,15 +103,6 @@ def check_labels(labels: Sequence[str] | None, manifest: dict) -> None:
         raise InputError(
             f"{len(labels)} labels for a model of {classes} classes; one label each is accepted"
         )
-
-
-def _logits(artifact: Artifact, clips: np.ndarray) -> np.ndarray:
-    """Those of every clip, as many at once as the model takes; the last round is filled up."""
-    batch = artifact.manifest["inputs"][0]["shape"][0]
-    rounds = -(-len(clips) // batch)
-    filled = np.concatenate([clips, np.repeat(clips[-1:], rounds * batch - len(clips), axis=0)])
-    logits = np.concatenate([artifact.run(part) for part in np.split(filled, rounds)])
-    return logits[: len(clips)]
 
 
 def _differences(used: Preprocessing, own: Preprocessing | None) -> Iterator[str]:
@@ -153,17 +116,6 @@ def _differences(used: Preprocessing, own: Preprocessing | None) -> Iterator[str
 def _twofold(labels: Sequence[str] | None) -> Iterator[str]:
     for label, classes in repeated(labels or ()).items():
         yield f"label {label!r} stands for the classes {', '.join(map(str, classes))}"
-
-
-def _clip_shape(manifest: dict, folder: Path) -> tuple[int, int, int]:
-    """Clips in a batch, frames of a clip, height and width of a frame."""
-    shape = manifest["inputs"][0]["shape"]
-    if len(shape) != 5 or shape[1] != 3 or shape[3] != shape[4]:
-        raise InputError(
-            f"{folder}: its input is {shape}; a model of RGB clips is expected: [clips, 3, frames, "
-            "size, size]"
-        )
-    return shape[0], shape[2], shape[3]
 
 
 def _softmax_of_mean(logits: np.ndarray, folder: Path) -> np.ndarray:

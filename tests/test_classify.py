@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from rt3d_tvm.artifact.description import description_of, prepared
 from rt3d_tvm.artifact.opencl.artifact import load_here
-from rt3d_tvm.classify import classify_video, description_of, prepared
+from rt3d_tvm.classify import classify_video
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.data.datasets import open_dataset
 from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD

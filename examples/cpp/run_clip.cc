@@ -1,9 +1,16 @@
 // Runs an artifact of `rt3d compile` on a clip, with the TVM runtime and nothing else.
 //
-//   run_clip ARTIFACT CLIP.raw [--threads N] [--runs N] [--output LOGITS.raw]
+//   run_clip ARTIFACT CLIP.raw [--rgb24] [--threads N] [--runs N] [--output LOGITS.raw]
 //
 // CLIP.raw holds the input's values as they lie in memory, in the order of the manifest's shape:
-// numpy's array.tofile() writes one. Prints the five likeliest classes and the milliseconds.
+// numpy's array.tofile() writes one. With --rgb24 it holds frames of 8-bit RGB, one after the
+// other, resized and cropped as `rt3d run ARTIFACT --describe` says; they are normalised as the
+// manifest says. Such frames come from a video by, for a model of 16 frames of 112x112:
+//
+//   ffmpeg -i VIDEO -vf scale=128:128:force_original_aspect_ratio=increase:flags=bilinear,crop=112:112
+//     -frames:v 16 -f rawvideo -pix_fmt rgb24 CLIP.raw
+//
+// Prints the five likeliest classes, with the names that the manifest has, and the milliseconds.
 // A damaged artifact, or one for another processor, is refused before anything of it runs.
 #include <sched.h>
 #include <tvm/ffi/container/array.h>
@@ -25,6 +32,7 @@
 #include <vector>
 
 #include "artifact.h"
+#include "clip.h"
 
 using artifact::Fail;
 using artifact::Get;
@@ -40,6 +48,7 @@ constexpr int kPooledAllocator = 2, kBigCores = 1;
 
 struct Options {
   std::string folder, clip, output;
+  bool rgb24 = false;
   int threads = 0, runs = 10;
 };
 
@@ -55,7 +64,8 @@ int Cores() {
 }
 
 // Prints the likeliest classes, and writes the logits to a file where one is named.
-void Report(const ffi::Tensor& logits, const std::string& output) {
+void Report(const ffi::Tensor& logits, const std::vector<std::string>& labels,
+            const std::string& output) {
   DLDataType dtype = logits.dtype();
   if (dtype.code != kDLFloat || dtype.bits != 32) Fail("the model's output is not float32");
   const float* values = static_cast<const float*>(logits.data_ptr());
@@ -79,7 +89,8 @@ void Report(const ffi::Tensor& logits, const std::string& output) {
   for (size_t i = 0; i < classes; ++i) total += std::exp(double(values[i]) - values[order[0]]);
   for (size_t i = 0; i < std::min<size_t>(kTop, classes); ++i) {
     double probability = std::exp(double(values[order[i]]) - values[order[0]]) / total;
-    std::printf("class %zu  %.4f\n", order[i], probability);
+    std::string label = order[i] < labels.size() ? "  " + labels[order[i]] : "";
+    std::printf("class %zu  %.4f%s\n", order[i], probability, label.c_str());
   }
 }
 
@@ -102,11 +113,18 @@ void Run(const Options& options) {
 
   json::Value input = Get(manifest, "inputs").cast<json::Array>()[0];
   Mapped clip(options.clip);
-  std::vector<ffi::Tensor> tensors{artifact::View(input, clip.data, clip.size, options.clip)};
+  std::vector<float> values;
+  char* data = clip.data;
+  size_t size = clip.size;
+  if (options.rgb24) {
+    values = artifact::Normalised(manifest, clip, options.clip);
+    data = reinterpret_cast<char*>(values.data()), size = values.size() * sizeof(float);
+  }
+  std::vector<ffi::Tensor> tensors{artifact::View(input, data, size, options.clip)};
   size_t taken = ffi::GetDataSize(tensors[0].numel(), tensors[0].dtype());
-  if (taken != clip.size) {
-    Fail(options.clip + ": " + std::to_string(clip.size) + " bytes, the model takes " +
-         std::to_string(taken));
+  if (taken != size) {
+    Fail(options.clip + ": " + std::to_string(size) + " bytes, the model takes " +
+         std::to_string(taken) + ", float32; --rgb24 is for frames of 8-bit RGB");
   }
   for (const ffi::Tensor& weight : artifact::Weights(manifest, files.weights)) {
     tensors.push_back(weight);
@@ -123,7 +141,7 @@ void Run(const Options& options) {
     if (i >= kWarmUp) milliseconds.push_back(took.count());
   }
 
-  Report(result.cast<ffi::Tensor>(), options.output);
+  Report(result.cast<ffi::Tensor>(), artifact::Labels(manifest), options.output);
   std::sort(milliseconds.begin(), milliseconds.end());
   std::printf("median of %d runs: %.2f ms\n", options.runs, milliseconds[options.runs / 2]);
 }
@@ -144,6 +162,10 @@ Options Parse(int count, char** words) {
       places.push_back(word);
       continue;
     }
+    if (word == "--rgb24") {
+      options.rgb24 = true;
+      continue;
+    }
     if (++i == count) Fail(word + " needs a value");
     if (word == "--threads") {
       options.threads = AtLeastOne(word, words[i]);
@@ -152,11 +174,11 @@ Options Parse(int count, char** words) {
     } else if (word == "--output") {
       options.output = words[i];
     } else {
-      Fail(word + ": --threads, --runs and --output are known");
+      Fail(word + ": --rgb24, --threads, --runs and --output are known");
     }
   }
   if (places.size() != 2) {
-    Fail("run_clip ARTIFACT CLIP.raw [--threads N] [--runs N] [--output LOGITS.raw]");
+    Fail("run_clip ARTIFACT CLIP.raw [--rgb24] [--threads N] [--runs N] [--output LOGITS.raw]");
   }
   options.folder = places[0], options.clip = places[1];
   return options;

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rt3d_tvm.arguments import as_path
+from rt3d_tvm.artifact.description import batches
 from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.opencl.artifact import load_here
 from rt3d_tvm.distance import relative_distance
@@ -42,9 +43,11 @@ def verify(
     seed: int = 0,
     limit: float | None = None,
     device: str | None = None,
+    clips: np.ndarray | None = None,
 ) -> Verification:
     """Run the artifact and ONNX Runtime on the same seeded standard normal inputs.
 
+    ``clips``: instead of them, such as `rt3d_tvm.data.clips.read_clips` makes of a video.
     ``limit``: the largest error that passes; by default what the artifact's precision allows.
     ``device``: a part of the name of the OpenCL device to run an artifact for OpenCL on.
     InputError for an artifact whose files do not have the checksums of its manifest, and for an
@@ -64,9 +67,10 @@ def verify(
             f"shape {expected_input['shape']}: they are not of one model"
         )
     rng = np.random.default_rng(seed)
+    drawn = (rng.standard_normal(expected_input["shape"], dtype="float32") for _ in range(inputs))
+    taken_inputs = drawn if clips is None else batches(clips, artifact.manifest)
     errors, references = [], []
-    for _ in range(inputs):
-        x = rng.standard_normal(expected_input["shape"], dtype="float32")
+    for x in taken_inputs:
         ref, y = reference.run(None, {session_input.name: x})[0], artifact.run(x)
         if ref.shape != y.shape:
             raise InputError(
@@ -81,7 +85,7 @@ def verify(
         references.append(ref)
     precision = files.manifest.get("precision", asdict(PRECISIONS["fp32"]))
     return Verification(
-        inputs=inputs,
+        inputs=len(errors),
         limit=precision["max_rel_error"] if limit is None else limit,
         max_rel_error=max(errors),
         sensitivity=max(

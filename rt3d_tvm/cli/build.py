@@ -20,9 +20,13 @@ from rt3d_tvm.cli.arguments import (
 )
 from rt3d_tvm.cli.command import EXIT_FAILED, add_command, write_result
 from rt3d_tvm.cli.models import add_model_arguments, input_shape, model_with_weights
+from rt3d_tvm.cli.preprocessing import add_preprocessing, given_options, given_preprocessing
 from rt3d_tvm.console import print_table, progress
+from rt3d_tvm.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from rt3d_tvm.cli.command import Commands
 
 
@@ -130,6 +134,24 @@ def _compile(args: argparse.Namespace) -> int:
     return 0
 
 
+def _clips(args: argparse.Namespace) -> np.ndarray | None:
+    """Those of --video, as the model wants them or the options say."""
+    from dataclasses import asdict
+
+    from rt3d_tvm.artifact.description import prepared
+    from rt3d_tvm.artifact.format import MANIFEST, read_manifest
+
+    if args.video is None:
+        if given := given_options(args):
+            raise InputError(f"{given[0]} says how clips are made: --video is needed")
+        return None
+    from rt3d_tvm.data.clips import read_clips
+
+    manifest = read_manifest(args.folder / MANIFEST)
+    used = prepared(manifest, args.folder, **given_preprocessing(args, manifest))
+    return read_clips(args.video, **asdict(used)).array
+
+
 def _types(layer: dict) -> str:
     """Of a layer's activations, and of its weights where that is another."""
     stored, of_weights = layer["dtype"], layer["weight_dtype"]
@@ -149,6 +171,8 @@ def add_verify(commands: Commands) -> None:
         help="largest error that passes; default: 1e-4, fp16 2e-2",
     )
     add_opencl(verify)
+    verify.add_argument("--video", type=Path, help="compare on its clips instead of on noise")
+    add_preprocessing(verify)
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -158,11 +182,16 @@ def _verify(args: argparse.Namespace) -> int:
     from rt3d_tvm.artifact.verify import verify
 
     result = verify(
-        args.folder, args.onnx, inputs=args.inputs, limit=args.limit, device=args.opencl
+        args.folder,
+        args.onnx,
+        inputs=args.inputs,
+        limit=args.limit,
+        device=args.opencl,
+        clips=_clips(args),
     )
     print(
-        f"{args.folder}: max_rel_error {result.max_rel_error:.2g} over {args.inputs} inputs, limit "
-        f"{result.limit:.0e}: {'passed' if result.passed else 'FAILED'}"
+        f"{args.folder}: max_rel_error {result.max_rel_error:.2g} over {result.inputs} inputs, "
+        f"limit {result.limit:.0e}: {'passed' if result.passed else 'FAILED'}"
     )
     if result.sensitivity is not None:
         print(f"another input moves the output by {result.sensitivity:.2g} of its largest value")

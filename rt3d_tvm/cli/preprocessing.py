@@ -36,8 +36,14 @@ def add_preprocessing(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def given_options(args: argparse.Namespace) -> list[str]:
+    """Those of the options that are given, as they are written."""
+    names = ("model", *_SINGLE)
+    return [f"--{n.replace('_', '-')}" for n in names if getattr(args, n) is not None]
+
+
 def given_preprocessing(args: argparse.Namespace, manifest: dict) -> dict[str, object]:
-    """What the options say, for `rt3d_tvm.classify.prepared`; empty where none is given."""
+    """What the options say, for `artifact.description.prepared`; empty where none is given."""
     from rt3d_tvm.models import clip_model_spec
 
     given = {name: getattr(args, name) for name in _SINGLE if getattr(args, name) is not None}

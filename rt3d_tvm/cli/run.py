@@ -58,8 +58,9 @@ def classify(
     args: argparse.Namespace, loader: Callable[[], Artifact | OpenCLArtifact | RemoteArtifact]
 ) -> int:
     """Classify the video of the arguments with what the loader loads."""
-    from rt3d_tvm.artifact.load import MANIFEST, read_manifest
-    from rt3d_tvm.classify import check_labels, classify_video, prepared
+    from rt3d_tvm.artifact.description import prepared
+    from rt3d_tvm.artifact.format import MANIFEST, read_manifest
+    from rt3d_tvm.classify import check_labels, classify_video
     from rt3d_tvm.data.labels import read_labels
     from rt3d_tvm.data.video_file import promised_frames
     from rt3d_tvm.models import clip_model_spec
@@ -106,8 +107,9 @@ def _sampled(used: Preprocessing) -> str:
 
 def describe(args: argparse.Namespace) -> int:
     """Show how the model is called, and how a video becomes its input; nothing is loaded."""
-    from rt3d_tvm.artifact.load import MANIFEST, read_manifest
-    from rt3d_tvm.classify import check_labels, description_of, prepared
+    from rt3d_tvm.artifact.description import description_of, prepared
+    from rt3d_tvm.artifact.format import MANIFEST, read_manifest
+    from rt3d_tvm.classify import check_labels
     from rt3d_tvm.data.labels import read_labels
 
     manifest = read_manifest(args.folder / MANIFEST)

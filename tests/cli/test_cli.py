@@ -85,6 +85,17 @@ def test_verify_passes_and_says_so(flow, tmp_path, capsys):
     assert json.loads((tmp_path / "v.json").read_text())["max_rel_error"] <= 1e-4
 
 
+def test_verify_compares_on_the_clips_of_a_video(flow, tmp_path, capsys):
+    argv = ["verify", flow / "artifact", "--onnx", flow / "m.onnx", "--video", flow / "v.mp4"]
+    assert "the model does not say how frames become its input" in error_of(argv, capsys)
+    argv += ["--model", "c3d", "--clips", "3", "--json", tmp_path / "v.json"]
+    assert cli.main([str(arg) for arg in argv]) == 0
+    assert "over 3 inputs" in capsys.readouterr().out
+    result = json.loads((tmp_path / "v.json").read_text())
+    assert result["inputs"] == 3
+    assert result["max_rel_error"] <= 1e-4
+
+
 def test_verify_fails_against_another_model(flow, tmp_path, capsys):
     model = onnx.load(flow / "m.onnx")
     for tensor in model.graph.initializer:
@@ -235,6 +246,10 @@ REFUSED = [
     ("verify {flow}/artifact --onnx {here}/text.txt", r"text\.txt: ONNX Runtime cannot load it"),
     ("verify {flow}/artifact --onnx {here}/dynamic.onnx", "not of one model"),
     ("verify {flow}/artifact --onnx {flow}/m.onnx --inputs 0", "'0': a whole number"),
+    (
+        "verify {flow}/artifact --onnx {flow}/m.onnx --model c3d",
+        "--model says .* --video is needed",
+    ),
     ("bench {here}", "manifest.json"),
     ("bench {flow}/artifact --runs none", "'none': a whole number"),
     ("bench {flow}/artifact --onnx {here}/none.onnx", r"none\.onnx"),

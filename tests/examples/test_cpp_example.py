@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import tvm_ffi
 
 from rt3d_tvm.artifact.verify import reference_session, relative_distance
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.link import GNU_LINKER
+from rt3d_tvm.data.pixels import normalise
+from rt3d_tvm.data.preprocessing import Description, Preprocessing
+from rt3d_tvm.export import export_onnx
 from tests.artifact.networks import clip
 from tests.artifact.tampering import damaged, edit_manifest, reseal
 from tests.nan_models import diverged, spoiled
@@ -97,6 +101,48 @@ def test_it_refuses_what_does_not_fit(program, compiled_c3d, tmp_path):
         done = run(program, *arguments)
         assert (done.returncode, done.stdout) == (1, "")
         assert message in done.stderr
+
+
+@pytest.mark.parametrize(("batch", "colour_order"), [(1, "rgb"), (2, "bgr")])
+def test_frames_are_normalised_as_the_manifest_says(program, tmp_path, batch, colour_order):
+    known = Preprocessing(
+        frames=4,
+        size=12,
+        resize=14,
+        mean=(0.3, 0.5, 0.7),
+        std=(0.2, 0.4, 0.9),
+        colour_order=colour_order,
+    )
+    torch.manual_seed(0)
+    pool = [torch.nn.AvgPool3d((2, 5, 5)), torch.nn.Flatten()]
+    model = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 3), *pool).eval()
+    described = Description(preprocessing=known, labels=[f"name {i}" for i in range(16)])
+    export_onnx(model, (batch, 3, 4, 12, 12), tmp_path / "m.onnx", description=described)
+    compile_onnx(tmp_path / "m.onnx", tmp_path / "artifact")
+    pixels = np.random.default_rng(3).integers(0, 256, (batch, 4, 12, 12, 3), np.uint8)
+    pixels.tofile(tmp_path / "frames.raw")
+    clips = normalise(pixels, mean=known.mean, std=known.std, colour_order=colour_order)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(clips)).numpy()
+    arguments = (tmp_path / "artifact", tmp_path / "frames.raw", "--rgb24", "--runs", 1)
+    done = run(program, *arguments, "--output", tmp_path / "y.raw")
+    assert done.returncode == 0, done.stderr
+    logits = np.fromfile(tmp_path / "y.raw", "float32").reshape(expected.shape)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    best = int(expected[0].argmax())
+    assert done.stdout.startswith(f"class {best}  ")
+    assert done.stdout.splitlines()[0].endswith(f"  name {best}")
+    pixels[:1, :3].tofile(tmp_path / "frames.raw")
+    done = run(program, *arguments)
+    assert done.returncode == 1
+    assert "4 frames of 12x12 pixels, RGB" in done.stderr
+
+
+def test_frames_for_a_model_that_does_not_say_it_are_refused(program, compiled_c3d, tmp_path):
+    (tmp_path / "frames.raw").write_bytes(bytes(3 * 16 * 32 * 32))
+    done = run(program, compiled_c3d.folder, tmp_path / "frames.raw", "--rgb24")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "does not say how pixels become the input" in done.stderr
 
 
 def test_no_damage_is_loaded(program, pair, tmp_path):
