@@ -109,7 +109,10 @@ def run_phases(
         _begin_dump(dump, names)
     with lowering.target:
         for name, (_, phase) in zip(names, listed, strict=True):
-            mod = phase(mod)
+            try:
+                mod = phase(mod)
+            except RuntimeError as error:  # TVM's own; a pass of this project says ValueError
+                raise InputError(f"phase {name}: {_first_line(error)}") from error
             if dump is not None:
                 with whole_file(dump / name) as temporary:
                     temporary.write_text(mod.script(), encoding="utf-8")
@@ -128,3 +131,9 @@ def _begin_dump(folder: Path, names: Sequence[str]) -> None:
         if path.exists() and not path.read_bytes().startswith(_SCRIPT):
             raise InputError(f"{path}: is no module that was written there before; it is kept")
     make_folder(folder)
+
+
+def _first_line(error: Exception) -> str:
+    """What TVM says, without the stack of its calls."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"TVM cannot lower this model: {lines[0] if lines else type(error).__name__}"

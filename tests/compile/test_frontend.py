@@ -11,7 +11,8 @@ from tvm import relax
 
 from rt3d_tvm.artifact.verify import verify
 from rt3d_tvm.compile.build import compile_onnx
-from rt3d_tvm.compile.frontend import ACCEPTED_OPS, MAX_OPSET, MIN_OPSET, import_onnx, layer_names
+from rt3d_tvm.compile.frontend import import_onnx, layer_names
+from rt3d_tvm.compile.onnx_checks import ACCEPTED_OPS, MAX_OPSET, MIN_OPSET
 from rt3d_tvm.errors import InputError
 
 SHAPE = (1, 3, 4, 6, 6)

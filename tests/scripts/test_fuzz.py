@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from rt3d_tvm.compile.frontend import ACCEPTED_OPS
+from rt3d_tvm.compile.onnx_checks import ACCEPTED_OPS
 from rt3d_tvm.errors import InputError
 from scripts.fuzz import session, table
 from scripts.fuzz.generator import random_model

@@ -1,0 +1,266 @@
+"""What of ONNX is accepted: operators, opsets, inputs and shapes; all else is refused by name."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rt3d_tvm.compile.limits import check_constants, check_results
+from rt3d_tvm.compile.onnx_file import first_line, label_of
+from rt3d_tvm.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+MIN_OPSET, MAX_OPSET = 11, 23
+# What the axes of an input are, by their number.
+INPUT_AXES = {
+    4: "(pictures, channels, height, width)",
+    5: "(clips, channels, frames, height, width)",
+}
+MAX_ELEMENTS = 2**31 - 1  # kernels index with 32 bits
+
+# What the exporter makes of 3D CNNs, and its close relatives. tests/compile/test_frontend.py
+# compares each with ONNX Runtime at both ends of the range of opsets: add the test's row with the
+# operator.
+ACCEPTED_OPS = (
+    "Add",
+    "AveragePool",
+    "BatchNormalization",
+    "Clip",
+    "Concat",
+    "Constant",
+    "Conv",
+    "Div",
+    "Dropout",
+    "Flatten",
+    "Gemm",
+    "GlobalAveragePool",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "LeakyRelu",
+    "MatMul",
+    "MaxPool",
+    "Mul",
+    "Pad",
+    "ReduceMean",
+    "Relu",
+    "Reshape",
+    "Sigmoid",
+    "Softmax",
+    "Squeeze",
+    "Sub",
+    "Tanh",
+    "Transpose",
+    "Unsqueeze",
+)
+
+
+def check_graph(model: onnx.ModelProto, path: Path) -> None:
+    """InputError for operators, an opset or inputs and outputs that are not accepted."""
+    _check_opset(model, path)
+    _check_nodes(model, path)
+    _check_input_and_output(model, path)
+
+
+def _check_opset(model: onnx.ModelProto, path: Path) -> None:
+    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if len(versions) != 1:
+        raise InputError(
+            f"{path}: names {len(versions)} versions of the standard operator set; one from "
+            f"{MIN_OPSET} to {MAX_OPSET} is accepted"
+        )
+    if not MIN_OPSET <= versions[0] <= MAX_OPSET:
+        raise InputError(
+            f"{path}: opset {versions[0]} is not supported; {MIN_OPSET} to {MAX_OPSET} are: export "
+            "again with opset_version=18"
+        )
+
+
+def _check_nodes(model: onnx.ModelProto, path: Path) -> None:
+    for node in model.graph.node:
+        reason = _why_not(node)
+        if reason is not None:
+            raise InputError(f"{path}: node {label_of(node)}: {reason}")
+    if model.graph.sparse_initializer:
+        raise InputError(
+            f"{path}: sparse_initializer is not accepted; store pruned weights as dense tensors "
+            "with zeros in them"
+        )
+
+
+def _why_not(node: onnx.NodeProto) -> str | None:
+    """The reason a node is not accepted, or None."""
+    if node.domain not in ("", "ai.onnx"):
+        return (
+            f"operator {node.op_type} of domain {node.domain!r} is not accepted; only the standard "
+            "domain is"
+        )
+    if node.op_type not in ACCEPTED_OPS:
+        return f"operator {node.op_type} is not accepted; accepted are " + ", ".join(ACCEPTED_OPS)
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if "auto_pad" in attributes and attributes["auto_pad"].s != b"NOTSET":
+        # TVM reads SAME_LOWER otherwise than ONNX does, and torch writes none of them.
+        padding = attributes["auto_pad"].s.decode(errors="replace")
+        return f"auto_pad {padding} is not accepted; write the padding as pads"
+    if "training_mode" in attributes and attributes["training_mode"].i:
+        return f"{node.op_type} in training mode is not accepted; export in eval mode"
+    if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+        return "Dropout with an input for training mode is not accepted; export in eval mode"
+    if node.op_type == "Pad" and "mode" in attributes and attributes["mode"].s == b"wrap":
+        return "Pad mode wrap is not accepted; accepted are constant, edge, reflect"
+    return None
+
+
+def _check_input_and_output(model: onnx.ModelProto, path: Path) -> None:
+    from onnx import TensorProto
+
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise InputError(f"{path}: {len(inputs)} inputs ({names}); exactly one is accepted")
+    if len(model.graph.output) != 1:
+        names = ", ".join(value.name for value in model.graph.output) or "none"
+        raise InputError(
+            f"{path}: {len(model.graph.output)} outputs ({names}); exactly one is accepted"
+        )
+
+    (value,) = inputs
+    where = f"{path}: input {value.name!r}"
+    fixed = "export with fixed shapes: no dynamic_shapes, no dynamic_axes"
+    if not value.type.HasField("tensor_type"):
+        raise InputError(f"{where}: not a tensor; a float32 tensor is accepted")
+    tensor = value.type.tensor_type
+    if tensor.elem_type != TensorProto.FLOAT:
+        raise InputError(f"{where}: {_type_name(tensor.elem_type)}; float32 is accepted")
+    if not tensor.HasField("shape"):
+        raise InputError(f"{where}: no shape; {fixed}")
+    if len(tensor.shape.dim) not in INPUT_AXES:
+        accepted = " or ".join(f"{rank} {axes}" for rank, axes in INPUT_AXES.items())
+        raise InputError(f"{where}: {len(tensor.shape.dim)} dimensions; accepted are {accepted}")
+    for i, dim in enumerate(tensor.shape.dim):
+        if dim.HasField("dim_param"):
+            raise InputError(f"{where}: dimension {i} is dynamic ({dim.dim_param!r}); {fixed}")
+        if not dim.HasField("dim_value"):
+            raise InputError(f"{where}: dimension {i} is missing; {fixed}")
+        if dim.dim_value < 1:
+            raise InputError(f"{where}: dimension {i} is {dim.dim_value}; at least 1 is accepted")
+
+
+def check_shapes(model: onnx.ModelProto, path: Path) -> dict[str, list[int]]:
+    """Run ONNX's own checker, bound every tensor by what a kernel can index; return the shapes."""
+    import onnx
+
+    if model.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:
+        raise InputError(
+            f"{path}: {model.ByteSize()} bytes with its weights; "
+            f"{onnx.checker.MAXIMUM_PROTOBUF} are accepted"
+        )
+    _check_constants(model, path)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        shapes = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    except (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        IndexError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise InputError(f"{path}: not a valid ONNX model: {first_line(error)}") from error
+
+    known = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    for value in (*shapes.input, *shapes.value_info, *shapes.output):
+        if not value.type.tensor_type.HasField("shape"):
+            raise InputError(f"{path}: tensor {value.name!r} has no shape; a fixed one is accepted")
+        dims = value.type.tensor_type.shape.dim
+        if any(not dim.HasField("dim_value") or dim.dim_value < 1 for dim in dims):
+            shape = [dim.dim_value if dim.HasField("dim_value") else "?" for dim in dims]
+            raise InputError(
+                f"{path}: tensor {value.name!r} has the shape {shape}; fixed sizes of at least 1 "
+                "are accepted"
+            )
+        known[value.name] = [dim.dim_value for dim in dims]
+        if prod(known[value.name]) > MAX_ELEMENTS:
+            raise InputError(
+                f"{path}: tensor {value.name!r} has {prod(known[value.name])} elements; up to "
+                f"{MAX_ELEMENTS} are accepted"
+            )
+    check_results(model.graph, _types(shapes), path)
+    for node in model.graph.node:
+        if node.op_type == "Conv" and all(name in known for name in node.input if name):
+            _check_conv(node, known, path)
+        if node.op_type in ("MaxPool", "AveragePool") and node.input[0] in known:
+            _check_pool(node, known[node.input[0]], path)
+    return known
+
+
+def _check_pool(node: onnx.NodeProto, data: list[int], path: Path) -> None:
+    """A window that is larger than the padded input: ONNX's rule for its result is none."""
+    attributes = {attribute.name: list(attribute.ints) for attribute in node.attribute}
+    window = attributes["kernel_shape"]
+    pads = attributes.get("pads") or [0] * 2 * len(window)
+    steps = attributes.get("dilations") or [1] * len(window)
+    for axis, (size, kernel, step) in enumerate(zip(data[2:], window, steps, strict=True)):
+        padded = size + pads[axis] + pads[axis + len(window)]
+        if (kernel - 1) * step + 1 > padded:
+            raise InputError(
+                f"{path}: node {label_of(node)}: its window of {(kernel - 1) * step + 1} is larger "
+                f"than the padded input along axis {axis + 2}, {padded}; a window inside it is "
+                "accepted"
+            )
+
+
+def _check_conv(node: onnx.NodeProto, known: dict[str, list[int]], path: Path) -> None:
+    """ONNX's checker leaves it open whether the shapes of a Conv fit together."""
+    channels, weight = known[node.input[0]][1], known[node.input[1]]
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    groups = attributes["group"].i if "group" in attributes else 1
+    kernel = list(attributes["kernel_shape"].ints) if "kernel_shape" in attributes else weight[2:]
+    where = f"{path}: node {label_of(node)}: Conv with a weight of shape {weight}"
+    if groups < 1 or weight[0] % groups:
+        raise InputError(f"{where} and {groups} groups; a divisor of {weight[0]} is accepted")
+    if weight[1] * groups != channels:
+        raise InputError(
+            f"{where} and {groups} groups takes {weight[1] * groups} channels; its input has "
+            f"{channels}"
+        )
+    if kernel != weight[2:]:
+        raise InputError(f"{where} has kernel_shape {kernel}; {weight[2:]} is accepted")
+    if len(node.input) > 2 and node.input[2] and known[node.input[2]] != [weight[0]]:
+        raise InputError(
+            f"{where} has a bias of shape {known[node.input[2]]}; [{weight[0]}] is accepted"
+        )
+
+
+def _check_constants(model: onnx.ModelProto, path: Path) -> None:
+    """By shapes alone, and before ONNX's checker, which computes with values as well."""
+    import onnx
+
+    try:
+        known = onnx.shape_inference.infer_shapes(model).graph
+    except (onnx.shape_inference.InferenceError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a valid ONNX model: {first_line(error)}") from error
+    check_constants(model.graph, _types(known), path)
+
+
+def _types(graph: onnx.GraphProto) -> dict[str, tuple[int, list[int]]]:
+    """The element type and shape of each tensor of which a fixed one is known."""
+    found = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+            found[value.name] = tensor.elem_type, [dim.dim_value for dim in tensor.shape.dim]
+    return found
+
+
+def _type_name(elem_type: int) -> str:
+    from onnx import TensorProto
+
+    known = elem_type in TensorProto.DataType.values()
+    return TensorProto.DataType.Name(elem_type).lower() if known else f"type {elem_type}"

@@ -1,0 +1,108 @@
+"""An ONNX file and the weights beside it, read; what of it is text, and where its tensors are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from rt3d_tvm.compile.limits import check_weights
+from rt3d_tvm.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not path.exists():
+        raise InputError(f"{path}: no such file; an ONNX model is expected")
+    if not path.is_file():
+        raise InputError(f"{path}: not a file; an ONNX model is expected")
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: not an ONNX model, or a truncated one ({path.stat().st_size} bytes); "
+            "export or copy it again"
+        ) from error
+    if not model.graph.node:
+        raise InputError(f"{path}: not an ONNX model, or a truncated one: it holds no graph")
+    _check_names(model, path)
+    return model
+
+
+def _check_names(model: onnx.ModelProto, path: Path) -> None:
+    """Protobuf hands out a string that is not UTF-8 as bytes: nothing below expects that."""
+    graph = model.graph
+    names = [value.name for value in (*graph.input, *graph.output, *graph.initializer)]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        names += [attribute.name for attribute in node.attribute]
+    for tensor in tensors_of(model):
+        names += [tensor.name, *(part for e in tensor.external_data for part in (e.key, e.value))]
+    for value in graph.input:
+        names += [dim.dim_param for dim in value.type.tensor_type.shape.dim]
+    broken = [name for name in names if isinstance(name, bytes)]
+    if broken:
+        raise InputError(f"{path}: damaged: the name {broken[0]!r} in it is not text")
+
+
+def load_external_data(model: onnx.ModelProto, path: Path) -> None:
+    """Bring weights stored beside the model into it; none may lie outside the model's folder."""
+    from onnx import TensorProto
+    from onnx.checker import ValidationError
+    from onnx.external_data_helper import load_external_data_for_tensor
+
+    check_weights(tensors_of(model), path)
+    folder = path.parent.resolve()
+    for tensor in tensors_of(model):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        label = f"{path}: weights of {tensor.name!r}"
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        try:
+            file = (folder / PurePosixPath(location)).resolve()
+            outside = not file.is_relative_to(folder)
+        except ValueError:  # a zero byte in the name
+            outside = True
+        if not location or outside:
+            raise InputError(
+                f"{label}: external data at {location!r} is outside the model's folder; a file "
+                "inside it is accepted"
+            )
+        if not file.is_file():
+            raise InputError(
+                f"{label}: external data file {location!r} is missing; it has to lie beside the "
+                "model"
+            )
+        try:
+            load_external_data_for_tensor(tensor, str(folder))
+        except (OSError, ValueError, ValidationError) as error:
+            raise InputError(
+                f"{label}: external data file {location!r} is truncated or damaged: "
+                f"{first_line(error)}"
+            ) from error
+
+
+def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    yield from model.graph.initializer
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def label_of(node: onnx.NodeProto) -> str:
+    return node.name or ", ".join(node.output) or node.op_type
+
+
+def first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
