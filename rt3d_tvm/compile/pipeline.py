@@ -16,6 +16,7 @@ from tvm.s_tir import dlight
 import schedules.table
 from rt3d_tvm.compile.choices.records import RecordSet
 from rt3d_tvm.compile.memory.phases import memory_phases
+from rt3d_tvm.compile.opencl.distinct_names import DistinctNames
 from rt3d_tvm.compile.options import Lowering
 from rt3d_tvm.compile.passes.clip import ClipAsOperators
 from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
@@ -77,7 +78,10 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
 
 def storage_phases(lowering: Lowering) -> list[tuple[str, Pass]]:
     """Names and passes from lifted constants to calls on planned storages, in order."""
-    return memory_phases(lowering.backend.relax_backend, lowering.target)
+    listed = memory_phases(lowering.backend.relax_backend, lowering.target)
+    if lowering.backend.plan is not None:  # model.so and the plan are of the same source
+        listed.append(("distinct_names", DistinctNames()))
+    return listed
 
 
 def lower(

@@ -115,7 +115,7 @@ def test_a_missing_feature_and_another_machine_are_named(pair, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["verify {} --onnx {onnx}", "bench {} --runs 1", "run {} clip.mp4 --model c3d"]
+    "command", ["verify {} --onnx {onnx}", "bench {} --runs 1"]
 )
 def test_commands_refuse_it_in_one_line(command, pair, tmp_path, capsys):
     folder = needing(pair, tmp_path / "newer", features={"amx_of_2040": 2000})

@@ -31,6 +31,7 @@ from rt3d_tvm.prune.benchmark import benchmark_pair
 from tests.artifact.tampering import apart, damaged
 from tests.conftest import GROUP, REDUCED
 from tests.opencl import device, unpacked_pocl
+from tests.videos import encode, still
 
 # What an Adreno's driver grants every kernel, and TVM's target says.
 GROUP_ITEMS, LOCAL_BYTES = 256, 16384
@@ -375,7 +376,7 @@ def test_a_device_without_float16_has_no_peak_of_it():
             ["bench", "ADRENO", "--opencl", "no such"],
             "no OpenCL device called 'no such'",
         ),
-        (["run", "ADRENO", "v.mp4", "--threads", "1"], "threads have no effect"),
+        (["run", "ADRENO", "VIDEO", "--model", "c3d", "--threads", "1"], "threads have no effect"),
         (["bench", "ADRENO", "--threads", "1"], "threads have no effect"),
         (["bench", "ADRENO", "--layers", "--threads", "1"], "threads have no effect"),
         (["bench", "HOST", "--opencl", "Intel"], "is for host, not for an OpenCL device"),
@@ -392,7 +393,9 @@ def test_what_has_no_effect_is_refused(adreno, compiled_c3d, tmp_path, capsys, a
         "HOST": compiled_c3d.folder,
         "ONNX": compiled_c3d.onnx,
         "OUT": tmp_path / "a",
+        "VIDEO": tmp_path / "v.mp4",
     }
+    encode(named["VIDEO"], [still(48, 48)] * 20)
     assert cli.main([str(named.get(arg, arg)) for arg in argv]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "a").exists()

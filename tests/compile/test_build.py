@@ -138,13 +138,13 @@ def test_a_dump_is_looked_at_before_the_compilation(tmp_path):
     onnx, dump = write_two_layers(tmp_path / "m.onnx"), tmp_path / "dump"
     (tmp_path / "file").write_text("mine")
     (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "0_fold_constants.py").write_text("mine")
+    (tmp_path / "notes" / "0_zero_factors.py").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     for name, message in (
         ("file", "file is a file; the name of a folder"),
         ("artifact", "lies in .*artifact, which is replaced whole"),
         ("artifact/dump", "lies in .*artifact, which is replaced whole"),
-        ("notes", "0_fold_constants.py: is no module that was written there before"),
+        ("notes", "0_zero_factors.py: is no module that was written there before"),
         ("file/dump", "dump cannot be made|dump: cannot be made"),
     ):
         with pytest.raises(InputError, match=message):
@@ -152,7 +152,7 @@ def test_a_dump_is_looked_at_before_the_compilation(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
     for _ in range(2):
         compile_onnx(str(onnx), str(tmp_path / "artifact"), group="8x4", dump=str(dump))
-    assert dump / "0_fold_constants.py" in dump.iterdir()
+    assert dump / "0_zero_factors.py" in dump.iterdir()
 
 
 def test_arguments_of_other_types_are_refused_by_name(tmp_path):

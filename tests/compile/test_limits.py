@@ -78,5 +78,5 @@ def test_a_pool_window_larger_than_the_padded_input_is_refused(tmp_path, kind):
     pool = helper.make_node(
         kind, ["x"], ["y"], kernel_shape=[6, 2, 2], strides=[2, 2, 2], pads=[1, 0, 0, 0, 0, 0]
     )
-    with pytest.raises(InputError, match="its window of 6 is larger than .* axis 2, 5"):
+    with pytest.raises(InputError, match=r"its window of 6 is larger than .* axis 2, 5"):
         import_onnx(write(tmp_path / "m.onnx", [pool], shape=(1, 3, 1, 4, 4)))

@@ -99,7 +99,7 @@ def test_a_model_that_computes_nothing_names_no_class(tmp_path, capsys):
     assert status == 2 and "first.bias (1 NaN of 16)" in error and not folder.exists()
     status, printed, error = run(*compiling, "--allow-non-finite")
     assert status == 0 and "note: not finite: first.bias (1 NaN of 16)" in printed
-    for argv in (["run", folder, video], ["verify", folder, "--onnx", path]):
+    for argv in (["run", folder, video, "--model", "c3d"], ["verify", folder, "--onnx", path]):
         status, printed, error = run(*argv)
         assert (status, printed, error.count("\n")) == (2, "", 1)
         assert "NaN" in error

@@ -167,7 +167,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, small, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("rt3d_tvm.models.weights.save_file", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match="cannot be written: No space"):
         save_weights(path, small, INFO)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
