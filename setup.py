@@ -1,5 +1,7 @@
 """Package definition. Exact pins of a working environment are in requirements.txt."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 COMPILE = ["onnx", "onnxruntime"]
@@ -10,9 +12,13 @@ CHARTS = ["matplotlib"]
 TUNE = ["xgboost-cpu", *COMPILE]
 OPENCL = ["pyopencl"]
 
+# Read, not imported: a build in an environment of its own has no path to the package.
+about: dict[str, str] = {}
+exec((Path(__file__).parent / "rt3d_tvm/version.py").read_text(encoding="utf-8"), about)
+
 setup(
     name="rt3d-tvm",
-    version="0.1.0",
+    version=about["__version__"],
     description="Structured-sparse 3D CNNs from pruning to phone: RT3D on Apache TVM",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",

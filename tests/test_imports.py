@@ -38,7 +38,7 @@ ALLOWED = {
 }
 # The folders and modules of rt3d_tvm in the order of the flow: each imports those before it only.
 FLOORS = (
-    *("moved", "errors", "extras", "arguments", "precision", "conv_shape", "non_finite"),
+    *("version", "moved", "errors", "extras", "arguments", "precision", "conv_shape", "non_finite"),
     *("distance", "staging", "files", "folders", "console"),
     *("data", "models", "prune", "model_file", "export"),
     *("artifact", "compile", "devices", "tune", "measure"),

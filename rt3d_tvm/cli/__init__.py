@@ -20,6 +20,7 @@ from rt3d_tvm.cli.command import EXIT_BROKEN_PIPE, EXIT_INPUT, EXIT_INTERRUPTED,
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.extras import extra_of
 from rt3d_tvm.files import FULL
+from rt3d_tvm.version import __version__
 
 # In the order of `rt3d --help`: that of the flow.
 _COMMANDS = (
@@ -89,6 +90,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="rt3d", description="From a PyTorch 3D CNN to a fast model.so.")
+    parser.add_argument("--version", action="version", version=f"rt3d {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in _COMMANDS:
         add(commands)
