@@ -1,6 +1,8 @@
 # Every target sets itself up: a virtual environment, the pinned packages, this package.
 # PYTHON chooses the interpreter: make test PYTHON=python3.12
 PYTHON ?= python3
+# Options for pytest: make test PYTEST_ARGS="-x tests/compile"
+PYTEST_ARGS ?=
 VENV := .venv
 READY := $(VENV)/.ready
 
@@ -11,7 +13,7 @@ help:
 	@echo "make test       the tests; make test-full adds the full-size models"
 	@echo "make fuzz       random graphs, files, artifacts, kills and connections, for ten minutes"
 	@echo "make peers      other engines, for scripts/peers/compare_peers.py"
-	@echo "make lint       ruff; make bench: the demo's table for all three models; make clean: remove what was built, .venv apart"
+	@echo "make lint       ruff and mypy; make bench: the demo's table for all three models; make clean: remove what was built, .venv apart"
 
 setup: $(READY)
 
@@ -30,10 +32,10 @@ demo: $(READY)
 	$(VENV)/bin/python scripts/demo.py
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 test-full: $(READY)
-	$(VENV)/bin/python -m pytest -m "full or not full"
+	$(VENV)/bin/python -m pytest -m "full or not full" $(PYTEST_ARGS)
 
 # Each run goes on where the last one stopped; docs/reliability.md says how to repeat a finding.
 fuzz: $(READY)
@@ -42,6 +44,7 @@ fuzz: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 bench: $(READY)
 	for model in c3d r2plus1d s3d; do $(VENV)/bin/python scripts/demo.py --model $$model --out build/bench/$$model || exit 1; done
@@ -56,4 +59,4 @@ peers: $(READY) .venv-peers/.ready .venv-plain/.ready
 	@touch $@
 
 clean:
-	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -23,7 +23,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["rt3d_tvm*", "topi_sparse*", "schedules*"]),
-    package_data={"rt3d_tvm": ["compile/choices/shipped/*/*/*.jsonl"]},
+    package_data={"rt3d_tvm": ["py.typed", "compile/choices/shipped/*/*/*.jsonl"]},
     install_requires=[
         # Both exact: apache-tvm-ffi 0.1.15 crashes apache-tvm 0.27 in JSON serialisation.
         "apache-tvm==0.27.0.post1",
@@ -43,7 +43,7 @@ setup(
         "tune": TUNE,
         "opencl": OPENCL,
         "test": [
-            *("pytest", "hypothesis", "ruff", "pre-commit"),
+            *("pytest", "hypothesis", "ruff", "mypy", "pre-commit"),
             *(*PRUNE, *VIDEO, *CHARTS, *TUNE, *OPENCL),
         ],
     },

@@ -49,7 +49,8 @@ class ConvShape:
     def out(self) -> tuple[int, int, int]:
         """Depth, height and width of the output."""
         sizes = zip(self.data, self.kernel, self.stride, self.padding, strict=True)
-        return tuple((size + 2 * pad - k) // step + 1 for size, k, step, pad in sizes)
+        depth, height, width = ((n + 2 * pad - k) // step + 1 for n, k, step, pad in sizes)
+        return depth, height, width
 
     @property
     def macs(self) -> int:

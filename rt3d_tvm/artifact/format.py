@@ -52,7 +52,7 @@ def write_artifact(
     """
     index, size = weight_index(weights)
     library = (folder / MODEL).read_bytes()
-    held: dict[str, Iterable[bytes]] = {
+    held: dict[str, Iterable[bytes | memoryview]] = {
         MODEL: [library],
         WEIGHTS: _padded(weights),
         **{name: [text.encode()] for name, text in texts.items()},
@@ -143,7 +143,7 @@ class ArtifactFiles:
     def check_sha256(self) -> None:
         """InputError unless every file is there and holds what the manifest says, by SHA-256."""
         for name, expected in self.manifest["sha256"].items():
-            data = MappedFile(_existing(self.folder, name)).data
+            data: np.ndarray | bytes = MappedFile(_existing(self.folder, name)).data
             if name == WEIGHTS:
                 data = data[SEAL.size :]
             elif name == MODEL:
@@ -263,7 +263,7 @@ def _not_described(path: Path) -> InputError:
     )
 
 
-def _checksums(parts: Iterable[bytes]) -> tuple[int, str]:
+def _checksums(parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
     """CRC-32 and SHA-256."""
     crc, digest = 0, hashlib.sha256()
     for part in parts:
@@ -272,7 +272,7 @@ def _checksums(parts: Iterable[bytes]) -> tuple[int, str]:
     return crc, digest.hexdigest()
 
 
-def _padded(weights: Sequence[np.ndarray]) -> Iterator[bytes]:
+def _padded(weights: Sequence[np.ndarray]) -> Iterator[bytes | memoryview]:
     """What the weights file holds after its seal."""
     for value in weights:
         yield np.ascontiguousarray(value).data.cast("B") if value.nbytes else b""

@@ -91,7 +91,7 @@ class KernelThread:
         """What the function returns, called in this thread with that many for its kernels."""
         return self._executor.submit(self._called, threads, function, arguments).result()
 
-    def _called(self, threads: int, function: Callable, arguments: tuple) -> object:
+    def _called(self, threads: int, function: Callable[..., Result], arguments: tuple) -> Result:
         with self.running:
             if threads != self._threads:
                 if threads == 1:

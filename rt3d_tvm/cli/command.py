@@ -45,7 +45,8 @@ def run_command(args: argparse.Namespace) -> int:
     outputs = _outputs(args)
     for path in outputs:
         check_writable(path)
-    args.standard_output, elsewhere = sys.stdout, contextlib.nullcontext()
+    args.standard_output = sys.stdout
+    elsewhere: contextlib.AbstractContextManager = contextlib.nullcontext()
     if any(map(is_standard_output, outputs)):
         elsewhere = contextlib.redirect_stdout(sys.stderr)
     with elsewhere:

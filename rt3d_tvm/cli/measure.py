@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,14 +87,15 @@ def _bench(args: argparse.Namespace) -> int:
     artifact = load_here(args.folder, **on)
     if not np.isfinite(artifact.run(clip)).all():
         print(f"note: the output of {args.folder} is NaN or infinite on a random clip")
-    engines = {"rt3d": DeviceClock(artifact) if on_device else artifact.run}
+    clock = DeviceClock(artifact) if on_device else None
+    engines: dict[str, Callable[[np.ndarray], object]] = {"rt3d": clock or artifact.run}
     if args.onnx is not None:
         engines["ONNX Runtime"] = _onnx_engine(args.onnx, shape, threads)
     if args.torch is not None:
         engines["PyTorch"] = _torch_engine(args.torch, shape, threads)
     timings = bench(engines, clip, runs=args.runs)
-    if on_device:
-        timings.insert(1, engines["rt3d"].timing(timings[0]))
+    if clock is not None:
+        timings.insert(1, clock.timing(timings[0]))
     device = artifact.device_name if on_device else None
     places = [f"OpenCL on {device}"] if on_device else []
     places += [f"{threads} threads"] if others or not on_device else []
@@ -146,10 +147,11 @@ def _peak_notes(timings: list[CallTiming]) -> list[str]:
             "4 times fewer multiply-adds than their layers have, float16's take half of the time"
         )
     if doubtful:
-        worst = max(doubtful, key=lambda timing: timing.issued_share)
+        worst = max(doubtful, key=lambda timing: timing.issued_share or 0.0)
+        peak = worst.gflops / worst.peak_share  # type: ignore[operator]  # above it: both are there
         notes.append(
             f"{' + '.join(worst.layers)} seems to issue {worst.issued_share:.0%} of the peak, "
-            f"{worst.gflops / worst.peak_share:.0f} GFLOP/s: that was measured on a disturbed "
+            f"{peak:.0f} GFLOP/s: that was measured on a disturbed "
             "machine, and the shares are too high; run this again in a quieter moment"
         )
     return notes
@@ -221,6 +223,7 @@ def _groups(args: argparse.Namespace) -> int:
     from rt3d_tvm.conv_shape import ConvShape
     from rt3d_tvm.measure.pruning_group import DENSITIES, GROUPS, SHARE, choose_group, heaviest
 
+    layers: Mapping[ConvShape, int]
     if args.shape is not None:
         layers = Counter(ConvShape.parse(text) for text in args.shape)
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rt3d_tvm.compile.ir.dataflow import dtype_of, static_shape
 from rt3d_tvm.data.preprocessing import NAMES, from_json
@@ -32,7 +32,7 @@ def with_interface(mod: IRModule, model: onnx.ModelProto, path: Path) -> IRModul
     inputs = [value.name for value in model.graph.input if value.name not in constants]
     outputs = [value.name for value in model.graph.output]
     described = from_json(_metadata(model, path), f"{path}: metadata")
-    interface = {
+    interface: dict[str, Any] = {
         "inputs": [_signature(*pair) for pair in zip(inputs, main.params, strict=True)],
         "outputs": [_signature(name, main.body.body) for name in outputs],
         **described.as_fields(),

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from rt3d_tvm.errors import InputError
 
 # An upload has a second for each MB, besides the deadline of any operation.
 UPLOAD_BYTES_PER_S = 1e6
+# The kind of device that a `with` statement holds.
+Held = TypeVar("Held", bound="Device")
 
 
 class DeviceFailure(InputError):
@@ -39,15 +43,17 @@ class Device:
 
     DeviceFailure for whatever goes wrong on it. Each operation ends by its deadline, in seconds; an
     operation that fails ends the session. side: the module whose functions run in the process.
+    address: where it is, which those who open one find out.
     """
 
-    side = remote_session
+    side: ModuleType = remote_session
+    address: str
 
     def __init__(self, name: str, *, deadline_s: float) -> None:
         self.name, self._deadline_s = name, deadline_s
         self._worker = Worker()
 
-    def __enter__(self) -> Device:
+    def __enter__(self: Held) -> Held:
         return self
 
     def __exit__(self, *_: object) -> None:

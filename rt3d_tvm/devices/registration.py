@@ -6,6 +6,7 @@ import secrets
 import socket
 import sys
 import time
+from typing import Any
 
 from rt3d_tvm.devices.wire import (
     MAGIC,
@@ -92,7 +93,7 @@ class Registration:
         if (answer := self._asked(message)) != SUCCESS:
             raise ValueError(f"it answers {str(answer)[:100]!r}")
 
-    def _asked(self, message: list) -> object:
+    def _asked(self, message: list) -> Any:
         self.sock.sendall(packed(message))
         answer = received_message(self.sock, time.monotonic() + ANSWER_S)
         if message == [PENDING] and not isinstance(answer, list):

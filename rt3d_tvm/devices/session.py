@@ -37,7 +37,7 @@ class _Model:
     vm: relax.VirtualMachine
     device: tvm.runtime.Device
     weights: list[tvm.runtime.Tensor] = field(default_factory=list)
-    arguments: tuple | None = None
+    arguments: tuple = ()
 
 
 @dataclass
@@ -123,6 +123,7 @@ def describe() -> tuple[Processor, int | None, tuple[str | None, bool | None], d
     started = time.perf_counter()
     threads()
     answer_s = time.perf_counter() - started
+    on_gpu: tuple[str | None, bool | None]
     try:
         on_gpu = gpu()
     except (InputError, tvm.error.RPCError):

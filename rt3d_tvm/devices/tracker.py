@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from rt3d_tvm.devices.defaults import RETURN_S
 from rt3d_tvm.devices.wire import (
@@ -139,7 +140,7 @@ def address_text(address: tuple[str, int]) -> str:
     return f"{address[0]}:{address[1]}"
 
 
-def _ask(tracker: tuple[str, int], message: list, *, wait_s: float) -> object:
+def _ask(tracker: tuple[str, int], message: list, *, wait_s: float) -> Any:
     """The tracker's answer to one message; TimeoutError if it has none within ``wait_s``."""
     where = address_text(tracker)
     with _connected(tracker) as sock:

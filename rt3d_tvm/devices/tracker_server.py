@@ -166,14 +166,17 @@ def _offered(values: list, host: str) -> tuple[str, str, int, str]:
         raise ValueError("no offer of a device")
     key, (port, match_key), address = values
     address = host if address in (None, "") else address
-    if not (is_text(key) and is_text(match_key) and is_text(address) and port_of(port)):
+    number = port_of(port)
+    if not (is_text(key) and is_text(match_key) and is_text(address) and number):
         raise ValueError("an offer of no device")
-    return key, address, port_of(port), match_key
+    return key, address, number, match_key
 
 
 def _requested(values: list) -> tuple[str, float]:
     """Key and priority of [key, user, priority]."""
-    key, user, priority = values if len(values) == 3 else (None, None, None)
+    if len(values) != 3:
+        raise ValueError("no request for a device")
+    key, user, priority = values
     if not is_text(key) or not isinstance(user, str) or type(priority) not in (int, float):
         raise ValueError("no request for a device")
     if not isfinite(priority) or abs(priority) > 1 << 31:

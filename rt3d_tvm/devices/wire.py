@@ -10,6 +10,7 @@ import json
 import socket
 import struct
 import time
+from typing import Any, TypeGuard
 
 # From tvm/rpc/base.py. A server's data plane; a tracker; what a tracker is asked.
 SERVER_MAGIC, MISMATCH = 0xFF271, 0xFF271 + 2
@@ -38,7 +39,7 @@ def packed(value: object) -> bytes:
     return number(len(data)) + data
 
 
-def unpacked(data: bytes) -> object:
+def unpacked(data: bytes) -> Any:
     """The value of a message without its length. ValueError for what is no JSON."""
     try:
         return json.loads(data)
@@ -60,7 +61,7 @@ def received(sock: socket.socket, size: int, until: float) -> bytes:
     return bytes(data)
 
 
-def received_message(sock: socket.socket, until: float) -> object:
+def received_message(sock: socket.socket, until: float) -> Any:
     """The value of the next message; ValueError for one that is no message, else as `received`."""
     size = to_number(received(sock, 4, until))
     if not 0 < size <= MOST_ANSWERED:
@@ -76,7 +77,7 @@ def notice_loss(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def is_text(value: object) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
     """Whether a value can be a key or an address: text, not empty and not endless."""
     return isinstance(value, str) and 0 < len(value) <= MOST_TEXT
 
@@ -85,5 +86,4 @@ def port_of(value: object) -> int | None:
     """The port that a value says, which some servers send as text; None for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 5:
         value = int(value)
-    is_port = type(value) is int and 0 < value < 1 << 16
-    return value if is_port else None
+    return value if type(value) is int and 0 < value < 1 << 16 else None

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from tvm.support.popen_pool import PopenWorker
 
@@ -21,6 +22,8 @@ _START = "import sys; sys.modules['torch'] = None; from tvm.exec.popen_worker im
 
 class _Process(PopenWorker):
     """TVM's worker, started without torch."""
+
+    _proc: subprocess.Popen | None
 
     def _start(self) -> None:
         if self._proc is not None:
@@ -55,7 +58,7 @@ class Worker:
         self._deadline_s = deadline_s
         self._process.send(function, args, timeout=deadline_s)
 
-    def result(self) -> object:
+    def result(self) -> Any:
         """The value of the call that was begun, or the exception that it ended with.
 
         TimeoutError after its deadline, ChildProcessError where the process died; it is gone then,

@@ -140,6 +140,8 @@ def bench_layers(
     take its instrument off a loaded one again.
     """
     artifact = load_here(folder, threads=threads, device=device)
+    gflops: Callable[[], float]
+    run: Callable[[np.ndarray], list[float]]
     if isinstance(artifact, OpenCLArtifact):
         gflops = partial(
             opencl_peak.multiply_add_peak, artifact.executor.device, artifact.accumulate

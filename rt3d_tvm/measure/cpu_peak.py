@@ -44,7 +44,10 @@ def multiply_add_peak(threads: int, *, repeats: int = 5) -> float:
 
 def _multiply_adds(threads: int, lanes: int) -> tvm.tirx.PrimFunc:
     @T.prim_func(s_tir=True, check_well_formed=False)
-    def peak(values: T.Buffer((threads, _CHAINS * lanes), "float32")):
+    def peak(
+        # TVMScript reads the annotation: a buffer, no type.
+        values: T.Buffer((threads, _CHAINS * lanes), "float32"),  # type: ignore[valid-type]
+    ):
         T.func_attr({"global_symbol": "main", "tirx.noalias": True})
         with T.sblock("root"):
             for thread in T.parallel(threads):

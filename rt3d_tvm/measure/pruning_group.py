@@ -96,9 +96,9 @@ def choose_group(
     a size without a kernel, for bad numbers, and for a device that does not answer.
     """
     say = progress or (lambda stage: None)
-    groups = [as_group(group, "groups") for group in groups]
+    sizes = [as_group(group, "groups") for group in groups]
     tracker = None if tracker is None else as_address(tracker, "tracker")
-    _check(layers, groups, densities, target, share, timer is not None or tracker is not None)
+    _check(layers, sizes, densities, target, share, timer is not None or tracker is not None)
     if tracker is None and key is not None:
         raise InputError(NO_TRACKER)
     with contextlib.ExitStack() as stack:
@@ -106,14 +106,14 @@ def choose_group(
             time_layer = partial(_time_layer, target=target, timer=timer or _time_here)
         else:
             time_layer = stack.enter_context(_device_timer(tracker, key, target, say))
-        timings = _timings(layers, groups, densities, runs, time_layer, say)
+        timings = _timings(layers, sizes, densities, runs, time_layer, say)
     slowdown = slowdowns(timings)
     return GroupChoice(
         target=target,
         share=share,
         timings=tuple(timings),
-        slowdown={str(group): slowdown[str(group)] for group in groups},
-        recommended=str(recommend({group: slowdown[str(group)] for group in groups}, share)),
+        slowdown={str(size): slowdown[str(size)] for size in sizes},
+        recommended=str(recommend({size: slowdown[str(size)] for size in sizes}, share)),
     )
 
 

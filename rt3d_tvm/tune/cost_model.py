@@ -42,7 +42,10 @@ class CostModel:
         import xgboost
 
         self._xgboost = xgboost
-        self._threads, self._rows, self._times, self._booster = threads, [], [], None
+        self._threads = threads
+        self._rows: list[np.ndarray] = []
+        self._times: list[float] = []
+        self._booster: xgboost.Booster | None = None
 
     def add(self, features: np.ndarray, relative_time: float) -> None:
         """One trial more."""

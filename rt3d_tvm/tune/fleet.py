@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from rt3d_tvm.devices.processor import hottest
 from rt3d_tvm.devices.remote import Device, DeviceFailure
 from rt3d_tvm.errors import InputError
 
+Found = TypeVar("Found")
 # Failures one after the other, the last of them with a kernel known to work, and the device is
 # quarantined.
 MOST_FAILURES = 3
@@ -35,7 +37,7 @@ class Job:
     A name always stands for the same value. ``id`` is the caller's.
     """
 
-    id: object
+    id: Any
     path: Path
     arguments: dict[str, np.ndarray | tuple[tuple[int, ...], str]]
 
@@ -169,7 +171,7 @@ class Devices:
                     if not any(thread.is_alive() for thread in self._threads):
                         raise InputError(f"no device is left: {self._last_words}") from None
 
-    def alone(self, use: Callable[[Device], object], job: Job) -> object:
+    def alone(self, use: Callable[[Device], Found], job: Job) -> Found:
         """What ``use`` makes of a device that holds the arguments of ``job``, on this thread.
 
         For work between two calls of `measure`, while no device is busy. DeviceFailure as they are.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from rt3d_tvm.compile.choices.layer import Choice, Layer, Variant
 from rt3d_tvm.tune.check import random_inputs
 from rt3d_tvm.tune.fleet import Job
@@ -21,7 +23,7 @@ def kernel_job(
     weights = f"{name}/{variant.g_m}/{variant.channels}/{variant.chunk}"
     places = f"{weights}/{'texture' if variant.texture else 'buffer'}"
     blocks, offsets, pointers, bias = layer.packed(variant)
-    arguments = {
+    arguments: dict[str, np.ndarray | tuple[tuple[int, ...], str]] = {
         f"{name}/x": conv.x.packed(values["x"]),
         f"{weights}/blocks": blocks,
         f"{places}/offsets": offsets,

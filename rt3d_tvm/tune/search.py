@@ -70,9 +70,9 @@ class TaskSearch:
         """What to measure next: the default, its neighbours, then what the model likes."""
         known = {*self.seconds, *self.failed}
         if self.default not in known:
-            pool = [choice for choice in self._neighbours(self.default) if choice not in known]
-            drawn = self._rng.permutation(len(pool))[: count - 1]
-            return [self.default, *(pool[index] for index in drawn)]
+            near = [choice for choice in self._neighbours(self.default) if choice not in known]
+            drawn = self._rng.permutation(len(near))[: count - 1]
+            return [self.default, *(near[index] for index in drawn)]
         pool = dict.fromkeys(
             choice
             for parent in [*self.fastest(PARENTS), self.default]

@@ -25,6 +25,8 @@ ITEM_ROWS, ITEM_SUMS = (4, 8, 16, 32), (0.25, 1.5)
 def work_items(layer: Layer, target: Target, heights: Sequence[int] | None) -> list[Variant]:
     """The work-items worth measuring, the default first."""
     conv, default = layer.conv, layer.default
+    if not isinstance(conv, OpenCLKGSConv3d):
+        raise TypeError(f"a {conv.name} has no work-items")
     item = work_item(target, conv.dtype, conv.accumulate)
     # Where few channels are no whole group, they cannot share the lanes.
     shared = {1, item.channels} if conv.group.g_n == GROUP_CHANNELS else {1}

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import relax
 
-from rt3d_tvm.compile.ir.dataflow import constant, dtype_of, is_op, only_reader, static_shape
+from rt3d_tvm.compile.ir.dataflow import (
+    constant,
+    dtype_of,
+    is_op,
+    known_shape,
+    only_reader,
+    static_shape,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +82,7 @@ def _ceiling(call: relax.Expr) -> float | None:
 def _is_bias(value: np.ndarray, conv: relax.Var) -> bool:
     """Whether a constant holds one value a filter, for a result of shape (B, M, D, H, W)."""
     shape = (1,) * (5 - value.ndim) + value.shape
-    return shape == (1, static_shape(conv)[1], 1, 1, 1)
+    return shape == (1, known_shape(conv)[1], 1, 1, 1)
 
 
 def _same_type(other: relax.Var, conv: relax.Var) -> bool:

@@ -55,6 +55,14 @@ def static_shape(expr: relax.Expr) -> tuple[int, ...] | None:
     return tuple(int(extent) for extent in shape.values)
 
 
+def known_shape(expr: relax.Expr) -> tuple[int, ...]:
+    """The extents of a tensor, of which an analysis has found that they are known."""
+    shape = static_shape(expr)
+    if shape is None:
+        raise TypeError(f"a tensor {expr.ty} has no static shape")
+    return shape
+
+
 def dtype_of(expr: relax.Expr) -> str:
     """The element type of a tensor."""
     return str(expr.ty.dtype.dtype)
@@ -65,6 +73,14 @@ def constant(expr: relax.Expr) -> np.ndarray | None:
     if isinstance(expr, tvm.ir.GenericConst):
         return expr.value.numpy()
     return None
+
+
+def known_constant(expr: relax.Expr) -> np.ndarray:
+    """The value of what an analysis has found to be a constant tensor."""
+    value = constant(expr)
+    if value is None:
+        raise TypeError(f"a tensor {expr.ty} is no constant")
+    return value
 
 
 def is_op(expr: relax.Expr, name: str) -> bool:

@@ -17,13 +17,15 @@ from topi_sparse.cpu.kgs_conv3d import KGSConv3d, kgs_conv3d
 from topi_sparse.cpu.winograd import WinogradConv3d, winograd_input, winograd_output
 from topi_sparse.layout import PackedLayout
 from topi_sparse.opencl.kgs_conv3d import OpenCLKGSConv3d, opencl_kgs_conv3d
+from topi_sparse.windows import PackedConv3d
 
 # The attribute of a pack or unpack PrimFunc: what it changes, as JSON.
 LAYOUT_ATTRIBUTE = "layout_change"
+PackedKernel = PackedConv3d | KGSConv2Plus1D
 # Kernels made of a definition that names its layouts (x, y, residual): the attribute under which
 # they carry it -> (the definition's class, what makes the PrimFunc). The first argument is the
 # input, the last one the residual, if there.
-PACKED_KERNELS = {
+PACKED_KERNELS: dict[str, tuple[type[PackedKernel], Callable[..., tvm.tirx.PrimFunc]]] = {
     "kgs_conv3d": (KGSConv3d, kgs_conv3d),
     "kgs_conv2plus1d": (KGSConv2Plus1D, kgs_conv2plus1d),
     "opencl_kgs_conv3d": (OpenCLKGSConv3d, opencl_kgs_conv3d),
@@ -108,7 +110,7 @@ def layout_change(mod: tvm.IRModule, call: relax.Expr) -> dict | None:
 
 def packed_kernel(
     func: tvm.tirx.PrimFunc,
-) -> tuple[str, KGSConv3d | KGSConv2Plus1D | DepthwiseConv3d | WinogradConv3d] | None:
+) -> tuple[str, PackedKernel] | None:
     """The name and the definition of a packed kernel, or None for another function."""
     for name, (definition, _) in PACKED_KERNELS.items():
         if name in func.attrs:

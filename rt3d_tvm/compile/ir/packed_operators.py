@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tvm
 from tvm import relax
 
-from rt3d_tvm.compile.ir.dataflow import constant, ints, static_shape
+from rt3d_tvm.compile.ir.dataflow import constant, ints, known_shape, static_shape
 from topi_sparse import packed
 
 # (call, shapes of its tensors, their layouts, the result's layout, dtype) -> its packed PrimFunc.
@@ -32,9 +32,10 @@ def why_not(call: relax.Expr, forms: list[tuple[int, str] | None]) -> str | None
         return "it is no operator"
     if call.op.name not in OPERATORS:
         return f"{call.op.name} has no packed form"
-    if not forms or None in forms or len(set(forms)) > 1:
+    packed_forms = [form for form in forms if form is not None]
+    if not forms or len(packed_forms) < len(forms) or len(set(packed_forms)) > 1:
         return "its tensors are not all packed in one channel block and type"
-    return OPERATORS[call.op.name].why_not(call, forms[0][0])
+    return OPERATORS[call.op.name].why_not(call, packed_forms[0][0])
 
 
 def tensors_of(call: relax.Call) -> list[relax.Expr]:
@@ -77,7 +78,7 @@ def _max_pool_why_not(call: relax.Call, block: int) -> str | None:
 
 def _avg_pool_why_not(call: relax.Call, block: int) -> str | None:
     attrs = call.attrs
-    data, out = static_shape(call.args[0])[2:], static_shape(call)[2:]
+    data, out = known_shape(call.args[0])[2:], known_shape(call)[2:]
     windows = zip(data, out, attrs.strides, attrs.pool_size, strict=True)
     if any(int(pad) for pad in attrs.padding) or any(
         (o - 1) * int(step) + int(k) > size for size, o, step, k in windows

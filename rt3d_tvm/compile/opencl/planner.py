@@ -97,7 +97,7 @@ class _Kernel:
 
 def _kernels(mod: tvm.IRModule, target: Target) -> tuple[dict[str, list[_Kernel]], str]:
     """The kernels of each PrimFunc in the order they are launched, and the source of them all."""
-    functions = DistinctNames()(
+    functions = DistinctNames()(  # type: ignore[operator]  # TVM's decorator makes it a pass
         tvm.IRModule(
             {
                 name: function

@@ -234,7 +234,8 @@ class _Rewriter(relax.PyExprMutator):
 
     def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
         """Rewrite one function and put it back into the module."""
-        reads, claimed, settings = users(function), set(), self.settings
+        reads, settings = users(function), self.settings
+        claimed: set[relax.Var] = set()
         self.kernel_at: dict[relax.Var, tuple[ConvChain, Kernel]] = {}
         self.dropped: set[relax.Var] = set()
         for binding in bindings(function):

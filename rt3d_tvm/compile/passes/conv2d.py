@@ -30,6 +30,7 @@ from rt3d_tvm.compile.ir.dataflow import (
     constant,
     ints,
     is_op,
+    known_shape,
     rewritten,
     static_shape,
 )
@@ -172,6 +173,6 @@ class _Rewriter(relax.PyExprMutator):
         if value is not None:
             axis = value.ndim - 4 + DEPTH_AXIS  # H and W are the last two
             return relax.const(np.expand_dims(value, axis) if axis >= 0 else value)
-        batch, channels, *plane = static_shape(tensor)
+        batch, channels, *plane = known_shape(tensor)
         shape = (batch, channels, 1, *plane)
         return self.builder_.emit(relax.op.reshape(self.visit_expr(tensor), shape))

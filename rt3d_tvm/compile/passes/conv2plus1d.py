@@ -91,7 +91,8 @@ class _Rewriter(relax.PyExprMutator):
         """The definition of a called kgs_conv3d, or None for anything else."""
         func = called(self.mod, call)
         kernel = None if func is None else packed_kernel(func)
-        return kernel[1] if kernel and kernel[0] == KGSConv3d.name else None
+        definition = None if kernel is None else kernel[1]
+        return definition if type(definition) is KGSConv3d else None
 
     @staticmethod
     def tensors(binding: relax.VarBinding) -> list[relax.Expr]:

@@ -51,9 +51,13 @@ def _view(call: relax.Call, x: np.ndarray) -> np.ndarray:
     return x.reshape(static_shape(call))
 
 
+def _where(_call: relax.Call, chosen: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
+    return np.where(chosen, yes, no)
+
+
 _OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "relax.isnan": lambda _call, x: np.isnan(x),
-    "relax.where": lambda _call, chosen, yes, no: np.where(chosen, yes, no),
+    "relax.where": _where,
     "relax.reshape": _view,
     "relax.expand_dims": _view,
     "relax.squeeze": _view,

@@ -28,6 +28,8 @@ from rt3d_tvm.compile.ir.dataflow import (
     bindings,
     constant,
     is_op,
+    known_constant,
+    known_shape,
     only_reader,
     rewritten,
     static_shape,
@@ -67,7 +69,7 @@ class _Rewriter(relax.PyExprMutator):
         self.dropped: set[relax.Var] = set()
         for binding in bindings(function):
             if is_op(binding.value, "relax.matmul") and why_not(binding.value) is None:
-                layer, width = [binding], static_shape(binding.var)[1]
+                layer, width = [binding], known_shape(binding.var)[1]
                 while (reader := only_reader(layer[-1].var, reads)) and _is_fused(
                     reader.value, width
                 ):
@@ -87,8 +89,8 @@ class _Rewriter(relax.PyExprMutator):
 
     def layer(self, matmul: relax.Call, *behind: relax.Call) -> relax.Call:
         """The reshape that ends the layer; all before it is emitted."""
-        batch, k = static_shape(matmul.args[0])
-        weight = constant(matmul.args[1])
+        batch, k = known_shape(matmul.args[0])
+        weight = known_constant(matmul.args[1])
         x = self.builder_.emit(
             relax.op.reshape(self.visit_expr(matmul.args[0]), (batch, k, 1, 1, 1))
         )

@@ -40,6 +40,7 @@ from rt3d_tvm.compile.ir.dataflow import (
 )
 from rt3d_tvm.compile.ir.packed_call import (
     PACKED_KERNELS,
+    PackedKernel,
     called,
     emit_call,
     emit_unpack,
@@ -113,12 +114,13 @@ class _Rewriter(relax.PyExprMutator):
             super().visit_var_binding_(binding)
             return
         change, func = layout_change(self.mod, call), called(self.mod, call)
+        kernel = None if func is None else packed_kernel(func)
         if change is not None:  # pack and unpack between packed values: nothing is left to do
             self.twin[var] = self.twin[call.args[1].fields[0]]
             if change["kind"] == "unpack":
                 self.only_packed.add(var)
-        elif func is not None:
-            self.twin[var] = self.emit_kernel(func, call, self.layout_of[var])
+        elif kernel is not None:
+            self.twin[var] = self.emit_kernel(*kernel, call, self.layout_of[var])
             self.set_var_remap(var, self.twin[var])  # a view of it may be all that is read
         else:
             tensors = tensors_of(call)
@@ -134,9 +136,10 @@ class _Rewriter(relax.PyExprMutator):
             self.twin[var] = emit_call(self.builder_, operator, func, args)
             self.only_packed.add(var)
 
-    def emit_kernel(self, func: tvm.tirx.PrimFunc, call: relax.Call, y: PackedLayout) -> relax.Var:
+    def emit_kernel(
+        self, name: str, definition: PackedKernel, call: relax.Call, y: PackedLayout
+    ) -> relax.Var:
         """The same kernel for the layouts in which its tensors are stored now."""
-        name, definition = packed_kernel(func)
         args = list(call.args[1].fields)
         changed = replace(definition, y=y)
         if args[0] in self.layout_of:
@@ -179,8 +182,9 @@ def _layouts(
         if var in result or not isinstance(var, relax.DataflowVar):
             continue
         func, change = called(mod, call), layout_change(mod, call)
-        if func is not None and packed_kernel(func) is not None:
-            layouts[var], dtypes[var] = packed_kernel(func)[1].y, dtype_of(var)
+        kernel = None if func is None else packed_kernel(func)
+        if kernel is not None:
+            layouts[var], dtypes[var] = kernel[1].y, dtype_of(var)
         elif change is not None:
             source = call.args[1].fields[0]
             if source in layouts and dtypes[source] == change["dtype"]:
@@ -191,9 +195,10 @@ def _layouts(
                 for tensor in tensors_of(call)
             ]
             reason = why_not(call, forms)
-            if reason is None:
-                layouts[var], dtypes[var] = PackedLayout(c_block=forms[0][0]), forms[0][1]
-            elif any(form is not None for form in forms):
+            first = next((form for form in forms if form is not None), None)
+            if reason is None and first is not None:
+                layouts[var], dtypes[var] = PackedLayout(c_block=first[0]), first[1]
+            elif first is not None:
                 reasons.append(f"{var.name}: {reason}")
     for binding in reversed(bindings(function)):
         change = layout_change(mod, binding.value)

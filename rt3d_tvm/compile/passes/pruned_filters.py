@@ -30,8 +30,9 @@ from rt3d_tvm.compile.ir.dataflow import (
     constant,
     ints,
     is_op,
+    known_constant,
+    known_shape,
     rewritten,
-    static_shape,
     users,
 )
 from topi_sparse.kernel_group import KernelGroup
@@ -85,7 +86,7 @@ def _channels_of(
     conv: relax.VarBinding, reads: dict[relax.Var, list[relax.VarBinding | None]]
 ) -> _Channels | None:
     """Follow a convolution's channels to the convolutions that read them; None elsewhere."""
-    out = static_shape(conv.var)
+    out = known_shape(conv.var)
     biases, readers, pending = [], [], [(conv.var, np.zeros(out[1]), False)]
     while pending:
         var, total, relu = pending.pop()
@@ -143,19 +144,22 @@ class _Rewriter(relax.PyExprMutator):
         reads = users(function)
         self.sorted: dict[relax.Var, np.ndarray] = {}
         for binding in bindings(function):
-            if is_op(binding.value, "relax.nn.conv3d") and self.weight(binding) is not None:
+            call = binding.value
+            if is_op(call, "relax.nn.conv3d") and constant(call.args[1]) is not None:
                 channels = _channels_of(binding, reads)
                 if channels is not None and channels.readers:
                     self.sort(binding, channels)
         self.builder_.update_func(name, self.visit_expr(function))
 
-    def weight(self, conv: relax.VarBinding) -> np.ndarray | None:
-        """The weight of a convolution as it is by now."""
-        return self.sorted.get(conv.var, constant(conv.value.args[1]))
+    def weight(self, conv: relax.VarBinding) -> np.ndarray:
+        """The constant weight of a convolution as it is by now."""
+        if conv.var in self.sorted:
+            return self.sorted[conv.var]
+        return known_constant(conv.value.args[1])
 
     def sort(self, conv: relax.VarBinding, channels: _Channels) -> None:
         """Sort one convolution's filters if they and their readers have less work then."""
-        weight, out = self.weight(conv), static_shape(conv.var)
+        weight, out = self.weight(conv), known_shape(conv.var)
         pruned = ~weight.any(axis=(1, 2, 3, 4))
         if int(conv.value.attrs.groups) > 1 or not pruned.any():
             return
@@ -170,9 +174,9 @@ class _Rewriter(relax.PyExprMutator):
         if _work(weight[order], *after.values()) < _work(weight, *before.values()):
             self.sorted[conv.var] = weight[order]
             self.sorted.update(after)
-            for var, value in biases.items():
-                axis = value.shape.index(len(order)) if len(order) > 1 else 0
-                self.sorted[var] = np.take(value, order, axis=axis)
+            for var, bias in biases.items():
+                axis = bias.shape.index(len(order)) if len(order) > 1 else 0
+                self.sorted[var] = np.take(bias, order, axis=axis)
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         """The same call with the sorted constant."""

@@ -25,7 +25,7 @@ from rt3d_tvm.compile.backends import device_class
 from rt3d_tvm.compile.choices.layer import Layer
 from rt3d_tvm.compile.choices.records import RecordSet, TunedRecord, find
 from rt3d_tvm.compile.choices.space import decided, decisions
-from rt3d_tvm.compile.ir.dataflow import constant, rewritten
+from rt3d_tvm.compile.ir.dataflow import known_constant, rewritten
 from rt3d_tvm.compile.ir.packed_call import called, emit_call, tunable
 from rt3d_tvm.compile.ir.report import layers_of_calls, read_report, weights_digest, with_report
 from topi_sparse.kernel_group import KernelGroup
@@ -103,7 +103,7 @@ class _Rewriter(relax.PyExprMutator):
             super().visit_var_binding_(binding)
             return
         x, *args = binding.value.args[1].fields
-        layer = Layer(conv, tuple(constant(arg) for arg in args[:4]))
+        layer = Layer(conv, tuple(known_constant(arg) for arg in args[:4]))
         found = find(self.records, conv, self.device)
         if found is None or why_not(layer, found[0], self.target, self.group) is not None:
             super().visit_var_binding_(binding)
