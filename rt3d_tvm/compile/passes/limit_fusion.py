@@ -143,7 +143,7 @@ def _expression(value: tvm.ir.Expr, axes: set[tirx.Var], sizes: dict[tirx.Var, S
     return Size(nodes=nodes, axes=uses)
 
 
-def _operands(expr: tvm.ir.Expr, kind: type) -> list[tvm.ir.Expr]:
+def _operands(expr: tvm.ir.Expr, kind: type[tirx.Max] | type[tirx.Min]) -> list[tvm.ir.Expr]:
     """What an extremum is of; one of another of its kind is one of all of their operands."""
     if not isinstance(expr, kind):
         return [expr]
