@@ -114,9 +114,7 @@ def test_a_missing_feature_and_another_machine_are_named(pair, tmp_path):
         load(folder)
 
 
-@pytest.mark.parametrize(
-    "command", ["verify {} --onnx {onnx}", "bench {} --runs 1"]
-)
+@pytest.mark.parametrize("command", ["verify {} --onnx {onnx}", "bench {} --runs 1"])
 def test_commands_refuse_it_in_one_line(command, pair, tmp_path, capsys):
     folder = needing(pair, tmp_path / "newer", features={"amx_of_2040": 2000})
     assert cli.main(command.format(folder, onnx=pair.onnx).split()) == 2

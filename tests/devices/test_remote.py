@@ -102,7 +102,7 @@ def test_the_commands(tracker, server, compiled_c3d, tmp_path, capsys):
     assert len(timing["samples_ms"]) == 3
     assert min(timing["samples_ms"]) <= timing["p50_ms"] <= timing["p99_ms"]
     make_clip(tmp_path / "v.mp4", frames=20, size=48)
-    video = (compiled_c3d.folder, tmp_path / "v.mp4")
+    video = (compiled_c3d.folder, tmp_path / "v.mp4", "--model", "c3d")
     there = command("remote", "run", *video, *where, "--key", KEY)["top"]
     assert there == command("run", *video)["top"]
 
