@@ -14,7 +14,7 @@ OPENCL = ["pyopencl"]
 
 # Read, not imported: a build in an environment of its own has no path to the package.
 about: dict[str, str] = {}
-exec((Path(__file__).parent / "rt3d_tvm/version.py").read_text(encoding="utf-8"), about)
+exec((Path(__file__).parent / "rt3d_tvm/package/version.py").read_text(encoding="utf-8"), about)
 
 setup(
     name="rt3d-tvm",

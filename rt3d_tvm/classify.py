@@ -16,7 +16,7 @@ from rt3d_tvm.data.labels import read_labels as read_labels
 from rt3d_tvm.data.labels import repeated
 from rt3d_tvm.data.preprocessing import Preprocessing
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.non_finite import non_finite
+from rt3d_tvm.numerics.non_finite import non_finite
 
 TOP = 5
 

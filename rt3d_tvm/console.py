@@ -12,7 +12,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TextIO
 
-from rt3d_tvm.files import whole_file
+from rt3d_tvm.files.whole_file import whole_file
 
 # Characters that a column of text keeps where a terminal is narrow; what is longer is folded.
 _LEAST_TEXT = 12

@@ -26,7 +26,7 @@ from rt3d_tvm.console import print_table, write_json
 from rt3d_tvm.data.generate import make_clip
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
-from rt3d_tvm.folders import check_empty, check_makeable, make_folder
+from rt3d_tvm.files.folders import check_empty, check_makeable, make_folder
 from rt3d_tvm.measure.bench import Timing, bench
 from rt3d_tvm.models import CLIP_MODELS, MODELS
 from rt3d_tvm.models.seeded import noise_clip

@@ -9,7 +9,7 @@ import pytest
 
 from rt3d_tvm.console import print_table, printable, progress, write_json
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files import whole_file
+from rt3d_tvm.files.whole_file import whole_file
 
 
 class Terminal(io.StringIO):

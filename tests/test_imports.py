@@ -38,13 +38,12 @@ ALLOWED = {
 }
 # The folders and modules of rt3d_tvm in the order of the flow: each imports those before it only.
 FLOORS = (
-    *("version", "moved", "errors", "extras", "arguments", "precision", "conv_shape", "non_finite"),
-    *("distance", "staging", "files", "folders", "console"),
-    *("data", "models", "prune", "model_file", "export"),
+    *("package", "errors", "arguments", "precision", "conv_shape", "numerics", "files", "console"),
+    *("data", "models", "prune", "export"),
     *("artifact", "compile", "devices", "tune", "measure"),
     *("classify", "cli"),
 )
-PRUNING = ("models", "prune", "data", "model_file", "export")
+PRUNING = ("models", "prune", "data", "export")
 COMPILER = ("compile", "artifact", "classify", "devices", "tune", "measure")
 
 

@@ -11,8 +11,8 @@ from rt3d_tvm.arguments import as_path
 from rt3d_tvm.artifact.description import batches
 from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.opencl.artifact import load_here
-from rt3d_tvm.distance import relative_distance
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.numerics.distance import relative_distance
 from rt3d_tvm.precision import PRECISIONS
 
 

@@ -18,9 +18,9 @@ from typing import NoReturn
 from rt3d_tvm.cli import build, data, device, measure, models, run, training, tune
 from rt3d_tvm.cli.command import EXIT_BROKEN_PIPE, EXIT_INPUT, EXIT_INTERRUPTED, run_command
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.extras import extra_of
-from rt3d_tvm.files import FULL
-from rt3d_tvm.version import __version__
+from rt3d_tvm.files.whole_file import FULL
+from rt3d_tvm.package.extras import extra_of
+from rt3d_tvm.package.version import __version__
 
 # In the order of `rt3d --help`: that of the flow.
 _COMMANDS = (

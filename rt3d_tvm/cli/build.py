@@ -91,7 +91,7 @@ def add_compile(commands: Commands) -> None:
 
 def _compile(args: argparse.Namespace) -> int:
     from rt3d_tvm.compile.build import compile_onnx
-    from rt3d_tvm.folders import check_outside
+    from rt3d_tvm.files.folders import check_outside
 
     if args.json is not None:
         check_outside(args.json, args.folder)

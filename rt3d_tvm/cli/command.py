@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rt3d_tvm.cli.arguments import output_file
 from rt3d_tvm.console import to_json, write_json
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files import check_writable, is_standard_output, may_be_file
+from rt3d_tvm.files.whole_file import check_writable, is_standard_output, may_be_file
 
 if TYPE_CHECKING:
     # What add_subparsers() returns; argparse has no public name for it.

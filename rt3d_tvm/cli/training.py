@@ -11,7 +11,7 @@ from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.models import add_model_arguments, add_sizes, input_shape, model_with_weights
 from rt3d_tvm.console import print_table, progress
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files import may_be_file
+from rt3d_tvm.files.whole_file import may_be_file
 
 if TYPE_CHECKING:
     from torch import nn

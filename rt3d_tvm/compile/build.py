@@ -34,7 +34,7 @@ from rt3d_tvm.compile.passes.lift_constants import lift_constants
 from rt3d_tvm.compile.pipeline import check_dump, lower, phases, run_phases, storage_phases
 from rt3d_tvm.compile.processor_needs import processor_needs
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.folders import check_replaceable, whole_folder
+from rt3d_tvm.files.folders import check_replaceable, whole_folder
 
 
 def compile_onnx(

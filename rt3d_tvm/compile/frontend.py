@@ -12,7 +12,7 @@ from rt3d_tvm.arguments import as_path
 from rt3d_tvm.compile.onnx_checks import check_graph, check_shapes
 from rt3d_tvm.compile.onnx_file import first_line, label_of, load_external_data, read_model
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.non_finite import in_graph, refuse
+from rt3d_tvm.numerics.non_finite import in_graph, refuse
 
 if TYPE_CHECKING:
     import onnx

@@ -30,8 +30,8 @@ from rt3d_tvm.compile.passes.pruned_filters import PrunedFilters
 from rt3d_tvm.compile.passes.tuned_kernels import TunedKernels
 from rt3d_tvm.compile.passes.zero_factors import ZeroFactors
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files import whole_file
-from rt3d_tvm.folders import check_makeable, check_outside, make_folder
+from rt3d_tvm.files.folders import check_makeable, check_outside, make_folder
+from rt3d_tvm.files.whole_file import whole_file
 
 # How every module that is written as a script begins.
 _SCRIPT = b"# from tvm.script import "

@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files import whole_file
+from rt3d_tvm.files.whole_file import whole_file
 
 ENCODER = "libx264"
 MIN_SIZE = 16

@@ -24,8 +24,8 @@ from rt3d_tvm.arguments import as_path
 from rt3d_tvm.console import write_json
 from rt3d_tvm.data.generate import clutter, write_video
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.folders import check_empty, make_folder
-from rt3d_tvm.staging import remove_abandoned
+from rt3d_tvm.files.folders import check_empty, make_folder
+from rt3d_tvm.files.staging import remove_abandoned
 
 SETTINGS_FILE = "motion.json"
 SPLITS = ("train", "test")

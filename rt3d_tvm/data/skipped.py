@@ -7,7 +7,7 @@ import os
 import warnings
 import weakref
 
-from rt3d_tvm.staging import scratch_folder
+from rt3d_tvm.files.staging import scratch_folder
 
 
 class SkipLog:

@@ -19,7 +19,7 @@ from rt3d_tvm.compile.link import export_arguments, write_library
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.devices.processor import Processor
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.staging import scratch_folder
+from rt3d_tvm.files.staging import scratch_folder
 
 # The least that code for each architecture asks for.
 _BASELINE = {"aarch64": "arm64", "x86_64": "x86-64-avx2"}

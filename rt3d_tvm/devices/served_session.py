@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rt3d_tvm.devices.handshake import Call
-from rt3d_tvm.staging import scratch_folder
+from rt3d_tvm.files.staging import scratch_folder
 
 # Seconds for a client to take the word that its session has expired.
 _LAST_WORD_S = 5

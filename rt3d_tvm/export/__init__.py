@@ -29,11 +29,11 @@ from rt3d_tvm.arguments import as_path
 from rt3d_tvm.data.preprocessing import Description
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.export.ceil_pools import write_out_ceil_pools
+from rt3d_tvm.export.model_file import whole_model
 from rt3d_tvm.export.model_output import distance, exportable, output_of
-from rt3d_tvm.files import check_writable
-from rt3d_tvm.model_file import whole_model
+from rt3d_tvm.files.whole_file import check_writable
 from rt3d_tvm.models.weights import non_finite_weights
-from rt3d_tvm.non_finite import in_graph, refuse
+from rt3d_tvm.numerics.non_finite import in_graph, refuse
 from rt3d_tvm.prune.activations import eval_mode
 from rt3d_tvm.prune.weights import plain_weights
 

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from rt3d_tvm.compile.link import cross_linker
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.extras import EXTRAS
+from rt3d_tvm.package.extras import EXTRAS
 
 PYTHON = ((3, 10), (3, 13))
 PINS = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}
@@ -27,7 +27,7 @@ CHILD_TIMEOUT_S = 120
 _SAVE_JSON = 'import tvm; tvm.ir.save_json(tvm.tirx.IntImm("int32", 3))'
 _LINK = """
 from rt3d_tvm.compile.link import host_linker, link_with
-from rt3d_tvm.staging import scratch_folder
+from rt3d_tvm.files.staging import scratch_folder
 command = host_linker() or []
 print(" ".join(command))
 with scratch_folder("rt3d-doctor-") as folder:

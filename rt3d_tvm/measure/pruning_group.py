@@ -29,8 +29,8 @@ from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.conv_shape import ConvShape
 from rt3d_tvm.devices.tracker import NO_TRACKER
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.files.staging import scratch_folder
 from rt3d_tvm.measure.bench import call_timer
-from rt3d_tvm.staging import scratch_folder
 from rt3d_tvm.tune.tasks import extract_tasks
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.opencl.work_item import item_pruning_group, work_item

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from rt3d_tvm.data.preprocessing import Description, from_json
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files import whole_file
+from rt3d_tvm.files.whole_file import whole_file
 from rt3d_tvm.models import build_model, model_spec
 from rt3d_tvm.models.state_dict import read_metadata, read_state
-from rt3d_tvm.non_finite import NonFinite, in_tensors, refuse
+from rt3d_tvm.numerics.non_finite import NonFinite, in_tensors, refuse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.models.weights import non_finite_weights
-from rt3d_tvm.non_finite import listed
+from rt3d_tvm.numerics.non_finite import listed
 from rt3d_tvm.prune.checkpoint import read_checkpoint, write_checkpoint
 from rt3d_tvm.prune.epochs import VideoData, epoch_batches, steps_of
 from rt3d_tvm.prune.evaluate import accuracy

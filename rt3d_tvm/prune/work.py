@@ -15,10 +15,10 @@ from pathlib import Path
 from rt3d_tvm.arguments import as_path
 from rt3d_tvm.console import write_json
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files import whole_file
-from rt3d_tvm.folders import check_empty, check_makeable, half_written, make_folder
+from rt3d_tvm.files.folders import check_empty, check_makeable, half_written, make_folder
+from rt3d_tvm.files.staging import remove_abandoned
+from rt3d_tvm.files.whole_file import whole_file
 from rt3d_tvm.prune.training_state import shown
-from rt3d_tvm.staging import remove_abandoned
 
 _SETTINGS = "settings.json"
 _CHECKPOINT = "checkpoint.safetensors"

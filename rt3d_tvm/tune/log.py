@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files import sync_folder, whole_file
+from rt3d_tvm.files.whole_file import sync_folder, whole_file
 
 # Seconds: how long to wait for a disk that is full, and between two attempts.
 PATIENCE_S, PAUSE_S = 300.0, 2.0

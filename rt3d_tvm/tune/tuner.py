@@ -19,7 +19,7 @@ from rt3d_tvm.compile.ir.report import read_report
 from rt3d_tvm.compile.options import CompileOptions, Lowering, options_of
 from rt3d_tvm.compile.pipeline import lower
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.staging import scratch_folder
+from rt3d_tvm.files.staging import scratch_folder
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.defaults import DEADLINE_S, TRIALS
 from rt3d_tvm.tune.fleet import Devices, Pauses

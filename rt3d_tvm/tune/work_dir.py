@@ -14,8 +14,8 @@ from pathlib import Path
 from rt3d_tvm.compile.choices.records import TUNED
 from rt3d_tvm.console import write_json
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.folders import check_empty, check_makeable, make_folder
-from rt3d_tvm.staging import remove_abandoned
+from rt3d_tvm.files.folders import check_empty, check_makeable, make_folder
+from rt3d_tvm.files.staging import remove_abandoned
 from rt3d_tvm.tune.log import TrialLog
 
 SESSION, TRIALS = "session.json", "trials.jsonl"

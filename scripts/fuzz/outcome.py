@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rt3d_tvm.files import whole_file
+from rt3d_tvm.files.whole_file import whole_file
 
 # ok: the right result. refused: InputError, one clear line. wrong: another result than the
 # oracle's, or something of the user's was lost. crashed: any other exception, a signal, memory

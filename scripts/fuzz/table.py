@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from rt3d_tvm.files import whole_file
+from rt3d_tvm.files.whole_file import whole_file
 from scripts.fuzz.outcome import FAULTS, Tally, added, read_tallies, write_tallies
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from peers_report import eta, median, sparse_kinds
 
-from rt3d_tvm.files import whole_file
+from rt3d_tvm.files.whole_file import whole_file
 
 ROOT = Path(__file__).parents[2]
 RECORDS, PAGE = ROOT / "docs" / "measured", ROOT / "docs" / "measured.md"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rt3d_tvm.console import print_table
-from rt3d_tvm.files import whole_file
+from rt3d_tvm.files.whole_file import whole_file
 
 # The paper's kernel group, and what eta compares with: dense layers by the kernels of sparse ones.
 PAPER_KIND, DIRECT = "kgs 8x4", "dense direct"

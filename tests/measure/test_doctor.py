@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rt3d_tvm.extras import EXTRAS
 from rt3d_tvm.measure import doctor
+from rt3d_tvm.package.extras import EXTRAS
 
 ROOT = Path(__file__).parents[2]
 

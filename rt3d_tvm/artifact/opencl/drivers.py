@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.extras import extra_of
-from rt3d_tvm.files import whole_file
+from rt3d_tvm.files.whole_file import whole_file
+from rt3d_tvm.package.extras import extra_of
 
 if TYPE_CHECKING:
     import pyopencl

@@ -19,7 +19,7 @@ from rt3d_tvm.arguments import as_path
 from rt3d_tvm.compile.backends import device_class
 from rt3d_tvm.compile.choices.layer import Choice
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files import whole_file
+from rt3d_tvm.files.whole_file import whole_file
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 
 # The version of a record's fields, and of the folder that the package's own lie in.

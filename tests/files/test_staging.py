@@ -7,11 +7,11 @@ import tempfile
 
 import pytest
 
-from rt3d_tvm.staging import scratch_folder
+from rt3d_tvm.files.staging import scratch_folder
 
 PREFIX = "rt3d-test-"
 HOLD = f"""
-from rt3d_tvm.staging import scratch_folder
+from rt3d_tvm.files.staging import scratch_folder
 with scratch_folder("{PREFIX}") as folder:
     (folder / "kernel0.so").write_bytes(b"kernel")
     print(folder, flush=True)

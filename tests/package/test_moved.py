@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rt3d_tvm.moved import MOVED, new_name
+from rt3d_tvm.package.moved import MOVED, new_name
 
 
 @pytest.mark.parametrize("former", sorted(MOVED))

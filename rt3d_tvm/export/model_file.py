@@ -12,7 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files import may_be_file, sync_file, whole_file
+from rt3d_tvm.files.whole_file import may_be_file, sync_file, whole_file
 
 _LOCATION = "location"
 

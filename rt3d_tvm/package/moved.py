@@ -38,7 +38,7 @@ MOVED = {
     "rt3d_tvm.remote_session": "rt3d_tvm.devices.session",
     "rt3d_tvm.report": "rt3d_tvm.console",
     "rt3d_tvm.rpc_server": "rt3d_tvm.devices.server",
-    "rt3d_tvm.scratch_folder": "rt3d_tvm.staging",
+    "rt3d_tvm.scratch_folder": "rt3d_tvm.files.staging",
     "rt3d_tvm.targets": "rt3d_tvm.compile.targets",
     "rt3d_tvm.tracker": "rt3d_tvm.devices.tracker",
     "rt3d_tvm.tune.devices": "rt3d_tvm.tune.fleet",
@@ -46,7 +46,7 @@ MOVED = {
     "rt3d_tvm.tune.space": "rt3d_tvm.compile.choices.space",
     "rt3d_tvm.tune.work": "rt3d_tvm.tune.work_dir",
     "rt3d_tvm.verify": "rt3d_tvm.artifact.verify",
-    "rt3d_tvm.whole_file": "rt3d_tvm.files",
+    "rt3d_tvm.whole_file": "rt3d_tvm.files.whole_file",
     "rt3d_tvm.worker": "rt3d_tvm.devices.worker",
 }
 

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.non_finite import NonFinite, in_graph, in_tensors, refuse
+from rt3d_tvm.numerics.non_finite import NonFinite, in_graph, in_tensors, refuse
 
 node = helper.make_node
 NAN, INF = float("nan"), float("inf")

@@ -9,7 +9,7 @@ import pytest
 import rt3d_tvm
 from rt3d_tvm import cli
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_setup_has_the_version_of_the_package():

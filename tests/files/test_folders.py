@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from rt3d_tvm import folders
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.folders import check_empty, check_makeable, check_outside, whole_folder
-from rt3d_tvm.staging import PREFIX
+from rt3d_tvm.files import folders
+from rt3d_tvm.files.folders import check_empty, check_makeable, check_outside, whole_folder
+from rt3d_tvm.files.staging import PREFIX
 
 
 def why_kept(folder):
@@ -199,7 +199,7 @@ def test_folders_to_write_in_are_looked_at_without_making_them(tmp_path):
 REPLACE = """
 import sys
 from pathlib import Path
-from rt3d_tvm import folders
+from rt3d_tvm.files import folders
 if sys.argv[2] == "two renames":
     folders._renameat2 = lambda old, new, flag: False
 print("ready", flush=True)

@@ -17,7 +17,7 @@ import pytest
 
 from rt3d_tvm.console import write_json
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files import check_writable, is_standard_output, may_be_file, whole_file
+from rt3d_tvm.files.whole_file import check_writable, is_standard_output, may_be_file, whole_file
 
 
 def write(path, text="new"):
@@ -119,7 +119,7 @@ def test_a_descriptor_is_written_to(tmp_path, name):
 
 def test_standard_output_is_written_to_through_any_name(tmp_path):
     (tmp_path / "out").symlink_to("/dev/stdout")
-    program = "import sys; from rt3d_tvm.files import whole_file\nprint('before')\n"
+    program = "import sys; from rt3d_tvm.files.whole_file import whole_file\nprint('before')\n"
     program += "with whole_file(sys.argv[1]) as path: path.write_text('new')"
     for name in ("/dev/stdout", "/proc/self/fd/1", tmp_path / "out"):
         assert is_standard_output(name)
@@ -163,14 +163,15 @@ def as_nobody(program, *arguments):
     """The same program by a user who may write what others may."""
     if os.getuid():
         pytest.skip("only root can become another user")
-    before = "import os, rt3d_tvm.files, rt3d_tvm.folders; os.setgroups([]); os.setgid(65534)\n"
+    before = "import os, rt3d_tvm.files.whole_file, rt3d_tvm.files.folders\n"
+    before += "os.setgroups([]); os.setgid(65534)\n"
     return python(before + "os.setuid(65534)\n" + program, *arguments)
 
 
 CHECK = """
 import sys
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files import check_writable
+from rt3d_tvm.files.whole_file import check_writable
 try:
     check_writable(sys.argv[1])
 except InputError as error:
@@ -213,7 +214,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     program = """
 import sys
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files import whole_file
+from rt3d_tvm.files.whole_file import whole_file
 try:
     with whole_file(sys.argv[1]) as path:
         path.write_bytes(bytes(100_000))
@@ -237,7 +238,7 @@ def test_an_error_of_something_else_is_not_called_an_output_that_cannot_be_writt
 
 WRITE = """
 import sys
-from rt3d_tvm.files import whole_file
+from rt3d_tvm.files.whole_file import whole_file
 print("ready", flush=True)
 for number in range(10**9):
     with whole_file(sys.argv[1]) as path:

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from rt3d_tvm.distance import relative_distance
+from rt3d_tvm.numerics.distance import relative_distance
 
 NAN, INF = float("nan"), float("inf")
 MOST = sys.float_info.max

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files import FULL, check_renamable, is_mount_point, refused, sync_folder
-from rt3d_tvm.staging import REPLACED, remove_abandoned, staged, staging
+from rt3d_tvm.files.staging import REPLACED, remove_abandoned, staged, staging
+from rt3d_tvm.files.whole_file import FULL, check_renamable, is_mount_point, refused, sync_folder
 
 # Of renameat2: paths count from the working directory; what is there stays; both change places.
 _AT_FDCWD, _NOREPLACE, _EXCHANGE = -100, 1, 2

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rt3d_tvm.arguments import as_path
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.staging import scratch_folder, staging
+from rt3d_tvm.files.staging import scratch_folder, staging
 
 # How a system says that nothing more can be written to a disk, or to files of this process.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
