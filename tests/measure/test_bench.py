@@ -2,10 +2,15 @@
 
 import numpy as np
 import pytest
+import tvm
 
 from rt3d_tvm import cli
-from rt3d_tvm.measure.bench import bench, bench_layers, call_timings
+from rt3d_tvm.compile.targets import make_target
+from rt3d_tvm.measure import cpu_peak
+from rt3d_tvm.measure.bench import Timing, bench, bench_layers, call_timings
 from rt3d_tvm.measure.cpu_peak import multiply_add_peak
+from tests.assembly import innermost_loops, multiply_adds
+from topi_sparse.cpu.register_tile import vector_unit
 
 
 def test_engines_run_in_turns_and_ratios_are_to_the_first():
@@ -39,9 +44,22 @@ def test_every_layer_is_timed_once(compiled):
             assert timing.gflops == 2 * kept / timing.ms / 1e6
 
 
+def test_the_percentiles_are_those_of_the_samples():
+    """Of 1, 2, ... 101 ms: the 51st, 91st and 100th, and the ratio to an engine of 17 ms."""
+    timing = Timing.of("x", [*range(101, 0, -1)], first_ms=17.0)
+    assert (timing.median_ms, timing.p90_ms, timing.p99_ms) == (51, 91, 100)
+    assert timing.ratio == 3
+
+
 def test_the_peak_is_that_of_multiply_adds():
-    """A core does at least one multiply-add of 4 lanes a nanosecond, and 2 x 32 lanes at 10 GHz."""
-    assert 8 < multiply_add_peak(1, repeats=2) < 1280
+    """The loop that is timed is multiply-adds on registers: as many as there are chains."""
+    target = make_target("host")
+    unit = vector_unit(target)
+    module = tvm.IRModule({"main": cpu_peak._multiply_adds(1, unit.lanes)})
+    loops = innermost_loops(tvm.compile(module, target=target).mod.inspect_source("s").splitlines())
+    (loop,) = [loop for loop in loops if multiply_adds(loop)]
+    assert len(multiply_adds(loop)) % cpu_peak._CHAINS == 0
+    assert multiply_add_peak(1, repeats=1) > 0
 
 
 def layer(name, *, kept, issued, dense=None, dtype="float32"):
