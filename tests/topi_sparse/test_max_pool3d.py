@@ -60,18 +60,33 @@ SHAPE = (1, 64, 8, 28, 28)
 
 @pytest.mark.parametrize("name", ["x86-64-avx2", "x86-64-avx512", "cortex-a77"])
 def test_a_value_of_a_column_is_read_once_for_all_windows_that_see_it(name):
-    """As in the branches of S3D's blocks: 8 maxima a column and 2 a result, not 26."""
+    """As in the branches of S3D's blocks: 8 maxima a column and 2 a result, not 26; no memory."""
     target = make_target(name)
     layout = PackedLayout(c_block=vector_unit(target).lanes)
     window = {"window": (3, 3, 3), "stride": (1, 1, 1), "padding": (1, 1, 1)}
     pool = MaxPool3d(**window, data=SHAPE, out=SHAPE, x=layout, y=layout)
-    loops = innermost_loops(assembly(max_pool3d(pool), target))
-    assert max(sum("max" in line for line in loop) for loop in loops) == 8
+    lines = assembly(max_pool3d(pool), target)
+    assert max(sum("max" in line for line in loop) for loop in innermost_loops(lines)) == 8 + 2
+    assert not any("AllocWorkspace" in line for line in lines)
 
 
-def test_windows_that_share_no_column_take_their_values_by_themselves():
-    window = {"window": (2, 2, 2), "stride": (2, 2, 2), "padding": (0, 0, 0)}
-    layout = PackedLayout(c_block=C_BLOCK)
-    pool = MaxPool3d(**window, data=SHAPE, out=(1, 64, 4, 14, 14), x=layout, y=layout)
-    assert not pool.shares_columns
-    assert "columns" not in max_pool3d(pool).script()
+@pytest.mark.parametrize(
+    ("width", "window", "stride", "shared"),
+    [(28, 2, 2, False), (28, 3, 2, True), (28, 2, 3, False), (3, 3, 1, False), (28, 7, 2, True)],
+)
+def test_columns_are_shared_where_windows_do(width, window, stride, shared):
+    layout, out = PackedLayout(c_block=C_BLOCK), (width - window) // stride + 1
+    pool = MaxPool3d(
+        window=(1, 1, window),
+        stride=(1, 1, stride),
+        padding=(0, 0, 0),
+        data=(1, 8, 1, 1, width),
+        out=(1, 8, 1, 1, out),
+        x=layout,
+        y=layout,
+    )
+    assert pool.shares_columns == shared
+    x = np.random.default_rng(0).standard_normal(pool.data).astype("float32")
+    result = run_kernel(max_pool3d(pool), [packed(x, layout)], layout.shape(pool.out))
+    views = np.lib.stride_tricks.sliding_window_view(x, window, axis=4)[..., ::stride, :]
+    np.testing.assert_array_equal(result, packed(views.max(-1), layout))

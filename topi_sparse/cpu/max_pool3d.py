@@ -1,17 +1,20 @@
 """max_pool3d: the maximum over windows on packed activations, channels in lanes.
 
-The algorithm, for each row (n, block, d, h) of the result::
+The algorithm, for each row (n, block, d, h) of the result, with a window of 3 and a stride of 1::
 
-    for w in columns of x:
-        column[w] = max(x[n, block, plane, row, w] for each plane and row of the window)
+    left, middle = column(-1), column(0)
     for w in columns of y:
-        y[n, block, d, h, w] = max(column[c] for each column c of the window)
+        right = column(w + 1)
+        y[n, block, d, h, w] = max(left, middle, right)
+        left, middle = middle, right
 
-A column serves all windows that see it: a result of a 3x3x3 window takes 12 values instead of 27.
-Where no two windows share one, each takes its values by itself. A row of columns stays in L1.
+    column(w) = max(x[n, block, plane, row, w] for each plane and row of the window)
 
-Padding counts as minus infinity. A plane or row outside is moved to the nearest one inside, which
-is in the window as well, since its places are neighbours.
+A column serves all windows that see it, from a register: a result of a 3x3x3 window takes 9 values
+of the input instead of 27. Where no two windows share one, each takes its values by itself.
+
+Padding counts as minus infinity. A place outside is moved to the nearest one inside, which is in
+the window as well, since its places are neighbours.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import tvm
@@ -85,47 +89,63 @@ def max_pool3d(pool: MaxPool3d) -> tvm.tirx.PrimFunc:
 
 
 def _by_columns(pool: MaxPool3d, x, y, at: list) -> None:
-    """The maximum of each column of the row's windows, then those of the windows."""
-    before, breadth, read = pool.padding[2], pool.data[4], _columns_read(pool)
-    lanes, tops = pool.x.c_block, _places(pool, x, at)
-    columns = T.sblock_alloc_buffer((read * lanes,), pool.dtype, scope="local", layout=None)
+    """The columns that a window sees, the last of them anew with each step."""
+    step, window, before = pool.stride[2], pool.window[2], pool.padding[2]
+    lane, tops = [T.Ramp(0, 1, pool.x.c_block)], _places(pool, x, at)
+    seen = [
+        T.sblock_alloc_buffer((pool.x.c_block,), pool.dtype, layout=None) for _ in range(window)
+    ]
 
-    def lane(column):
-        return T.Ramp(column * lanes, 1, lanes)
+    def take(w, k: int) -> None:
+        """Column k of window w; at the ends of the row, whose windows are known, one inside."""
+        column = w * step + (k - before)
+        if isinstance(w, int):
+            column = min(max(column, 0), pool.data[4] - 1)
+        T.buffer_store(seen[k], _largest(top(column) for top in tops), lane)
 
-    nothing = T.Broadcast(tvm.tirx.const(-float("inf"), pool.dtype), lanes)
-    for column in (*range(before), *range(before + breadth, read)):
-        T.buffer_store(columns, nothing, [lane(column)])
-    with T.serial(0, min(breadth, read - before)) as column:
-        T.buffer_store(columns, _largest(top(column) for top in tops), [lane(before + column)])
-    with T.serial(0, pool.out[4]) as w:
-        seen = (columns[lane(w * pool.stride[2] + k)] for k in range(pool.window[2]))
-        _store(pool, y, at, w, _largest(seen))
+    def result(w) -> None:
+        for k in range(window - step, window):
+            take(w, k)
+        _store(pool, y, at, w, _largest(column[tuple(lane)] for column in seen))
+        for column, following in zip(seen, seen[step:], strict=False):
+            T.buffer_store(column, following[tuple(lane)], lane)
+
+    for k in range(window - step):
+        take(0, k)
+    _along_row(pool, result, first=window - step)
 
 
 def _by_windows(pool: MaxPool3d, x, y, at: list) -> None:
     """The maximum of each window; those at the ends see less of the row."""
-    before, breadth, tops = pool.padding[2], pool.data[4], _places(pool, x, at)
+    tops = _places(pool, x, at)
 
-    def store(w, seen) -> None:
-        first = w * pool.stride[2] - before
-        _store(pool, y, at, w, _largest(top(first + k) for top in tops for k in seen))
+    def result(w) -> None:
+        first = w * pool.stride[2] - pool.padding[2]
+        seen = [first + k for k in range(pool.window[2])]
+        if isinstance(w, int):
+            seen = [column for column in seen if 0 <= column < pool.data[4]]
+        _store(pool, y, at, w, _largest(top(column) for top in tops for column in seen))
 
-    def seen(w: int) -> list[int]:
-        first = w * pool.stride[2] - before
-        return [k for k in range(pool.window[2]) if 0 <= first + k < breadth]
-
-    inside = [w for w in range(pool.out[4]) if len(seen(w)) == pool.window[2]]
-    for w in (w for w in range(pool.out[4]) if w not in inside):
-        store(w, seen(w))
-    if inside:
-        with T.serial(inside[0], inside[-1] + 1) as w:
-            store(w, range(pool.window[2]))
+    _along_row(pool, result, first=0)
 
 
-def _columns_read(pool: MaxPool3d) -> int:
-    """Columns that the windows of a row see, those of the padding too."""
-    return (pool.out[4] - 1) * pool.stride[2] + pool.window[2]
+def _along_row(pool: MaxPool3d, result: Callable, *, first: int) -> None:
+    """``result(w)`` of each window: a number at the ends, where columns from ``first`` leave x."""
+
+    def inside(w: int) -> bool:
+        start = w * pool.stride[2] - pool.padding[2]
+        return start + first >= 0 and start + pool.window[2] <= pool.data[4]
+
+    windows = range(pool.out[4])
+    whole_ones = [w for w in windows if inside(w)]
+    begin, end = (whole_ones[0], whole_ones[-1] + 1) if whole_ones else (0, 0)
+    for w in windows[:begin]:
+        result(w)
+    if whole_ones:
+        with T.serial(begin, end) as w:
+            result(w)
+    for w in windows[end:]:
+        result(w)
 
 
 def _places(pool: MaxPool3d, x, at: list) -> list:
