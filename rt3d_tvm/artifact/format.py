@@ -82,10 +82,10 @@ def write_artifact(
         file.write(seal(WEIGHTS, size))
         file.writelines(_padded(weights))
         _to_disk(file)
-    texts = {**texts, MANIFEST: text}
-    for name, content in texts.items():
+    named = {name: content.replace(BLANK, manifest["id"], 1) for name, content in texts.items()}
+    for name, content in {**named, MANIFEST: text}.items():
         with (folder / name).open("wb") as file:
-            file.write(content.replace(BLANK, manifest["id"], 1).encode())
+            file.write(content.encode())
             _to_disk(file)
     return manifest
 

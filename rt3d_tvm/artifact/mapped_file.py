@@ -21,16 +21,16 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.data = np.empty(0, "uint8")
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._file).atexit = False
+            self._state = self._stat()
+            if self._state[0]:  # an empty file cannot be mapped
+                mapping = mmap.mmap(self._file, 0, access=mmap.ACCESS_COPY)
+                self.data = np.frombuffer(mapping, "uint8")
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-        weakref.finalize(self, os.close, self._file)
-        self._state = self._stat()
-        self.data = np.empty(0, "uint8")
-        if os.fstat(self._file).st_size:  # an empty file cannot be mapped
-            mapping = mmap.mmap(self._file, 0, access=mmap.ACCESS_COPY)
-            self.data = np.frombuffer(mapping, "uint8")
 
     def check(self) -> None:
         """InputError where the file was written to since it was mapped; takes a microsecond.
@@ -41,5 +41,6 @@ class MappedFile:
             raise InputError(f"{self.path}: written to since it was loaded; load it again")
 
     def _stat(self) -> tuple[int, int]:
+        """Its size in bytes, and when it was written to last."""
         stat = os.fstat(self._file)
         return stat.st_size, stat.st_mtime_ns

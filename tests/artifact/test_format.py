@@ -74,6 +74,7 @@ def test_the_id_is_of_every_byte(tmp_path):
         artifact_id(weights=[weights[0], weights[1][::-1].copy()]),
         artifact_id(weights=weights[::-1]),
         artifact_id(said={**said, "model": "n.onnx"}),
+        artifact_id(said={**said, "model": f"{BLANK}.onnx"}),
         artifact_id(text="another"),
     ]
     assert len(set(ids)) == len(ids)
