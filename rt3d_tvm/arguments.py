@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from rt3d_tvm.errors import InputError
@@ -23,6 +24,17 @@ def as_flag(value: object, argument: str) -> bool:
     if not isinstance(value, bool):
         raise InputError(f"{argument} {value!r}: True or False is accepted")
     return value
+
+
+def as_names(value: object, argument: str) -> tuple[str, ...]:
+    """The names in a sequence; text is one of them. InputError for what are no names."""
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, Iterable):
+        raise InputError(f"{argument} {value!r}: names are accepted, such as ['conv1']")
+    names = tuple(names)
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise InputError(f"{argument} {wrong[0]!r}: a name is text, such as 'conv1'")
+    return names
 
 
 def as_group(value: object, argument: str) -> KernelGroup:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -104,8 +105,13 @@ def check_empty(folder: Path, files: Sequence[str] = ()) -> None:
 
 
 def half_written(folder: Path, files: Sequence[str]) -> list[Path]:
-    """What version 0.1 leaves in a folder where it is killed while it writes one of ``files``."""
-    return [path for name in files for path in Path(folder).glob(f".{name}.*")]
+    """What version 0.1 leaves in a folder where it is killed while it writes one of ``files``.
+
+    Not .settings.json.swp or .bak, which editors make.
+    """
+    kept = "sw[a-p]|bak|old|orig|save|tmp"
+    names = re.compile(rf"\.({'|'.join(map(re.escape, files))})\.(?!({kept})$)[a-z0-9_]+")
+    return [path for path in Path(folder).iterdir() if names.fullmatch(path.name)]
 
 
 def make_folder(folder: Path) -> None:

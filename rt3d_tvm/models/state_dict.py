@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.models import build_model
 
@@ -23,6 +24,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
     InputError for a file that is not there or is neither.
     """
+    path = as_path(path, "path")
     if _is_of_torch(path):
         return {}
     with _reading(path), safe_open(path, framework="pt") as file:
@@ -35,6 +37,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     InputError for a file that is not there, is neither of the two, or holds something else. No code
     in a file is run.
     """
+    path = as_path(path, "path")
     if not _is_of_torch(path):
         with _reading(path), safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

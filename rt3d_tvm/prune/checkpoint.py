@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from rt3d_tvm.arguments import as_path
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.models.weights import write_tensors
 
@@ -57,6 +58,7 @@ def write_checkpoint(path: str | Path, tree: Mapping[str, object]) -> None:
 
 def read_checkpoint(path: str | Path) -> dict:
     """What `write_checkpoint` wrote, tensors on the CPU; InputError for any other file."""
+    path = as_path(path, "path")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

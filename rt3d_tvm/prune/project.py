@@ -9,6 +9,7 @@ from math import inf, isfinite
 
 from torch import Tensor, nn
 
+from rt3d_tvm.arguments import as_names
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.prune.held_masks import mask_
 from rt3d_tvm.prune.inputs import ModelInputs
@@ -59,7 +60,7 @@ def project_(
     model is what it was.
     """
     survey = survey_model(model, input_shape=input_shape, example_inputs=example_inputs)
-    ignore = tuple(ignore)
+    ignore = as_names(ignore, "ignore")
     masks = choose_masks(survey, scheme=scheme, rate=rate, order=order, ignore=ignore)
     with unchanged_on_error(survey.model):
         pruned = survey.with_plain_weights(masks)
@@ -161,10 +162,14 @@ def layer_schemes(
     ones and those whose weight cannot be pruned (`LayerWork.why_whole`). InputError for a name that
     is no such layer, for one that is both ignored and given a group, and if no layer is left.
     """
+    if not isinstance(scheme, Scheme):
+        raise InputError(
+            f"scheme {scheme!r}: a Scheme is accepted, such as Scheme(name='kgs', group='8x4')"
+        )
     survey = _surveyed(model, input_shape, example_inputs)
     prunable = [layer.name for layer in survey.layers if layer.why_whole is None]
     everything = [layer.name for layer in survey.layers]
-    ignored = _known("no layer to ignore named", survey, ignore, everything)
+    ignored = _known("no layer to ignore named", survey, as_names(ignore, "ignore"), everything)
     sizes = _known(
         "no convolution to set a group size for named", survey, group_sizes or {}, prunable
     )

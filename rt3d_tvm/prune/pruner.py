@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rt3d_tvm.arguments import as_names
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.prune.activations import Batches, reestimate_batchnorm_, running_batchnorms
 from rt3d_tvm.prune.checkpoint import write_checkpoint
@@ -93,7 +94,7 @@ class Pruner:
         self.scheme = scheme
         self.rate = rate
         self.iteration = 0
-        self._ignore = tuple(sorted(set(ignore)))
+        self._ignore = tuple(sorted(set(as_names(ignore, "ignore"))))
         self._group_sizes = dict(sorted((group_sizes or {}).items()))
         self._survey = survey_model(model, input_shape=input_shape, example_inputs=example_inputs)
         _refuse_untrainable(self._survey)

@@ -188,6 +188,12 @@ def test_folders_to_write_in_are_looked_at_without_making_them(tmp_path):
             check_makeable(path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     check_empty(tmp_path / "new")
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".s.json.k2_9x0ab").touch()
+    check_empty(tmp_path / "killed", ["t.json", "s.json"])
+    (tmp_path / "killed" / ".s.json.swp").touch()
+    with pytest.raises(InputError, match="is not an empty folder"):
+        check_empty(tmp_path / "killed", ["t.json", "s.json"])
     with pytest.raises(InputError, match="is not an empty folder"):
         check_empty(tmp_path)
     check_outside(tmp_path / "dump", tmp_path / "d")
