@@ -12,7 +12,7 @@ from torch import Tensor
 from rt3d_tvm.console import print_table
 from rt3d_tvm.prune.probe import memory
 from rt3d_tvm.prune.schemes import Scheme
-from rt3d_tvm.prune.survey import LayerWork, Survey
+from rt3d_tvm.prune.survey import LINEAR, LayerWork, Survey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def print_report(report: ProjectionReport, *, file: TextIO | None = None) -> Non
         (
             layer.name,
             layer.shape,
-            layer.group if layer.pruned else "whole",
+            layer.group if layer.pruned else _whole(layer),
             layer.dense_macs,
             layer.kept_macs,
             layer.dense_params,
@@ -139,3 +139,9 @@ def print_report(report: ProjectionReport, *, file: TextIO | None = None) -> Non
         title=f"{report.algorithm}, {report.scheme}: {report.rate:.4g}x",
         file=file,
     )
+
+
+def _whole(layer: LayerReport) -> str:
+    """That a layer is whole, and why where one would not expect it."""
+    expected = layer.why_whole in (None, "ignored", LINEAR)
+    return "whole" if expected else f"whole: {layer.why_whole}"

@@ -16,6 +16,8 @@ from rt3d_tvm.prune.probe import Tensors, call, device_of, on_the_side, unwrappe
 from rt3d_tvm.prune.products import Product, Products, Source, WeightSources, running_module
 from rt3d_tvm.prune.weights import ComputedWeight, LayerWeight, weight_at
 
+# Why a linear layer stays whole: the paper counts it, and does not prune it.
+LINEAR = "a linear layer"
 _MATRIX_PRODUCT, _TRANSPOSED = "matrix product", "transposed convolution"
 
 
@@ -206,7 +208,7 @@ def _layer(model: nn.Module, found: _Found) -> LayerWork:
 def _why_whole(weight: LayerWeight, shape: tuple[int, ...], found: _Found) -> str | None:
     """Why a weight cannot be pruned; None if it can."""
     if found.operators == {_MATRIX_PRODUCT}:
-        return "a linear layer"
+        return LINEAR
     if _TRANSPOSED in found.operators:
         return "a transposed convolution"
     if len(shape) not in (4, 5):

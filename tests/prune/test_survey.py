@@ -1,6 +1,7 @@
 """The work of a model is found by what runs, whoever calls it, and the model is left alone."""
 
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -170,8 +171,12 @@ def test_a_model_is_left_as_it_was_and_may_look_at_values():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+# The eager backend: what is compiled is not run as such, and others take seconds to import.
+compiled = partial(torch.compile, backend="eager")
+
+
 @pytest.mark.parametrize(
-    "wrap", [torch.compile, nn.DataParallel, lambda m: torch.compile(nn.DataParallel(m))]
+    "wrap", [compiled, nn.DataParallel, lambda m: compiled(nn.DataParallel(m))]
 )
 def test_wrappers_are_looked_through(wrap):
     model = kinds.two_layers(lambda layer: layer)
@@ -186,8 +191,8 @@ def test_wrappers_are_looked_through(wrap):
 
 def test_parts_that_are_compiled_are_run_as_they_are():
     model = kinds.two_layers(lambda layer: layer)
-    model[2] = torch.compile(model[2])
-    model.compile()
+    model[2] = compiled(model[2])
+    model.compile(backend="eager")
     report = project_(model, scheme=scheme(), rate=2.0, input_shape=SHAPE)
     assert [layer.name for layer in report.layers] == ["0", "2._orig_mod", "6"]
 

@@ -1,6 +1,7 @@
 """Weights that are computed: masked behind the computation, kept so, and made plain."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn.utils import parametrizations, parametrize
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.prune.project import project_
 from rt3d_tvm.prune.pruner import ALGORITHMS, Regularization
+from rt3d_tvm.prune.report import print_report
 from rt3d_tvm.prune.rollback import unchanged_on_error
 from rt3d_tvm.prune.weights import plain_weights, weight_at
 from tests.prune import reparametrised as kinds
@@ -124,6 +126,9 @@ def test_a_weight_that_forward_computes_stays_whole_and_is_named():
     by_name = {layer.name: layer for layer in report.layers}
     assert by_name["2"].why_whole == "its weight is computed in forward()"
     assert (by_name["2"].pruned, by_name["2"].density) == (False, 1.0)
+    out = io.StringIO()
+    print_report(report, file=out)
+    assert "whole: its weight is computed in forward()" in out.getvalue()
 
 
 def test_one_copy_of_a_parametrized_layer_is_made_plain_without_the_other():
