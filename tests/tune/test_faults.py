@@ -215,7 +215,7 @@ def test_kernels_that_crash_and_hang_on_a_device_end_no_search(
 ):
     """The device is free again when the server's own limit for the session is over.
 
-    Each is tried once and then judged: a hang costs a whole session. That they are tried again is
+    Each is tried once, then the reference kernel: a hang costs a whole session. That they are tried again is
     shown on this machine, in test_tuner.py.
     """
     monkeypatch.setattr(devices_module, "MOST_FAILURES", 2)

@@ -1,4 +1,4 @@
-"""Devices that misbehave: whose fault it was, who is set aside, who goes on."""
+"""Devices that misbehave: whose fault it was, who is quarantined, who goes on."""
 
 import threading
 import time
@@ -154,7 +154,7 @@ def test_a_device_that_fails_with_what_works_is_set_aside_and_the_other_goes_on(
 
 
 def test_kernels_that_crash_at_the_same_time_are_no_fault_of_the_device():
-    """Three seats whose kernels all meet one device, as a tracker hands it round."""
+    """Three slots whose kernels all meet one device, as a tracker hands it round."""
     all_three = threading.Barrier(3, timeout=60)
 
     def behaviour(name, _):
