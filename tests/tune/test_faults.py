@@ -215,8 +215,8 @@ def test_kernels_that_crash_and_hang_on_a_device_end_no_search(
 ):
     """The device is free again when the server's own limit for the session is over.
 
-    Each is tried once, then the reference kernel: a hang costs a whole session. That they are tried again is
-    shown on this machine, in test_tuner.py.
+    Each is tried once, then the reference kernel: a hang costs a whole session. That they are
+    tried again is shown on this machine, in test_tuner.py.
     """
     monkeypatch.setattr(devices_module, "MOST_FAILURES", 2)
     monkeypatch.setattr(trials_module, "ROUND", 5)
