@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING
 from rt3d_tvm.arguments import as_path
 from rt3d_tvm.compile.onnx_checks import check_graph, check_shapes
 from rt3d_tvm.compile.onnx_file import first_line, label_of, load_external_data, read_model
+from rt3d_tvm.compile.onnx_rewrites import (
+    remove_dead_nodes,
+    remove_unused_outputs,
+    write_padding,
+)
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.numerics.non_finite import in_graph, refuse
 
@@ -74,7 +79,9 @@ def _accepted_model(path: Path) -> tuple[onnx.ModelProto, dict[str, list[int]]]:
     check_graph(model, path)
     load_external_data(model, path)
     shapes = check_shapes(model, path)
-    _remove_dead_nodes(model)
+    remove_dead_nodes(model)
+    remove_unused_outputs(model)
+    write_padding(model, shapes)
     return model, shapes
 
 
@@ -112,15 +119,3 @@ def _layer_name(node: onnx.NodeProto) -> str:
 def _unique(name: str, others: list[str]) -> str:
     used = sum(other == name or other.startswith(f"{name}#") for other in others)
     return f"{name}#{used + 1}" if used else name
-
-
-def _remove_dead_nodes(model: onnx.ModelProto) -> None:
-    """Drop nodes that no output depends on, so that the convolutions left are those compiled."""
-    needed = {value.name for value in model.graph.output}
-    live = []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            live.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(reversed(live))

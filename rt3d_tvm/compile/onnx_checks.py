@@ -19,6 +19,7 @@ INPUT_AXES = {
     4: "(pictures, channels, height, width)",
     5: "(clips, channels, frames, height, width)",
 }
+AUTO_PADS = (b"NOTSET", b"VALID", b"SAME_UPPER", b"SAME_LOWER")
 MAX_ELEMENTS = 2**31 - 1  # kernels index with 32 bits
 
 # What the exporter makes of 3D CNNs, and its close relatives. tests/compile/test_frontend.py
@@ -101,10 +102,9 @@ def _why_not(node: onnx.NodeProto) -> str | None:
     if node.op_type not in ACCEPTED_OPS:
         return f"operator {node.op_type} is not accepted; accepted are " + ", ".join(ACCEPTED_OPS)
     attributes = {attribute.name: attribute for attribute in node.attribute}
-    if "auto_pad" in attributes and attributes["auto_pad"].s != b"NOTSET":
-        # TVM reads SAME_LOWER otherwise than ONNX does, and torch writes none of them.
+    if "auto_pad" in attributes and attributes["auto_pad"].s not in AUTO_PADS:
         padding = attributes["auto_pad"].s.decode(errors="replace")
-        return f"auto_pad {padding} is not accepted; write the padding as pads"
+        return f"auto_pad {padding!r} is none; NOTSET, VALID, SAME_UPPER and SAME_LOWER are"
     if "training_mode" in attributes and attributes["training_mode"].i:
         return f"{node.op_type} in training mode is not accepted; export in eval mode"
     if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
@@ -151,7 +151,10 @@ def _check_input_and_output(model: onnx.ModelProto, path: Path) -> None:
 
 
 def check_shapes(model: onnx.ModelProto, path: Path) -> dict[str, list[int]]:
-    """Run ONNX's own checker, bound every tensor by what a kernel can index; return the shapes."""
+    """Run ONNX's own checker, bound every tensor by what a kernel can index; return the shapes.
+
+    An output whose shape the file leaves out gets the one that follows from the rest.
+    """
     import onnx
 
     if model.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:
@@ -159,7 +162,11 @@ def check_shapes(model: onnx.ModelProto, path: Path) -> dict[str, list[int]]:
             f"{path}: {model.ByteSize()} bytes with its weights; "
             f"{onnx.checker.MAXIMUM_PROTOBUF} are accepted"
         )
-    _check_constants(model, path)
+    inferred = _inferred(model, path)
+    check_constants(model.graph, _types(inferred), path)
+    for value, known in zip(model.graph.output, inferred.output, strict=True):
+        if not value.type.tensor_type.HasField("shape"):
+            value.CopyFrom(known)
     try:
         onnx.checker.check_model(model, full_check=True)
         shapes = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
@@ -204,6 +211,8 @@ def _check_pool(node: onnx.NodeProto, data: list[int], path: Path) -> None:
     """A window that is larger than the padded input: ONNX's rule for its result is none."""
     attributes = {attribute.name: list(attribute.ints) for attribute in node.attribute}
     window = attributes["kernel_shape"]
+    if any(a.name == "auto_pad" and a.s.startswith(b"SAME") for a in node.attribute):
+        return
     pads = attributes.get("pads") or [0] * 2 * len(window)
     steps = attributes.get("dilations") or [1] * len(window)
     for axis, (size, kernel, step) in enumerate(zip(data[2:], window, steps, strict=True)):
@@ -238,15 +247,14 @@ def _check_conv(node: onnx.NodeProto, known: dict[str, list[int]], path: Path) -
         )
 
 
-def _check_constants(model: onnx.ModelProto, path: Path) -> None:
+def _inferred(model: onnx.ModelProto, path: Path) -> onnx.GraphProto:
     """By shapes alone, and before ONNX's checker, which computes with values as well."""
     import onnx
 
     try:
-        known = onnx.shape_inference.infer_shapes(model).graph
+        return onnx.shape_inference.infer_shapes(model).graph
     except (onnx.shape_inference.InferenceError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a valid ONNX model: {first_line(error)}") from error
-    check_constants(model.graph, _types(known), path)
 
 
 def _types(graph: onnx.GraphProto) -> dict[str, tuple[int, list[int]]]:

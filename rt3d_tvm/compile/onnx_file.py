@@ -61,6 +61,11 @@ def load_external_data(model: onnx.ModelProto, path: Path) -> None:
     check_weights(tensors_of(model), path)
     folder = path.parent.resolve()
     for tensor in tensors_of(model):
+        if tensor.HasField("segment"):
+            raise InputError(
+                f"{path}: weights of {tensor.name!r} are a segment of a tensor; whole tensors are "
+                "accepted"
+            )
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         label = f"{path}: weights of {tensor.name!r}"

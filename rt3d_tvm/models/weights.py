@@ -108,6 +108,11 @@ def is_described(path: str | Path) -> bool:
 def read_info(path: str | Path) -> WeightsInfo:
     """The info in a weight file; InputError for a file that is not one of `save_weights`."""
     metadata = read_metadata(path)
+    if missing := [name for name in ("model", "classes") if name not in metadata]:
+        raise InputError(
+            f"{path} does not say which model it belongs to (no {' and no '.join(missing)} in its "
+            "metadata); files of `rt3d prune` do"
+        )
     try:
         info = WeightsInfo(
             **{
@@ -145,8 +150,28 @@ def load_weights_(model: nn.Module, path: str | Path) -> None:
     InputError for a file that cannot be read, and for names or shapes that do not fit.
     """
     state = read_state(path)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} does not fit the {type(model).__name__}: {reason}") from error
+    # torch copies what fits before it complains of the rest.
+    if reason := _misfit(state, model.state_dict()):
+        raise InputError(f"{path} does not fit the {type(model).__name__}: {reason}")
+    model.load_state_dict(state)
+
+
+def _misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
+    """Why tensors are not those of a model, or None."""
+    reasons = []
+    if missing := [name for name in own if name not in state]:
+        reasons.append(f"it lacks {_first(missing)}")
+    if unknown := [name for name in state if name not in own]:
+        reasons.append(f"the model has no {_first(unknown)}")
+    shapes = [
+        f"{name} of shape {list(state[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if shapes:
+        reasons.append(f"it has {_first(shapes)}")
+    return "; ".join(reasons) or None
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -33,6 +33,7 @@ SAMPLE = {
     ("graphs", "--target", "cpu"): 6,
     ("onnx_files",): 20,
     ("artifacts", "--loader", "plain"): 6,
+    ("checkpoints",): 6,
     ("kills", "--command", "compile"): 1,
     ("connections",): 10,
 }

@@ -26,6 +26,7 @@ from scripts.fuzz.operators import (
     mean,
     pad,
     pool,
+    repeated,
     reshaped,
     shuffled,
     softmax,
@@ -39,7 +40,7 @@ BLOCKS: dict[str, Callable[[Graph, str], str]] = {
     for function in (
         *(conv, grouped, wide_window, pair, residual, branches, gate),
         *(pool, global_mean, mean, activation, with_constant, batch_norm, softmax),
-        *(pad, transposed, reshaped, shuffled),
+        *(pad, transposed, reshaped, shuffled, repeated),
     )
 }
 CONVOLUTIONS = ("conv", "conv", "grouped", "wide_window", "pair", "residual", "branches", "gate")

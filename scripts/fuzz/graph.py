@@ -14,6 +14,26 @@ from onnx import TensorProto, helper, numpy_helper
 MOST_ELEMENTS, MOST_MACS = 1 << 16, 1 << 24
 
 
+# Those with a second result that nothing has to read.
+WITH_UNUSED = ("MaxPool", "Dropout")
+
+
+def _by_auto_pad(attributes: dict[str, object]) -> dict[str, object]:
+    """Without ``pads`` where ``auto_pad`` says the same."""
+    pads, window = list(attributes["pads"]), attributes.get("kernel_shape")
+    rest = {name: value for name, value in attributes.items() if name != "pads"}
+    if not any(pads):
+        return {**rest, "auto_pad": "VALID"}
+    if "strides" in attributes or "ceil_mode" in attributes or window is None:
+        return attributes
+    steps = attributes.get("dilations", [1] * len(window))
+    total = [(size - 1) * step for size, step in zip(window, steps, strict=True)]
+    less, more = [each // 2 for each in total], [each - each // 2 for each in total]
+    same = {"SAME_UPPER": [*less, *more], "SAME_LOWER": [*more, *less]}
+    kind = next((kind for kind, padding in same.items() if padding == pads), None)
+    return {**rest, "auto_pad": kind} if kind else attributes
+
+
 @dataclass
 class Graph:
     """A graph that grows at its end; ``shapes`` are those of all activations."""
@@ -40,7 +60,12 @@ class Graph:
         """The name of a node's result, which has that shape."""
         name = f"t{len(self.nodes)}"
         label = f"n{len(self.nodes)}" if self.rng.random() < 0.8 else ""
-        self.nodes.append(helper.make_node(op, list(inputs), [name], label, **attributes))
+        outputs = [name]
+        if op in WITH_UNUSED and self.rng.random() < 0.2:
+            outputs.append(f"{name}_unused")
+        if "pads" in attributes and self.rng.random() < 0.3:
+            attributes = _by_auto_pad(attributes)
+        self.nodes.append(helper.make_node(op, list(inputs), outputs, label, **attributes))
         self.shapes[name] = tuple(shape)
         return name
 
@@ -62,6 +87,8 @@ class Graph:
             helper.make_tensor_value_info(name, TensorProto.FLOAT, self.shapes[name])
             for name in ("x", output)
         ]
+        if self.rng.random() < 0.1:
+            values[1].type.tensor_type.ClearField("shape")
         graph = helper.make_graph(self.nodes, "fuzz", values[:1], values[1:], self.constants)
         opset = helper.make_opsetid("", self.opset)
         return helper.make_model(graph, opset_imports=[opset], ir_version=8)

@@ -36,7 +36,7 @@ KEEP_NAN = {
     *("Concat", "LeakyRelu", "BatchNormalization", "Transpose", "Reshape", "Constant"),
 }
 # How often an input has one.
-NANS = 0.0
+NANS = 0.04
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ ATTRIBUTES = (
 
 
 # How many files ask for gigabytes.
-BOMBS = 0.0
+BOMBS = 0.05
 
 
 def damaged(rng: Random, model: onnx.ModelProto, folder: Path) -> bytes:

@@ -62,6 +62,8 @@ def of_file(path: Path, artifact: Path) -> Outcome:
         model = onnx.load(path)
         if not model.graph.initializer or np.isfinite(_largest(model)):
             values = reference(model, x)
+            if not all(np.isfinite(value).all() for value in values.values()):
+                return Outcome("ok")  # whether a sum overflows depends on its order
             limit = bound(model, values, Arithmetic(winograd=True))
             reason = why_wrong(y, values[model.graph.output[0].name], limit, more_nan=True)
             if reason and np.isfinite(limit):

@@ -198,8 +198,20 @@ def test_weights_of_another_shape_are_refused(tmp_path, small):
     path = tmp_path / "w.safetensors"
     save_weights(path, small, INFO)
     wider = build_model("c3d", 11, 0.125, frames=16, size=32)
-    with pytest.raises(InputError, match=r"does not fit the C3D.*conv1\.weight"):
+    before = {name: value.clone() for name, value in wider.state_dict().items()}
+    with pytest.raises(InputError, match=r"does not fit the C3D: it has conv1\.weight of shape"):
         load_weights_(wider, path)
+    assert all(torch.equal(value, before[name]) for name, value in wider.state_dict().items())
+
+
+def test_weights_under_other_names_are_refused_and_nothing_is_changed(tmp_path, small):
+    state = {name.replace("conv1.w", "stem.w"): v for name, v in small.state_dict().items()}
+    save_file({name: torch.zeros_like(value) for name, value in state.items()}, tmp_path / "w")
+    model = build_model("c3d", 11, 0.0625, frames=16, size=32)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(InputError, match=r"it lacks conv1\.weight; the model has no stem\.weight"):
+        load_weights_(model, tmp_path / "w")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_weights_that_are_no_numbers_are_not_written(small, tmp_path):

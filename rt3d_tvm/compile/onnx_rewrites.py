@@ -1,0 +1,84 @@
+"""Harmless ways to write a graph, brought to the one that TVM's importer reads as ONNX means it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import onnx
+
+
+def remove_dead_nodes(model: onnx.ModelProto) -> None:
+    """Drop nodes that no output depends on, so that the convolutions left are those compiled."""
+    needed = {value.name for value in model.graph.output}
+    live = []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            live.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(live))
+
+
+def remove_unused_outputs(model: onnx.ModelProto) -> None:
+    """Drop optional results that nothing reads: the Indices of a MaxPool, the mask of a Dropout."""
+    import onnx
+
+    read = Counter(name for node in model.graph.node for name in node.input)
+    read.update(value.name for value in model.graph.output)
+    (opset,) = (e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
+    for node in model.graph.node:
+        declared = onnx.defs.get_schema(node.op_type, opset, node.domain).outputs
+        optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+        while (
+            len(node.output) > 1
+            and not read[node.output[-1]]
+            and declared[min(len(node.output), len(declared)) - 1].option == optional
+        ):
+            node.output.pop()
+
+
+def write_padding(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Write as ``pads`` what ``auto_pad`` asks for: TVM reads SAME_LOWER otherwise than ONNX does.
+
+    shapes: those of all tensors, fixed.
+    """
+    import onnx
+
+    for node in model.graph.node:
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        if "auto_pad" not in attributes:
+            continue
+        kind = attributes["auto_pad"].s.decode()
+        kept = [attribute for attribute in node.attribute if attribute.name != "auto_pad"]
+        if kind != "NOTSET":
+            kept = [attribute for attribute in kept if attribute.name != "pads"]
+            pads = _padding(node, kind, shapes)
+            kept.append(onnx.helper.make_attribute("pads", pads))
+        del node.attribute[:]
+        node.attribute.extend(kept)
+
+
+def _padding(node: onnx.NodeProto, kind: str, shapes: Mapping[str, Sequence[int]]) -> list[int]:
+    """Zeros, or for SAME what lets the result have ceil(size / stride) positions along each axis.
+
+    The odd one goes to the end in SAME_UPPER and to the beginning in SAME_LOWER.
+    """
+    ints = {attribute.name: list(attribute.ints) for attribute in node.attribute}
+    sizes = shapes[node.input[0]][2:]
+    if kind == "VALID":
+        return [0] * 2 * len(sizes)
+    window = ints.get("kernel_shape") or shapes[node.input[1]][2:]
+    strides = ints.get("strides") or [1] * len(sizes)
+    dilations = ints.get("dilations") or [1] * len(sizes)
+    before, after = [], []
+    for size, kernel, stride, step in zip(sizes, window, strides, dilations, strict=True):
+        reach = (-(-size // stride) - 1) * stride + (kernel - 1) * step + 1
+        total = max(reach - size, 0)
+        less = total // 2
+        before.append(less if kind == "SAME_UPPER" else total - less)
+        after.append(total - before[-1])
+    return [*before, *after]
