@@ -13,12 +13,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from rt3d_tvm.artifact.load import available_cores, load
-from rt3d_tvm.artifact.verify import verify
+from rt3d_tvm.artifact.load import MANIFEST, available_cores, load, read_manifest
+from rt3d_tvm.artifact.verify import Verification, verify
 from rt3d_tvm.classify import classify_video
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.targets import make_target
@@ -28,10 +29,11 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
 from rt3d_tvm.files.folders import check_empty, check_makeable, make_folder
 from rt3d_tvm.measure.bench import Timing, bench
-from rt3d_tvm.models import CLIP_MODELS, MODELS
+from rt3d_tvm.models import CLIP_MODELS, MODELS, ModelSpec
 from rt3d_tvm.models.seeded import noise_clip
 from rt3d_tvm.prune.benchmark import SEED, BenchmarkPair, benchmark_pair
 from topi_sparse.cpu.register_tile import pruning_group, vector_unit
+from topi_sparse.kernel_group import KernelGroup
 
 # direct: the dense model by the kernels of pruned layers, which is what eta is against.
 KINDS = ("dense", "direct", "sparse")
@@ -81,7 +83,39 @@ def run(args: argparse.Namespace) -> int:
     """Do all of it and show what came out."""
     spec, out, threads = MODELS[args.model], args.out, available_cores()
     group = pruning_group(vector_unit(make_target("host")))
+    pair = prune_and_export(spec, group, out)
+    checks = [compile_and_verify(kind, out) for kind in KINDS]
+    show_classes(spec, out, threads)
+    peak_rss, importing = peak_rss_mb(out / "sparse", threads)
+    timings = time_engines(pair, out, threads, args.runs)
+    torch_ms, dense_ms, direct_ms, sparse_ms = (timing.median_ms for timing in timings)
+    manifest = read_manifest(out / "sparse" / MANIFEST)
+    summary = {
+        "model": spec.name,
+        "group": str(group),
+        "pruning_rate": pair.report.rate,
+        "max_rel_error": max(each.max_rel_error for each in checks),
+        "sensitivity": min(each.sensitivity for each in checks),
+        "torch_ms": torch_ms,
+        "dense_ms": dense_ms,
+        "direct_ms": direct_ms,
+        "sparse_ms": sparse_ms,
+        "eta": direct_ms / sparse_ms / pair.report.rate,
+        "threads": threads,
+        "peak_rss_mb": peak_rss - importing,
+        "imports_mb": importing,
+        "weights_mb": manifest["weight_bytes"] / 1e6,
+        "planned_activations_mb": manifest["planned_activation_bytes"] / 1e6,
+        "timings": timings,
+    }
+    write_json(out / "summary.json", summary)
+    show(spec, summary, runs=args.runs)
+    print(out / "summary.json")
+    return 0 if summary["max_rel_error"] <= 1e-4 else 1
 
+
+def prune_and_export(spec: ModelSpec, group: KernelGroup, out: Path) -> BenchmarkPair:
+    """The model dense and pruned to the paper's rate, and an ONNX file of each."""
     print(f"{spec.title}, clip {spec.input_shape}, seeded weights (none trained are at hand)")
     print(f"prune: KGS {group}, which suits the vectors of this machine", flush=True)
     pair = benchmark_pair(spec.name, group=group)
@@ -91,22 +125,28 @@ def run(args: argparse.Namespace) -> int:
     )
     export_onnx(pair.dense, pair.input_shape, out / "dense.onnx")
     export_onnx(pair.pruned, pair.input_shape, out / "sparse.onnx")
+    return pair
 
-    verified = {}
-    for kind in KINDS:
-        print(f"compile {kind} for this machine, compare with ONNX Runtime", flush=True)
-        onnx = out / ("sparse.onnx" if kind == "sparse" else "dense.onnx")
-        manifest = compile_onnx(onnx, out / kind, winograd=kind != "direct")
-        verified[kind] = verify(out / kind, onnx)
-        declined = [layer for layer in manifest["layers"] if layer["reason"]]
-        layers = len(manifest["layers"])
-        print(
-            f"  max_rel_error {verified[kind].max_rel_error:.1e}; "
-            f"{layers - len(declined)} of {layers} layers accelerated"
-        )
-        for layer in declined:
-            print(f"  {layer['name']}: {layer['reason']}")
 
+def compile_and_verify(kind: str, out: Path) -> Verification:
+    """Compile one of KINDS, compare it with ONNX Runtime, and say which layers are not faster."""
+    print(f"compile {kind} for this machine, compare with ONNX Runtime", flush=True)
+    onnx = out / ("sparse.onnx" if kind == "sparse" else "dense.onnx")
+    manifest = compile_onnx(onnx, out / kind, winograd=kind != "direct")
+    verified = verify(out / kind, onnx)
+    declined = [layer for layer in manifest["layers"] if layer["reason"]]
+    layers = len(manifest["layers"])
+    print(
+        f"  max_rel_error {verified.max_rel_error:.1e}; "
+        f"{layers - len(declined)} of {layers} layers accelerated"
+    )
+    for layer in declined:
+        print(f"  {layer['name']}: {layer['reason']}")
+    return verified
+
+
+def show_classes(spec: ModelSpec, out: Path, threads: int) -> None:
+    """Classify a generated clip by the sparse artifact."""
     print("classify a generated H.264 clip", flush=True)
     make_clip(out / "clip.mp4", seed=SEED)
     seen = classify_video(
@@ -118,42 +158,26 @@ def run(args: argparse.Namespace) -> int:
     for guess in seen.top:
         print(f"  class {guess.index}: {guess.probability:.3f}")
 
-    peak_rss, importing = peak_rss_mb(out / "sparse", threads)
-    timings = time_engines(pair, out, threads, args.runs)
-    torch_ms, dense_ms, direct_ms, sparse_ms = (timing.median_ms for timing in timings)
-    summary = {
-        "model": spec.name,
-        "group": str(group),
-        "pruning_rate": pruned.rate,
-        "max_rel_error": max(each.max_rel_error for each in verified.values()),
-        "sensitivity": min(each.sensitivity for each in verified.values()),
-        "torch_ms": torch_ms,
-        "dense_ms": dense_ms,
-        "direct_ms": direct_ms,
-        "sparse_ms": sparse_ms,
-        "eta": direct_ms / sparse_ms / pruned.rate,
-        "threads": threads,
-        "peak_rss_mb": peak_rss - importing,
-        "imports_mb": importing,
-        "weights_mb": manifest["weight_bytes"] / 1e6,
-        "planned_activations_mb": manifest["planned_activation_bytes"] / 1e6,
-        "timings": timings,
-    }
-    write_json(out / "summary.json", summary)
+
+def show(spec: ModelSpec, summary: Mapping, *, runs: int) -> None:
+    """The table of engines, and what follows from it."""
     print_table(
-        [(timing.engine, timing.median_ms, torch_ms / timing.median_ms) for timing in timings],
+        [
+            (timing.engine, timing.median_ms, summary["torch_ms"] / timing.median_ms)
+            for timing in summary["timings"]
+        ],
         columns=("engine", "median ms", "times as fast as PyTorch"),
-        title=f"{spec.title}, {threads} threads, median of {args.runs} runs in turns",
+        title=f"{spec.title}, {summary['threads']} threads, median of {runs} runs in turns",
     )
+    dense_ms, direct_ms, sparse_ms = (summary[f"{k}_ms"] for k in KINDS)
     print(
         f"sparse against dense: {dense_ms / sparse_ms:.2f}x, against dense by the kernels of the "
-        f"sparse layers {direct_ms / sparse_ms:.2f}x at a pruning rate of {pruned.rate:.2f}x "
-        f"(eta {summary['eta']:.2f})\n"
+        f"sparse layers {direct_ms / sparse_ms:.2f}x at a pruning rate of "
+        f"{summary['pruning_rate']:.2f}x (eta {summary['eta']:.2f})\n"
         f"memory to load and run: {summary['peak_rss_mb']:.0f} MB "
         f"(weights {summary['weights_mb']:.0f}, "
-        f"activations {summary['planned_activations_mb']:.0f})\n{out / 'summary.json'}"
+        f"activations {summary['planned_activations_mb']:.0f})"
     )
-    return 0 if summary["max_rel_error"] <= 1e-4 else 1
 
 
 def time_engines(pair: BenchmarkPair, out: Path, threads: int, runs: int) -> list[Timing]:

@@ -145,10 +145,10 @@ def _phone_script(state: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def script(monkeypatch):
-    """Load a script as a module; the folder of the meter is where its modules find each other."""
-    monkeypatch.syspath_prepend(str(SCRIPTS / "armmeter"))
+    """Load a script as a module; its folder is where it finds the modules beside it."""
 
     def load(path: str):
+        monkeypatch.syspath_prepend(str((SCRIPTS / path).parent))
         spec = importlib.util.spec_from_file_location(Path(path).stem, SCRIPTS / path)
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, spec.name, module)

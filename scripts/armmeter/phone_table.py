@@ -15,8 +15,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from armmeter import TIMEOUT_S, load_result, measure, precision_of, warnings
+from emulation import TIMEOUT_S
 from estimate import Estimate, estimate, total
+from inference import measure
+from meter_results import load_result, precision_of, warnings
 
 from rt3d_tvm.artifact.load import file_sha256
 from rt3d_tvm.compile.build import compile_onnx

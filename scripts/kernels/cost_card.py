@@ -29,6 +29,22 @@ SHOWN = 12
 
 def main(argv: list[str] | None = None) -> int:
     """Compile each model for adreno, count, print."""
+    args = _arguments(argv)
+    found = {}
+    for model in args.models:
+        found[model] = model_cards(model, args.group, args.work)
+        _show_longest(f"{model}, {args.group}", found[model])
+    _show_sums(found)
+    if args.json is not None:
+        rows = {
+            name: [{**vars(c), "bound_ms": c.bound_ms, "uncached_ms": c.uncached_ms} for c in cards]
+            for name, cards in found.items()
+        }
+        write_json(args.json, rows)
+    return 0
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=list(PAPER_MS), default=list(PAPER_MS))
     parser.add_argument(
@@ -39,34 +55,38 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--work", type=Path, default=Path("build/cost_card"), metavar="DIR")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    args = parser.parse_args(argv)
-    sums, found = [], {}
-    for model in args.models:
-        found[model] = cards = model_cards(model, args.group, args.work)
-        longest = sorted(cards, key=lambda card: -card.bound_ms)[:SHOWN]
-        print_table(
-            [
-                (
-                    card.kernel,
-                    card.work_groups,
-                    card.group_items,
-                    card.registers,
-                    card.flops / 1e9,
-                    card.tensor_bytes / 1e6,
-                    card.executed_bytes / 1e6,
-                    card.intensity,
-                    card.bound_ms,
-                    card.uncached_ms,
-                )
-                for card in longest
-            ],
-            columns=(
-                *("kernel", "groups", "items", "registers", "GFLOP", "MB", "MB accessed"),
-                *("FLOP/byte", "each once ms", "every access ms"),
-            ),
-            title=f"{model}, {args.group}: the {len(longest)} longest of {len(cards)} kernels",
-        )
-        sums.append(
+    return parser.parse_args(argv)
+
+
+def _show_longest(title: str, cards: list[CostCard]) -> None:
+    longest = sorted(cards, key=lambda card: -card.bound_ms)[:SHOWN]
+    print_table(
+        [
+            (
+                card.kernel,
+                card.work_groups,
+                card.group_items,
+                card.registers,
+                card.flops / 1e9,
+                card.tensor_bytes / 1e6,
+                card.executed_bytes / 1e6,
+                card.intensity,
+                card.bound_ms,
+                card.uncached_ms,
+            )
+            for card in longest
+        ],
+        columns=(
+            *("kernel", "groups", "items", "registers", "GFLOP", "MB", "MB accessed"),
+            *("FLOP/byte", "each once ms", "every access ms"),
+        ),
+        title=f"{title}: the {len(longest)} longest of {len(cards)} kernels",
+    )
+
+
+def _show_sums(found: dict[str, list[CostCard]]) -> None:
+    print_table(
+        [
             (
                 model,
                 sum(card.flops for card in cards) / 1e9,
@@ -75,19 +95,11 @@ def main(argv: list[str] | None = None) -> int:
                 sum(card.uncached_ms for card in cards),
                 PAPER_MS[model],
             )
-        )
-    print_table(
-        sums,
+            for model, cards in found.items()
+        ],
         columns=("model", "GFLOP", "MB", "each once ms", "every access ms", "paper, measured ms"),
         title="sums: bounds, not measurements",
     )
-    if args.json is not None:
-        rows = {
-            name: [{**vars(c), "bound_ms": c.bound_ms, "uncached_ms": c.uncached_ms} for c in cards]
-            for name, cards in found.items()
-        }
-        write_json(args.json, rows)
-    return 0
 
 
 def model_cards(name: str, group: KernelGroup, work: Path) -> list[CostCard]:

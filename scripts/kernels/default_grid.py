@@ -208,7 +208,7 @@ def _timed(folder: Path, names: list[str]) -> dict[str, float]:
 def _metered(folder: Path, names: list[str]) -> dict[str, float]:
     """Estimated milliseconds of each kernel on one core."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "armmeter"))
-    from armmeter import HERE, TIMEOUT_S, run_python
+    from emulation import HERE, TIMEOUT_S, run_python
     from estimate import estimate
 
     arguments = [folder.absolute(), *names]

@@ -169,6 +169,21 @@ def _measure(args: argparse.Namespace) -> int:
         for case in cases
         for row in model_rows(*case, artifacts(*case, args), device=device, runs=args.runs)
     ]
+    _show(rows, gemms, peak, device=device, args=args)
+    if args.json is not None:
+        found = {"device": str(describe(device)), "target": args.target, "peak_gflops": peak}
+        write_json(args.json, {**found, "gemm": gemms, "models": rows})
+    return 0 if _holds(rows, gemms, peak) else 1
+
+
+def _show(
+    rows: list[dict],
+    gemms: Mapping[str, tuple[Tiling, float]],
+    peak: float,
+    *,
+    device: pyopencl.Device,
+    args: argparse.Namespace,
+) -> None:
     print(f"{describe(device)}, {device.max_compute_units} units, target {args.target}")
     print(f"multiply-adds of float32 on registers: {peak:.0f} GFLOP/s")
     print_table(
@@ -203,15 +218,15 @@ def _measure(args: argparse.Namespace) -> int:
         ),
         title=f"medians of {args.runs} runs in turns, by the device's clock",
     )
-    if args.json is not None:
-        found = {"device": str(describe(device)), "target": args.target, "peak_gflops": peak}
-        write_json(args.json, {**found, "gemm": gemms, "models": rows})
-    held = all(gflops >= LEAST_GEMM * peak for _, gflops in gemms.values()) and all(
+
+
+def _holds(rows: list[dict], gemms: Mapping[str, tuple[Tiling, float]], peak: float) -> bool:
+    """Whether all that was measured is at least what has to hold."""
+    return all(gflops >= LEAST_GEMM * peak for _, gflops in gemms.values()) and all(
         min(row["eta"], row["conv_eta"]) >= LEAST_ETA
         and gemms[row["precision"]][1] <= MOST_BEHIND_GEMM * row["gflops"]
         for row in rows
     )
-    return 0 if held else 1
 
 
 def artifacts(name: str, precision: str, args: argparse.Namespace) -> dict[str, Path]:

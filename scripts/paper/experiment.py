@@ -16,16 +16,17 @@ import fcntl
 import json
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from cells import SETTINGS, Cell, Preset
 from torch.utils.data import Dataset
 
 from rt3d_tvm.console import write_json
 from rt3d_tvm.data.datasets import VideoDataset, open_dataset
-from rt3d_tvm.data.motion import MotionSettings, write_motion
+from rt3d_tvm.data.motion import write_motion
 from rt3d_tvm.data.preprocessing import Description
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.models import build_model, model_spec
@@ -37,8 +38,6 @@ from rt3d_tvm.prune.regularization import Regularization
 from rt3d_tvm.prune.reweighted import Reweighted
 from rt3d_tvm.prune.schemes import Scheme
 from rt3d_tvm.prune.train import (
-    DensePlan,
-    PruningPlan,
     VideoData,
     choose_device,
     initialise_,
@@ -48,98 +47,6 @@ from rt3d_tvm.prune.train import (
 )
 from rt3d_tvm.prune.work import WorkFolder, remove_work
 from topi_sparse.kernel_group import KernelGroup
-
-ALGORITHMS = ("heuristic", "regularization", "reweighted")
-_SETTINGS = "preset.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One training: a dense model, or one that is pruned, a line of the table for one seed."""
-
-    model: str
-    seed: int
-    algorithm: str | None = None
-    scheme: str | None = None
-    group: str | None = None
-    rate: float | None = None
-    value: float | None = None  # of the algorithm's own hyperparameter, where it is being chosen
-
-    @property
-    def dense(self) -> bool:
-        return self.algorithm is None
-
-    @property
-    def of_dense(self) -> Cell:
-        """The dense model that this one begins with."""
-        return Cell(model=self.model, seed=self.seed)
-
-    @property
-    def name(self) -> str:
-        start = f"{self.model}-seed{self.seed}"
-        if self.dense:
-            return f"{start}-dense"
-        group = "" if self.scheme == "filter" else f"-{self.group}"
-        value = "" if self.value is None else f"-at-{self.value:g}"
-        return f"{start}-{self.algorithm}-{self.scheme}{group}-{self.rate:g}x{value}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """All that decides the figures, fixed before the run; written beside the cells.
-
-    ``choices`` are what each algorithm's own hyperparameter is chosen from (`chosen_value`):
-    lambda, and the heuristic's rounds. As many for each, once a model, on ``choosing_seed``, which
-    is none of ``seeds``: KGS at ``rate`` is trained on four fifths of the training videos and
-    judged by the rest.
-    """
-
-    name: str
-    width: Mapping[str, float]
-    seeds: Mapping[str, tuple[int, ...]]
-    top_rate: Mapping[str, float]
-    dense: Mapping[str, DensePlan]
-    pruning: PruningPlan
-    choices: Mapping[str, tuple[float, ...]]
-    choosing_seed: int
-    frames: int
-    size: int
-    motion: MotionSettings | None
-    rate: float = 2.6
-    group: str = "4x4"
-    wider_groups: tuple[str, ...] = ("8x4", "16x4", "32x4")
-    cached: bool = True
-    dropout: float | None = None
-
-    def cells(self, model: str, seed: int) -> Iterator[Cell]:
-        """Those of one dense checkpoint, in the order of the paper's table."""
-        for algorithm in ALGORITHMS:
-            for scheme in ("filter", "vanilla", "kgs"):
-                yield self.cell(model, seed, algorithm, scheme, self.rate)
-            yield self.cell(model, seed, algorithm, "kgs", self.top_rate[model])
-        for group in self.wider_groups:
-            cell = self.cell(model, seed, "reweighted", "kgs", self.top_rate[model])
-            yield replace(cell, group=group)
-
-    def choosing_cells(self, model: str) -> Iterator[Cell]:
-        for algorithm in ALGORITHMS:
-            for value in self.choices[algorithm]:
-                cell = self.cell(model, self.choosing_seed, algorithm, "kgs", self.rate)
-                yield replace(cell, value=value)
-
-    def needed_by(self, cell: Cell) -> list[Cell]:
-        """The cells that have to be there before it can be trained."""
-        if cell.dense:
-            return []
-        if cell.value is not None:
-            return [cell.of_dense]
-        chosen = self.choosing_cells(cell.model)
-        return [cell.of_dense, *(c for c in chosen if c.algorithm == cell.algorithm)]
-
-    def cell(self, model: str, seed: int, algorithm: str, scheme: str, rate: float) -> Cell:
-        return Cell(
-            model=model, seed=seed, algorithm=algorithm, scheme=scheme, group=self.group, rate=rate
-        )
 
 
 def algorithm_of(name: str, value: float) -> Algorithm:
@@ -169,7 +76,7 @@ class Experiment:
         self.weights = dict(weights or {})
         self._sets: dict[tuple, VideoDataset] = {}
         settings = json.loads(json.dumps(asdict(preset)))
-        path = self.root / _SETTINGS
+        path = self.root / SETTINGS
         if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
             raise InputError(
                 f"{path}: other settings than preset {preset.name} has now; name another folder"
@@ -383,9 +290,3 @@ def start_from_(model: torch.nn.Module, path: Path) -> None:
     if missing := [key for key in own if key not in fitting and key not in last]:
         raise InputError(f"{path}: does not fit the model: {missing[0]} is missing or differs")
     model.load_state_dict({**own, **fitting})
-
-
-def read_cells(root: Path) -> list[dict]:
-    """Every cell in the folder of a preset, by name."""
-    paths = sorted(path for path in Path(root).glob("*.json") if path.name != _SETTINGS)
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]

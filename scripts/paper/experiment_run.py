@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from experiment import Cell, Experiment, Preset, read_cells
+from cells import Cell, Preset, read_cells
+from experiment import Experiment
 from presets import PRESETS
 
 from rt3d_tvm.console import progress, write_json

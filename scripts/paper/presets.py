@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiment import Preset
+from cells import Preset
 
 from rt3d_tvm.data.motion import MotionSettings
 from rt3d_tvm.prune.train import DensePlan, PruningPlan

@@ -20,7 +20,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 
-from experiment import ALGORITHMS, Preset
+from cells import ALGORITHMS, Preset
 from experiment_run import parser_of, run
 
 from rt3d_tvm.console import print_table

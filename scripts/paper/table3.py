@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from experiment import Cell, Preset
+from cells import Cell, Preset
 from experiment_run import parser_of, run
 
 from rt3d_tvm.console import print_table

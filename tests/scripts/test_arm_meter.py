@@ -71,12 +71,12 @@ def test_a_row_is_held_against_its_precision(script, precision, rel_error, is_wr
     assert row.estimate.issued_share == pytest.approx(1)
     # What is far from the reference altogether is said of every engine.
     far = not rel_error <= {"fp32": 1e-2, "fp16": 2e-2}[precision]
-    assert bool(script("armmeter/armmeter.py").warnings(result)) == far
+    assert bool(script("armmeter/meter_results.py").warnings(result)) == far
     assert not table.Row(title="", engine="mnn", result=result).is_wrong
 
 
 def test_multiply_adds_of_the_file_are_those_of_the_manifest(script, compiled):
-    shape, dense, kept = script("armmeter/armmeter.py").count_macs(compiled.onnx)
+    shape, dense, kept = script("armmeter/inference.py").count_macs(compiled.onnx)
     layers = compiled.manifest["layers"]
     assert list(shape) == list(compiled.manifest["inputs"][0]["shape"])
     assert dense == sum(layer["dense_macs"] for layer in layers)

@@ -9,7 +9,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "peers"))
 
-from compare_peers import Engine, Made, Row, digest, measure
+from peer_files import Made, digest
+from peer_row import Row
+from peer_runs import Engine, measure
 
 
 def test_a_file_is_made_again_only_of_something_else(tmp_path):
@@ -91,7 +93,7 @@ def test_engines_are_timed_checked_and_laid_open_layer_by_layer(compiled_c3d, fo
     session = onnxruntime.InferenceSession(compiled_c3d.onnx)
     clip = np.load(folder / "clip.npy")
     expected = session.run(None, {session.get_inputs()[0].name: clip})[0]
-    # Tied to the model's real output, not to what compare_peers calls one.
+    # Tied to the model's real output, not to what peer_runs calls one.
     output = np.load(folder / f"rt3d.{compiled_c3d.folder.name}.npy")
     assert np.max(abs(output - expected)) == pytest.approx(
         ours["rel_error"] * np.max(abs(expected))

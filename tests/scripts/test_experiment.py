@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "paper"))
 import presets
 import table1
 import table3
-from experiment import ALGORITHMS, Experiment, read_cells
+from cells import ALGORITHMS, read_cells
+from experiment import Experiment
 
 TINY = replace(
     presets.MOTION,
