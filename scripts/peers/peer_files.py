@@ -28,7 +28,7 @@ from topi_sparse.kernel_group import KernelGroup
 PAPER_GROUP = KernelGroup(g_m=8, g_n=4)
 # What decides the ONNX files, and what else decides the artifacts.
 PRUNING_CODE = (
-    *("rt3d_tvm/models", "rt3d_tvm/prune", "rt3d_tvm/export.py"),
+    *("rt3d_tvm/models", "rt3d_tvm/prune", "rt3d_tvm/export"),
     "topi_sparse/kernel_group.py",
 )
 ALL_CODE = ("rt3d_tvm", "topi_sparse", "schedules")
@@ -60,6 +60,8 @@ def digest(*parts: object, code: Iterable[str] = ()) -> str:
     sha = hashlib.sha256(repr(parts).encode())
     for name in code:
         path = ROOT / name
+        if not path.exists():  # or its code would decide nothing
+            raise FileNotFoundError(f"{path}: named as what decides a file, but not there")
         for file in [path] if path.is_file() else sorted(path.rglob("*.*")):
             if file.suffix in DIGESTED:
                 sha.update(file.read_bytes())
