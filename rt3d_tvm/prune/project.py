@@ -133,11 +133,10 @@ def choose_masks(
         exact=exact,
         staying=_staying(survey),
     )
+    grids = [kept.reshape(of.grid) for of, kept in zip(units, keep, strict=True)]
     return {
-        layer.name: schemes[layer.name].spread(
-            kept.reshape(of.grid), layer.shape, groups=layer.conv_groups
-        )
-        for layer, of, kept in zip(layers, units, keep, strict=True)
+        layer.name: schemes[layer.name].spread(grid, layer.shape, groups=layer.conv_groups)
+        for layer, grid in zip(layers, grids, strict=True)
     }
 
 

@@ -11,6 +11,8 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import tvm
+
 from rt3d_tvm.arguments import as_address, as_path
 from rt3d_tvm.artifact.load import file_sha256
 from rt3d_tvm.compile.choices.records import FORMAT
@@ -23,8 +25,8 @@ from rt3d_tvm.files.staging import scratch_folder
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.defaults import DEADLINE_S, TRIALS
 from rt3d_tvm.tune.fleet import Devices, Pauses
-from rt3d_tvm.tune.openers import open_for
-from rt3d_tvm.tune.tasks import extract_tasks
+from rt3d_tvm.tune.openers import Opener, open_for
+from rt3d_tvm.tune.tasks import Task, extract_tasks
 from rt3d_tvm.tune.trials import Tuner, TuningReport
 from rt3d_tvm.tune.watch import Watch
 from rt3d_tvm.tune.work_dir import check_work
@@ -74,14 +76,7 @@ def tune_onnx(
         deadline_s=deadline_s,
     )
     watch.say("import and lower")
-    mod = import_onnx(onnx_path)
-    try:
-        mod = lower(mod, lowering)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    tasks = extract_tasks(mod)
-    if not tasks:
-        raise InputError(f"{onnx_path}: none of its layers has a kernel that can be tuned")
+    mod, tasks = _lowered(onnx_path, lowering)
     tuner = Tuner(
         lowering.target,
         tasks,
@@ -94,18 +89,35 @@ def tune_onnx(
         tuner,
         scratch_folder("rt3d-tune-") as folder,
         Builder(lowering.target, folder, plans=opener.runs_plans) as builder,
-        Devices(
-            opener.open,
-            opener.count,
-            say=watch.say,
-            pauses=pauses,
-            renew_s=opener.renew_s,
-            patience_s=PATIENCE_S,
-        ) as devices,
+        _devices(opener, pauses, watch) as devices,
     ):
         report = tuner.run(builder, devices, trials=trials, overlap=tracker is not None)
     paired = sum(entry.kernel == KGSConv2Plus1D.name for entry in read_report(mod))
     return replace(report, paired=paired)
+
+
+def _lowered(onnx_path: Path, lowering: Lowering) -> tuple[tvm.IRModule, list[Task]]:
+    """The model's module, and what of it can be tuned; InputError where nothing can."""
+    mod = import_onnx(onnx_path)
+    try:
+        mod = lower(mod, lowering)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    tasks = extract_tasks(mod)
+    if not tasks:
+        raise InputError(f"{onnx_path}: none of its layers has a kernel that can be tuned")
+    return mod, tasks
+
+
+def _devices(opener: Opener, pauses: Pauses | None, watch: Watch) -> Devices:
+    return Devices(
+        opener.open,
+        opener.count,
+        say=watch.say,
+        pauses=pauses,
+        renew_s=opener.renew_s,
+        patience_s=PATIENCE_S,
+    )
 
 
 def versions() -> dict[str, str]:

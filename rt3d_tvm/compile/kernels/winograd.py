@@ -20,7 +20,13 @@ from rt3d_tvm.compile.kernels.kernel import (
     padded_bias,
 )
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d
-from topi_sparse.cpu.register_tile import GROUP_CHANNELS, VectorUnit, default_group, default_tile
+from topi_sparse.cpu.register_tile import (
+    GROUP_CHANNELS,
+    Tile,
+    VectorUnit,
+    default_group,
+    default_tile,
+)
 from topi_sparse.cpu.winograd import (
     KERNEL,
     POINTS,
@@ -58,7 +64,6 @@ def why_not_winograd(conv: Convolution) -> str | None:
 
 def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) -> Kernel:
     """Transforms around a kgs_conv3d for each of 6 x 6 points; see topi_sparse.cpu.winograd."""
-    m, n = conv.weight.shape[:2]
     y = PackedLayout(c_block=unit.lanes)
     definition = WinogradConv3d(
         **conv.geometry,
@@ -72,17 +77,7 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
     kept = (conv.weight != 0).any(axis=(3, 4), keepdims=True).astype(conv.weight.dtype)
     if group is None:
         group = default_group(kept, out_width=positions, c_block=y.c_block, unit=unit)
-    tile = default_tile(
-        channels=n,
-        kernel=kept.shape[2:],
-        density=np.count_nonzero(kept) / kept.size,
-        out_width=positions,
-        stride_w=1,
-        c_block=y.c_block,
-        group=group,
-        unit=unit,
-        weight_sets=POINTS,
-    )
+    tile = _tile(kept, positions, c_block=y.c_block, group=group, unit=unit)
     packing = {
         "group": group,
         "chunk": tile.chunk,
@@ -100,6 +95,7 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
     def emit(builder: relax.BlockBuilder, x: relax.Expr, residual: relax.Expr | None) -> relax.Var:
         v = emit_call(builder, "winograd_input", winograd_input(definition), [x])
         u = emit_products(builder, products, point, pack(), None, v, None)
+        m = conv.weight.shape[0]
         args = [u, padded_bias(conv.bias, m, ceil_div(m, y.c_block) * y.c_block)]
         if residual is not None:
             args.append(residual)
@@ -114,6 +110,23 @@ def by_winograd(conv: Convolution, unit: VectorUnit, group: KernelGroup | None) 
         issued_macs=issued_macs(products),
         cost=_cost(conv, definition, products, point, unit),
         emit=emit,
+    )
+
+
+def _tile(
+    kept: np.ndarray, positions: int, *, c_block: int, group: KernelGroup, unit: VectorUnit
+) -> Tile:
+    """The register tile of the products, which read a weight of their own at each point."""
+    return default_tile(
+        channels=kept.shape[1],
+        kernel=kept.shape[2:],
+        density=np.count_nonzero(kept) / kept.size,
+        out_width=positions,
+        stride_w=1,
+        c_block=c_block,
+        group=group,
+        unit=unit,
+        weight_sets=POINTS,
     )
 
 
