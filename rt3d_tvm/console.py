@@ -29,7 +29,7 @@ def print_table(
 
     On a terminal that is a rich table, elsewhere aligned lines with two spaces between columns.
     Where a terminal is too narrow text is folded, never cut; where that would leave next to nothing
-    of a column, each row is a block with a line a column.
+    of a column, each row is a block with one line per column.
     A row whose length is not that of ``columns`` raises ValueError.
     """
     file = file or sys.stdout

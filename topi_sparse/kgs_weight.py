@@ -23,9 +23,9 @@ class KGSWeight:
     kd are neighbours.
 
     columns  int32 (kept, 4): q, kd, kh, kw
-    blocks   one dimension: (g_n / channels, rows, channels) weights a column, ``rows`` being g_m,
-             but what is left of ``row_multiple``-padded M in the last row block
-    channels so many channels of a filter lie side by side
+    blocks   one dimension: (g_n / channels, rows, channels) weights per column. ``rows`` is g_m, in
+             the last row block the rest of M, padded to ``row_multiple``
+    channels how many channels of a filter lie side by side
     pointers int32 (P * chunks * KD + 1,): where the columns of (p, chunk, kd) start
     """
 

@@ -2,13 +2,13 @@
 
 model.so      the code, then a seal
 weights.bin   a seal, then each weight at a multiple of 64 bytes, one directly after the other
-manifest.json what is said of the model and of the files
+manifest.json the description of the model and of the files
 kernels.cl, plan.json   beside them where the target is OpenCL
 
 One id stands in every file. It is the SHA-256 of the manifest with its own id left blank, and the
 manifest has the SHA-256 of what the other files hold: no byte of them is left out. A seal has
-CRC-32s besides, of the manifest and of the file: what loading compares, because it reads several
-gigabytes a second. In a text file the id stands once, near its start.
+CRC-32s of the manifest and of the file as well. Loading compares those, because they are computed
+at several gigabytes per second. In a text file the id stands once, near its start.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ALIGNMENT = 64
 # The kind of file, the CRC-32 of the manifest and of what the file holds, its size, the id.
 SEAL = struct.Struct("<16sIIQ32s")
 KINDS = {MODEL: b"rt3d-tvm library", WEIGHTS: b"rt3d-tvm weights"}
-# What stands in the place of an id while it is not known, and while it is checked.
+# What stands instead of an id while it is not known, and while it is checked.
 BLANK = "0" * 64
 
 

@@ -65,8 +65,9 @@ _libraries = itertools.count()
 class Artifact:
     """A loaded model: ``run`` takes and returns numpy arrays; the manifest says of what shape.
 
-    Any thread may call ``run``; calls take turns, and so do those of all artifacts that run on
-    several threads. One with ``threads=1`` runs beside others. A forked process may go on using it.
+    Any thread may call ``run``; calls take turns. All artifacts that run on several threads take
+    turns with each other, too. One with ``threads=1`` runs beside others. A forked process may go
+    on using it.
 
     threads: how many really run it.
     """

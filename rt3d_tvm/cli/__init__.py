@@ -78,7 +78,7 @@ def _fail(message: str) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
-        """As argparse does; but what is not known is this command's error, not that of `rt3d`."""
+        """As argparse does, but this command refuses unknown arguments, not `rt3d`."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -49,7 +49,7 @@ def add_video(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show the model's input, its preprocessing and its labels; no video is needed",
     )
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="classes' names, one a line")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="classes' names, one per line")
     add_preprocessing(parser)
     add_threads(parser)
 

@@ -46,7 +46,7 @@ def add_tune(commands: Commands) -> None:
         type=at_least_one,
         default=TRIALS,
         metavar="N",
-        help=f"a layer; default: {TRIALS}",
+        help=f"per layer; default: {TRIALS}",
     )
     add_kernels(tune)
     add_threads(tune)

@@ -53,8 +53,8 @@ def compile_onnx(
 
     The folder appears whole or not at all; one that exists is replaced only if it is an artifact.
     ``settings`` are fields of CompileOptions (target, group, precision ...), where no ``options``
-    are given. Tuned kernels are those of ``database``, a work directory of `rt3d tune`, then, where
-    ``shipped``, those of the package's records. Weights that are NaN or infinite are taken with
+    are given. Tuned kernels come from ``database``, a work directory of `rt3d tune`, and where
+    ``shipped`` then from the package's records. Weights that are NaN or infinite are taken with
     ``allow_non_finite`` only. ``dump`` is a folder for the module after each phase; ``progress``
     is told the name of each stage. InputError for a model, option, database or folder that will
     not do.

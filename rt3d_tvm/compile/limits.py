@@ -20,7 +20,7 @@ MAX_WEIGHT_BYTES = 2**31 - 1
 # Constants that follow from others, such as a padded or repeated weight: they are computed once,
 # when the model is compiled.
 MAX_CONSTANT_BYTES = 1 << 30
-# All results of a model, of which only some are stored at a time. R(2+1)D-18 has some 0.6 GB.
+# All results of a model, though only some are stored at a time. R(2+1)D-18 has about 0.6 GB.
 MAX_RESULT_BYTES = 16 << 30
 
 

@@ -1,4 +1,4 @@
-"""The names of a model's classes, from a file of one a line."""
+"""The names of a model's classes, from a file with one per line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_labels(path: str | Path) -> list[str]:
     lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")
     labels = [line.strip() for line in lines]
     if labels == [""]:
-        raise InputError(f"{path}: holds no label; one a line is expected")
+        raise InputError(f"{path}: holds no label; one per line is expected")
     if "" in labels:
         raise InputError(
             f"{path}: line {labels.index('') + 1} is blank; one label a line is expected, without "

@@ -49,9 +49,9 @@ class Product:
     """One convolution or matrix product of a run: ``out`` of ``read`` and ``weight``.
 
     ``weight`` is the factor that does not depend on the input, None where both do. ``source`` is
-    what it is, None if something was computed of it on the way or only a part is used; ``as_it_is``
-    whether its axes are those of the source. ``operator`` is convolution, transposed convolution
-    or matrix product; ``module`` the innermost one that was running.
+    the parameter it is, None if it was computed from one on the way or is only a part of one.
+    ``as_it_is`` says whether its axes are those of the source. ``operator`` is convolution,
+    transposed convolution or matrix product. ``module`` is the innermost one that was running.
     """
 
     operator: str

@@ -1,4 +1,4 @@
-"""Who looks on while a model trains: a line that moves on a terminal, a line an epoch elsewhere."""
+"""Who looks on while a model trains: a line that moves on a terminal, one per epoch elsewhere."""
 
 from __future__ import annotations
 

@@ -78,10 +78,9 @@ class Scheme:
         """The norm of each unit per weight: its mean magnitude (l1) or its RMS (l2).
 
         Pruning compares these, not the bare norms. A norm grows with the number of weights in the
-        unit (as its square root for l2), so that the smaller units at a remainder, or those of a
-        1x1x1 layer against those of a 3x3x3 one under vanilla, would look unimportant for being
-        small, though removing them saves little too. What one wants is the least energy lost for
-        each MAC saved, which is the mean over the unit.
+        unit (as its square root for l2). So smaller units would look unimportant, though removing
+        them saves little too: those at a remainder, and under vanilla those of a 1x1x1 layer beside
+        a 3x3x3 one. Pruning is to lose the least energy per MAC saved: the mean over the unit.
         """
         sizes = self.sizes(weight.shape, groups=groups, device=weight.device)
         return (self._power_sums(weight, order, groups) / sizes) ** (1 / order)

@@ -1,8 +1,8 @@
 """The folder of one training: its settings, its last checkpoint, its metrics and their plots.
 
-settings.json            what the training was begun with; other settings are refused by name
+settings.json            the settings it was begun with; others are refused by name
 checkpoint.safetensors   after the last whole epoch
-metrics.jsonl            one JSON object a line, one line an epoch
+metrics.jsonl            one JSON object per line, one line per epoch
 training.png             loss, accuracy and density over the epochs
 """
 

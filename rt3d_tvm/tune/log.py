@@ -16,7 +16,7 @@ PATIENCE_S, PAUSE_S = 300.0, 2.0
 
 
 class TrialLog:
-    """An append-only file of JSON objects, one a line; one process writes it at a time.
+    """An append-only file of JSON objects, one per line; one process writes it at a time.
 
     Opening reads what is there. A last line that is torn, and lines that are no JSON objects, are
     moved to a file beside it (``torn``), never fatal; ``warn`` is told. InputError for a file that

@@ -51,13 +51,13 @@ def tune_onnx(
     watch: Watch | None = None,
     **settings: object,
 ) -> TuningReport:
-    """Search for faster kernels of a model, ``trials`` a layer, and write the best into ``work``.
+    """Search for faster kernels of a model, ``trials`` per layer; write the best into ``work``.
 
     A search that was stopped, whatever stopped it, goes on where it was. Kernels run on this
-    machine, or on the devices of a tracker under ``key``, on ``threads`` cores, by default all of
-    this machine's and a device's big ones; those for OpenCL on the GPU of such a device, or on one
-    of this machine, the first or the one whose name has ``opencl`` in it. options, settings: as of
-    `compile_onnx`.
+    machine, or on the devices of a tracker under ``key``. They take ``threads`` cores: by default
+    all of this machine's, or a device's big ones. Kernels for OpenCL run on the GPU of a tracker's
+    device, or on a device of this machine: the first, or the one whose name has ``opencl`` in it.
+    options, settings: as of `compile_onnx`.
     InputError for bad input, a work directory of something else, and when no device is left.
     """
     watch = watch or Watch()

@@ -1,7 +1,7 @@
 """The work directory of a search: what it is of, its log, and the records it ends with.
 
 session.json   model, target and versions; a search with others is refused, each named
-trials.jsonl   one line a trial (`log`); trials.torn.jsonl takes what a crash left half written
+trials.jsonl   one line per trial (`log`); trials.torn.jsonl takes what a crash left half written
 tuned.jsonl    the verified best of every kernel (`records`), written at the end
 """
 

@@ -1,6 +1,6 @@
 """The table of docs/fuzz.json in docs/reliability.md: python -m scripts.fuzz.table [FILE ...].
 
-With FILEs of tallies, docs/fuzz.json becomes their sum first.
+With FILEs of tallies, their sum is written to docs/fuzz.json first.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Cost cards of the pruned models for an Adreno 650: bounds for their kernels' times, from counts.
 
 Prints, for each model, the kernels that take longest and the sums beside the paper's figures.
-Nothing is timed and no GPU is needed. Bytes are those of every tensor a kernel is given, once
-("each once"), and those of every access it executes, as if there were no cache ("every access").
+Nothing is timed and no GPU is needed. Bytes are counted twice: every tensor that a kernel is given,
+once ("each once"), and every access that it executes, as if without a cache ("every access").
 """
 
 from __future__ import annotations

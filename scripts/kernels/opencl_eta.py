@@ -3,7 +3,7 @@
     python scripts/kernels/opencl_eta.py [--models c3d r2plus1d s3d] [--precision fp32 fp16]
         [--group 32x4 ...] [--json FILE]
 
-Every model is run dense and pruned to the paper's rate, in turns; times are those of the device's
+Every model is run dense and pruned to the paper's rate, in turns, timed by the device's
 clock. eta is the speed-up over the pruning rate, over the convolutions and over the whole model.
 The GEMM is the best of the tilings in TILINGS, with operands packed for each, as weights are; it
 stores what the kernels store and sums in float32, as they do. Artifacts that are in ``--work`` are

@@ -273,7 +273,7 @@ def test_a_device_without_float16_is_refused(adreno):
 
 def test_a_device_of_small_groups_is_refused(adreno):
     small = SimpleNamespace(name="Small GPU", extensions="cl_khr_fp16", max_work_group_size=32)
-    with pytest.raises(InputError, match=r"work-items a group; Small GPU allows 32"):
+    with pytest.raises(InputError, match=r"work-items per group; Small GPU allows 32"):
         Executor(Plan.read(adreno), [], small)
 
 
@@ -287,7 +287,7 @@ def test_a_kernel_beyond_the_limits_is_refused_when_it_is_planned():
     target = make_target("adreno")
     kernel = planner._Kernel(name="k", arguments=(), sizes=(), groups=(1, 1, 1), items=(16, 16, 1))
     planner._check(kernel, "__kernel void k() {}", target)
-    with pytest.raises(ValueError, match="k: 512 work-items a group, at most 256"):
+    with pytest.raises(ValueError, match="k: 512 work-items per group, at most 256"):
         planner._check(replace(kernel, items=(32, 16, 1)), "__kernel void k() {}", target)
     source = "__kernel void k() { __local float4 tile[1025]; } __kernel void j() {}"
     with pytest.raises(ValueError, match="k: 16400 bytes of local memory, at most 16384"):

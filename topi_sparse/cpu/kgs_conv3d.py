@@ -78,11 +78,12 @@ class KGSConv3d(PackedConv3d):
         """Whether a tile's inputs should stay in L1 for all row blocks, rather than their weights.
 
         Where channels share the vectors, a tile reads up to seven cache lines of input for one of
-        weights. (A narrow one of many filters reads more of weights, and they stay: a tenth of the
-        time for 3 columns of 8 filters with AVX2.) With a window of one location along H and W it
-        reads a line for a few multiply-adds, which AVX-512, whose channel block is a line, does
-        faster than the next cache sends lines. (Not so with a weight for each point of Winograd's
-        transform, whose planes are a row each.)
+        weights. A narrow tile of many filters reads more of weights, so they stay: that saves a
+        tenth of the time for 3 columns of 8 filters with AVX2.
+
+        With a window of one location along H and W a tile reads each line for a few multiply-adds.
+        With AVX-512, whose channel block is a line, they end before the next cache sends a line. A
+        weight for each point of Winograd's transform is another case: its planes are a row each.
         """
         tile, c_block = self.tile, self.x.c_block
         line = c_block * np.dtype(self.dtype).itemsize >= CACHE_LINE

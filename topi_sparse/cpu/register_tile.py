@@ -134,7 +134,7 @@ def lane_mappings(group: KernelGroup, unit: VectorUnit) -> list[tuple[int, int]]
 def tile_width(
     *, vectors: int, lanes: int, out_width: int, unit: VectorUnit, channels: int = 1
 ) -> int:
-    """Output columns a register tile: the fewest issue slots for a row of ``out_width`` columns."""
+    """Columns of a register tile: the fewest issue slots for a row of ``out_width`` columns."""
     if unit.by_element:  # LLVM keeps one vector of scalars a column and g_n weights a row vector
         most = (unit.registers - GROUP_CHANNELS * vectors) // (vectors + 1)
     else:  # a multiply-add cannot broadcast several channels by itself

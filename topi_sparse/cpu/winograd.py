@@ -6,9 +6,9 @@ A tile of 4 x 4 outputs is computed from 6 x 6 inputs by
 
 with * element by element (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks). The
 sum is 36 multiplications of matrices, one for each of the tile's 6 x 6 points: one kgs_conv3d with
-a weight for each point, windows along D included. What the transforms save in multiply-adds they
-spend in memory traffic and in digits; and a weight pruned by location loses its zeros, since
-a point depends on all 3 x 3 locations of a kernel.
+a weight for each point, windows along D included. The transforms save multiply-adds and cost memory
+traffic and digits. A weight pruned by location loses its zeros, since a point depends on all 3 x 3
+locations of a kernel.
 """
 
 from __future__ import annotations

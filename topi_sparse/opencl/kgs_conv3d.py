@@ -1,7 +1,7 @@
-"""opencl_kgs_conv3d: the convolution of kgs_conv3d for GPUs, a register tile a work-item.
+"""opencl_kgs_conv3d: the convolution of kgs_conv3d for GPUs, a register tile per work-item.
 
-The weight format, the packed layout and the loop over kept columns are those of kgs_conv3d. What
-differs is who computes: a work-item has ``rows_per_item`` filters of a row block at ``width``
+The weight format, the packed layout and the loop over kept columns are those of kgs_conv3d. But
+work-items compute: each has ``rows_per_item`` filters of a row block at ``width``
 output positions of one plane, a vector of accumulators for each, and walks the kept columns of its
 row block. Its neighbour has the neighbouring positions and the same columns, so that both read
 neighbouring activations and the same weights: nothing has to go through local memory.
@@ -10,13 +10,13 @@ Positions are counted along the rows of the input where the kernel moves by one:
 reads one run of memory however short the rows are, and the few positions between two rows, which
 lie in the halo, are computed and not stored.
 
-On a CPU, whose work-items are turns of a loop over vectors, the positions of one work-item are
-neighbours, whose activations share cache lines, and each number of them is broadcast from memory.
-Few filters may share the lanes with channels, as in kgs_conv3d: each filter's lanes are added up
-after the last column.
+On a CPU work-items are turns of a loop over vectors. The positions of one work-item are neighbours,
+so their activations share cache lines. Each number of them is broadcast from memory. Few
+filters may share the lanes with channels, as in kgs_conv3d: each filter's lanes are added up after
+the last column.
 
-A kernel may read its input through a texture: it copies the input into one first, which moves each
-number once, where every row block reads it once for each kept location of its window.
+A kernel may read its input through a texture. It copies the input into one first. The copy moves
+each number once; every row block reads it once for each kept location of its window.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class OpenCLKGSConv3d(KGSConv3d):
 
     tile            filters in a vector of accumulators (lanes), positions a work-item (width); the
                     chunk holds all channel groups
-    rows_per_item   filters a work-item, a divisor of g_m
+    rows_per_item   filters per work-item, a divisor of g_m
     accumulate      the type of the accumulators, and of the bias that they start from
     weight_dtype    the type of the stored weights, dtype or accumulate
     texture         whether the input is read through a texture

@@ -108,9 +108,9 @@ def item_tile(
 
 
 def _rows(g_m: int, positions: int, item: WorkItem) -> tuple[int, int]:
-    """The filters a work-item, and the channels that share a vector with them.
+    """The filters per work-item, and the channels that share a vector with them.
 
-    A layer of one position, as a fully connected one, has as many work-items a row block as there
+    A layer of one position, as a fully connected one, has as many work-items per row block as there
     are vectors in it, and neighbours read neighbouring weights.
     """
     rows = min(g_m, item.rows if positions > 1 else GROUP_HEIGHTS[0])

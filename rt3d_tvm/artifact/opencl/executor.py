@@ -25,7 +25,7 @@ class Executor:
     """A plan on one device, its kernels compiled and its weights uploaded; runs take turns.
 
     InputError for a device that has no float16 where the plan computes in it, no textures or too
-    small ones, that allows fewer work-items a group than a kernel has, or whose compiler refuses
+    small ones, that allows fewer work-items per group than a kernel has, or whose compiler refuses
     the source.
     given: buffers of ``context`` for some of the plan's, by their index; what is compiled for them
     is not kept on disk.
@@ -126,7 +126,7 @@ def _check(plan: Plan, device: pyopencl.Device) -> None:
     for launch in plan.launches:
         if launch.group_items > most:
             raise InputError(
-                f"{launch.kernel} has {launch.group_items} work-items a group; "
+                f"{launch.kernel} has {launch.group_items} work-items per group; "
                 f"{device.name.strip()} allows {most}"
             )
 

@@ -25,7 +25,7 @@ class Launch:
     call      which call of the model it is a part of, counted from 0; ``function`` is what it calls
     buffers   its arguments: indices into the plan's buffers, and ``sizes`` the bytes of the tensors
               in them, which may be less than the buffer
-    groups, items  work-groups and work-items a group along x, y, z
+    groups, items  work-groups and work-items per group along x, y, z
     """
 
     kernel: str

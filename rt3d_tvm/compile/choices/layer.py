@@ -1,8 +1,8 @@
 """A kernel with its weights, a tile for it, and the decisions of its schedule.
 
-The tile (filters a row block, output columns, chunk of channel groups) is a parameter of the
-kernel, and the weights are packed for it; the decisions are what the schedule samples around it.
-For an opencl_kgs_conv3d the tile is that of a work-item, the decisions are the work-group.
+The tile (filters per row block, output columns, chunk of channel groups) is a parameter of the
+kernel, and the weights are packed for it. The schedule samples its decisions around the tile.
+For an opencl_kgs_conv3d the tile is that of a work-item, and the decisions are the work-group.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ MAX_ISSUED = 1.25
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A register tile: filters a row block, output columns, channel groups a chunk.
+    """A register tile: filters per row block, output columns, channel groups per chunk.
 
-    channels: that share a vector with the filters, see Tile. rows: filters a work-item, whose
+    channels: that share a vector with the filters, see Tile. rows: filters per work-item, whose
     ``width`` is in positions; 0 for a kernel that has none. texture: whether a work-item reads the
     input through one.
     """

@@ -181,7 +181,9 @@ def _check(kernel: _Kernel, source: str, target: Target) -> None:
     """ValueError for what the target's devices may refuse to launch."""
     most = int(target.attrs["max_threads_per_block"])
     if prod(kernel.items) > most:
-        raise ValueError(f"{kernel.name}: {prod(kernel.items)} work-items a group, at most {most}")
+        raise ValueError(
+            f"{kernel.name}: {prod(kernel.items)} work-items per group, at most {most}"
+        )
     most = int(target.attrs["max_shared_memory_per_block"])
     if (used := local_bytes(source, kernel.name)) > most:
         raise ValueError(f"{kernel.name}: {used} bytes of local memory, at most {most}")

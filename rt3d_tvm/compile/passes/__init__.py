@@ -1,1 +1,1 @@
-"""Compiler passes on Relax, one a file: IR before and after stands in each docstring."""
+"""Compiler passes on Relax, one per file: IR before and after stands in each docstring."""
