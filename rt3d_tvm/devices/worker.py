@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tvm.support.popen_pool import PopenWorker
+
+from rt3d_tvm.files.staging import scratch_folder
 
 # Seconds until the process is killed that should have ended a call by itself: it cannot while
 # native code holds its interpreter.
@@ -21,9 +25,10 @@ _START = "import sys; sys.modules['torch'] = None; from tvm.exec.popen_worker im
 
 
 class _Process(PopenWorker):
-    """TVM's worker, started without torch."""
+    """TVM's worker, started without torch; its temporary files go to ``folder``."""
 
     _proc: subprocess.Popen | None
+    folder: Path | None = None
 
     def _start(self) -> None:
         if self._proc is not None:
@@ -32,6 +37,7 @@ class _Process(PopenWorker):
         self._proc = subprocess.Popen(
             [sys.executable, "-c", _START, str(there_in), str(there_out)],
             pass_fds=(there_in, there_out),
+            env={**os.environ, "TMPDIR": str(self.folder)},
             stdout=self._stdout,
             stderr=self._stderr,
         )
@@ -41,12 +47,17 @@ class _Process(PopenWorker):
 
 
 class Worker:
-    """Runs one function at a time, by `start` and `result`; a process starts with the first."""
+    """Runs one function at a time, by `start` and `result`; a process starts with the first.
+
+    What the process leaves in its temporary folder when it is killed goes with `kill`, or with the
+    next worker of whichever process where this one is killed too.
+    """
 
     def __init__(self) -> None:
         # What TVM prints when a kernel crashes is no news to who reads this side's output.
         self._process = _Process(stderr=subprocess.DEVNULL)
         self._deadline_s = 0.0
+        self._held = contextlib.ExitStack()
 
     @property
     def alive(self) -> bool:
@@ -56,6 +67,8 @@ class Worker:
     def start(self, function: Callable, *args: object, deadline_s: float) -> None:
         """Begin a call, which ends by its deadline, in seconds."""
         self._deadline_s = deadline_s
+        if self._process.folder is None:
+            self._process.folder = self._held.enter_context(scratch_folder("rt3d-worker-"))
         self._process.send(function, args, timeout=deadline_s)
 
     def result(self) -> Any:
@@ -89,6 +102,9 @@ class Worker:
     def kill(self) -> None:
         """End the process, whatever it is doing."""
         self._process.kill()
+        if self._process.folder is not None:
+            self._process.folder = None
+            self._held.close()
 
 
 def ignore_interrupts() -> None:

@@ -26,6 +26,8 @@ import numpy as np
 
 from scripts.fuzz import session
 from scripts.fuzz.generator import random_model
+from scripts.fuzz.graph import Graph
+from scripts.fuzz.layers import conv
 from scripts.fuzz.outcome import Outcome
 from scripts.fuzz.processes import Fault, finished, none_lives, started
 
@@ -192,7 +194,12 @@ def _old_weights(made: Path) -> None:
 
 
 def _search_model(made: Path) -> None:
-    (made / "m.onnx").write_bytes(random_model(Random(_MODELS[0])).SerializeToString())
+    """Two convolutions that can be tuned, whatever the generator draws."""
+    graph = Graph(Random(0), 18)
+    graph.shapes["x"] = (1, 8, 4, 14, 14)
+    first = conv(graph, "x", filters=16, kernel=(3, 3, 3), same=True)
+    model = graph.model(conv(graph, first, filters=32, kernel=(1, 3, 3), same=True))
+    (made / "m.onnx").write_bytes(model.SerializeToString())
 
 
 def _finished_search(work: Path, _: Path) -> bool:
