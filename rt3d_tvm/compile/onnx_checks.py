@@ -22,7 +22,7 @@ INPUT_AXES = {
 AUTO_PADS = (b"NOTSET", b"VALID", b"SAME_UPPER", b"SAME_LOWER")
 MAX_ELEMENTS = 2**31 - 1  # kernels index with 32 bits
 
-# What the exporter makes of 3D CNNs, and its close relatives. tests/compile/test_frontend.py
+# What the exporter makes of 3D CNNs, and its close relatives. tests/compile/test_operators.py
 # compares each with ONNX Runtime at both ends of the range of opsets: add the test's row with the
 # operator.
 ACCEPTED_OPS = (
