@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.cli.arguments import at_least_one, output_file, output_folder
+from rt3d_tvm.cli.arguments import at_least_one, finite, output_file, output_folder
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.models import add_model_arguments, add_sizes, input_shape, model_with_weights
 from rt3d_tvm.console import print_table, progress
@@ -109,15 +109,15 @@ def add_prune(commands: Commands) -> None:
     add_model_arguments(prune)
     prune.add_argument("--scheme", default="kgs", help="filter, vanilla or kgs (default)")
     prune.add_argument(
-        "--rate", type=float, help="dense MACs / kept MACs of the whole model; default: the paper's"
+        "--rate", type=finite, help="dense MACs / kept MACs of the model; default: the paper's"
     )
     prune.add_argument("--ignore", nargs="+", metavar="LAYER", help="layers that stay whole")
     prune.add_argument("--data", type=Path, metavar="DIR", help="videos to prune in training with")
     prune.add_argument("--algorithm", help="heuristic, regularization or reweighted (default)")
-    prune.add_argument("--lambda", dest="lambda_", type=float, help="see docs/pruning.md")
+    prune.add_argument("--lambda", dest="lambda_", type=finite, help="see docs/pruning.md")
     for name in ("iterations", "epochs-per-iteration", "retrain-epochs"):
         prune.add_argument(f"--{name}", type=at_least_one, metavar="N")
-    prune.add_argument("--lr-final", type=float, help="where the cosine of the retraining ends")
+    prune.add_argument("--lr-final", type=finite, help="where the cosine of the retraining ends")
     _add_training_arguments(prune)
     prune.add_argument("-o", "--output", type=output_file, required=True, metavar="W.safetensors")
 
@@ -258,8 +258,8 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=_workers, metavar="N", help="reading processes")
     parser.add_argument("--device", help="auto (default), cpu or cuda")
     parser.add_argument("--batch", type=at_least_one, metavar="N")
-    parser.add_argument("--lr", type=float, help="learning rate")
-    parser.add_argument("--weight-decay", type=float)
+    parser.add_argument("--lr", type=finite, help="learning rate")
+    parser.add_argument("--weight-decay", type=finite)
     parser.add_argument("--steps-per-epoch", type=at_least_one, metavar="N", help="at most")
     parser.add_argument(
         "--work", type=output_folder, metavar="DIR", help="default: OUTPUT.training"

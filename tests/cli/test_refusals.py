@@ -48,7 +48,7 @@ REFUSED = [
     ("prune --weights {here}/text.txt -o {here}/w", "not a safetensors file"),
     ("prune --model c3d --weights {here}/text.txt -o {here}/w", "not a safetensors file"),
     ("prune --weights {flow}/w.safetensors --rate 0.5 -o {here}/w", "at least 1, got 0.5"),
-    ("prune --weights {flow}/w.safetensors --rate nan -o {here}/w", "got nan"),
+    ("prune --weights {flow}/w.safetensors --rate nan -o {here}/w", "'nan': a number is"),
     ("prune --weights {flow}/w.safetensors --rate 1e9 -o {here}/w", "1e"),
     ("export --model s3d --weights {flow}/w.safetensors -o {here}/m", "is of model c3d"),
     ("export --weights {flow}/w.safetensors --classes 9 -o {here}/m", "is of classes 7"),
