@@ -26,6 +26,7 @@ from rt3d_tvm.compile.passes.evaluate_constants import EvaluateConstants
 from rt3d_tvm.compile.passes.fully_connected import FullyConnectedAsConv3d
 from rt3d_tvm.compile.passes.keep_packed import KeepPacked
 from rt3d_tvm.compile.passes.limit_fusion import LimitFusion
+from rt3d_tvm.compile.passes.own_result import OwnResult
 from rt3d_tvm.compile.passes.pruned_filters import PrunedFilters
 from rt3d_tvm.compile.passes.tuned_kernels import TunedKernels
 from rt3d_tvm.compile.passes.zero_factors import ZeroFactors
@@ -66,6 +67,7 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         ("conv2plus1d", Conv2Plus1D(target)),
         ("tuned_kernels", TunedKernels(target, records, lowering.group)),
         ("merge_reshapes", relax.transform.RemoveRedundantReshape()),
+        ("own_result", OwnResult()),
         ("legalize", relax.transform.LegalizeOps()),
         ("annotate", relax.transform.AnnotateTIROpPattern()),
         ("limit_fusion", LimitFusion()),

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from tvm.rpc import base
 
@@ -33,6 +34,20 @@ KEY = "this-machine"
 def server(tracker):
     with serving(tracker, KEY, 19290) as address:
         yield address
+
+
+def test_a_model_that_returns_its_input_does_so_from_a_device(tracker, server, tmp_path):
+    """TVM's RPC cannot send back an argument as the result."""
+    value = [onnx.helper.make_tensor_value_info(name, 1, (1, 2, 3, 4, 4)) for name in "xy"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])], "g", value[:1], value[1:]
+    )
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    compile_onnx(tmp_path / "m.onnx", tmp_path / "artifact")
+    x = np.random.default_rng(0).standard_normal((1, 2, 3, 4, 4), dtype="float32")
+    with RemoteDevice(tracker, KEY) as device:
+        np.testing.assert_array_equal(device.load(tmp_path / "artifact").run(x), x)
 
 
 def test_a_remote_run_gives_what_a_local_one_does(tracker, server, compiled_c3d):
