@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import inf, prod, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +30,10 @@ from rt3d_tvm.data.preprocessing import Description
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.export.ceil_pools import write_out_ceil_pools
 from rt3d_tvm.export.model_file import whole_model
-from rt3d_tvm.export.model_output import distance, exportable, output_of
+from rt3d_tvm.export.model_output import exportable, output_of
 from rt3d_tvm.files.whole_file import check_writable
 from rt3d_tvm.models.weights import non_finite_weights
+from rt3d_tvm.numerics.distance import relative_distance
 from rt3d_tvm.numerics.non_finite import in_graph, refuse
 from rt3d_tvm.prune.activations import eval_mode
 from rt3d_tvm.prune.weights import plain_weights
@@ -178,6 +179,9 @@ def _save(exported: onnx.ModelProto, path: Path) -> None:
 
 
 def _compare(path: Path, clip: np.ndarray, reference: np.ndarray) -> float:
+    """How far the file's output is from the model's; NaN and infinities have to be where it has
+    them. InputError for a reference that is finite nowhere: it proves nothing.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # The graph as it is written: some of what the optimiser makes of it has another shape.
@@ -190,7 +194,14 @@ def _compare(path: Path, clip: np.ndarray, reference: np.ndarray) -> float:
             f"ONNX Runtime, which the export is compared with, does not run it: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    return distance(output, reference)
+    if output.shape != reference.shape:
+        return inf
+    if not np.isfinite(reference).any():
+        raise InputError(
+            "the model's output for a clip of noise is finite nowhere, and so the export cannot be "
+            "checked: are its weights finite?"
+        )
+    return relative_distance(output, reference, equal_nan=True)
 
 
 def _check_error(error: float, tolerance: float, model: nn.Module) -> None:

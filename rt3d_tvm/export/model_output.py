@@ -36,9 +36,9 @@ def exportable(model: nn.Module) -> nn.Module:
         if tensor.is_meta:
             raise InputError(f"{what} of this {name} is on the meta device: it has no values")
     try:
-        inputs = inspect.signature(model.forward).parameters.values()
+        inputs = list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):  # one that is not written in Python
-        inputs = ()
+        inputs = []
     needed = [
         each.name
         for each in inputs
@@ -83,30 +83,6 @@ def output_of(model: nn.Module, clip: Tensor) -> np.ndarray:
     if not output.numel():
         raise InputError(f"this {name} gives an empty output, of shape {list(output.shape)}")
     return output.numpy()
-
-
-def distance(output: np.ndarray, reference: np.ndarray) -> float:
-    """Largest |output - reference| over the largest |reference|, of what is finite in both.
-
-    0 where they are equal; infinity where they differ in shape, in what is not finite, or from an
-    output of zeros. InputError for a reference that is finite nowhere: it proves nothing.
-    """
-    if output.shape != reference.shape:
-        return float("inf")
-    output, reference = output.astype(np.float64), reference.astype(np.float64)
-    finite = np.isfinite(reference)
-    if not finite.any():
-        raise InputError(
-            "the model's output for a clip of noise is finite nowhere, and so the export cannot be "
-            "checked: are its weights finite?"
-        )
-    if not np.array_equal(output[~finite], reference[~finite], equal_nan=True):
-        return float("inf")
-    off = np.abs(output[finite] - reference[finite]).max()
-    if off == 0:
-        return 0.0
-    size = np.abs(reference[finite]).max()
-    return float(off / size) if size else float("inf")
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

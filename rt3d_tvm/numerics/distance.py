@@ -19,7 +19,7 @@ def relative_distance(y: np.ndarray, ref: np.ndarray, *, equal_nan: bool = False
         same |= np.isnan(y) & np.isnan(ref)
     if same.all():
         return 0.0
-    distance = abs(y[~same].astype("float64") - ref[~same]).max()
-    size = abs(ref[np.isfinite(ref)]).max(initial=0)
+    distance = abs(y[~same].astype("float64") - ref[~same].astype("float64")).max()
+    size = abs(ref[np.isfinite(ref)].astype("float64")).max(initial=0)
     relative = float(distance / size) if size else float("inf")
     return relative if np.isfinite(relative) else sys.float_info.max

@@ -39,3 +39,28 @@ def test_a_nan_equals_one_only_where_that_is_asked_for():
     y, ref = np.array([NAN, 1.0]), np.array([NAN, 2.0])
     assert relative_distance(y, ref, equal_nan=True) == 0.5
     assert relative_distance(y, np.array([1.0, NAN]), equal_nan=True) == MOST
+
+
+def test_an_infinity_in_another_place_is_something_else():
+    reference = np.array([1.0, INF, -INF, NAN, 4.0])
+    assert relative_distance(reference.copy(), reference, equal_nan=True) == 0
+    off = reference + np.array([0.5, 0, 0, 0, 0])
+    assert relative_distance(off, reference, equal_nan=True) == 0.125
+    for place, value in ((1, -INF), (1, 7.0), (2, NAN), (3, 0.0), (0, NAN)):
+        other = reference.copy()
+        other[place] = value
+        assert relative_distance(other, reference, equal_nan=True) == MOST
+
+
+@pytest.mark.parametrize(
+    ("y", "ref", "expected"),
+    [
+        (np.array([1, -128], "int8"), np.array([127, -128], "int8"), 126 / 128),
+        (np.array([0], "uint8"), np.array([200], "uint8"), 1),
+        (np.array([True, True]), np.array([True, False]), 1),
+        (np.array([True, False]), np.array([True, False]), 0),
+        (np.array([6e4], "float16"), np.array([-6e4], "float16"), 2),
+    ],
+)
+def test_numbers_of_few_bits_do_not_wrap(y, ref, expected):
+    assert relative_distance(y, ref, equal_nan=True) == pytest.approx(expected)
