@@ -10,6 +10,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -234,8 +235,7 @@ class VideoDataset(Dataset):
     def _training_item(self, index: int) -> tuple[Tensor, int]:
         rng = np.random.default_rng([self.seed, self.epoch, index])
         for _ in range(1 + _REPLACEMENTS):
-            place = rng.uniform()
-            frames = self._frames(index, lambda n, at=place: self._window(n, at))
+            frames = self._frames(index, partial(self._window, place=rng.uniform()))
             if frames is not None:
                 return self._augmented(frames, rng), self.videos[index][1]
             index = int(rng.integers(len(self)))

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
+from typing import TypeGuard
 
 from rt3d_tvm.errors import InputError
 
@@ -50,7 +51,9 @@ class Preprocessing:
     crops: int = 1
 
     def __post_init__(self) -> None:
-        checked = {name: _count(name, getattr(self, name)) for name in _MOST if name != "resize"}
+        checked: dict[str, object] = {
+            name: _count(name, getattr(self, name)) for name in _MOST if name != "resize"
+        }
         checked |= {"resize": _resize(self.resize), "crops": _count("crops", self.crops)}
         if checked["crops"] not in CROPS:
             raise InputError(f"crops {_shown(self.crops)}: 1 or 3 is accepted")
@@ -80,8 +83,11 @@ class Preprocessing:
         def scaled(side: int) -> int:
             return max(round(side * size / self.size), size)
 
-        resize = self.resize
-        resize = scaled(resize) if isinstance(resize, int) else tuple(map(scaled, resize))
+        if isinstance(self.resize, int):
+            resize: int | tuple[int, int] = scaled(self.resize)
+        else:
+            height, width = self.resize
+            resize = scaled(height), scaled(width)
         return replace(self, frames=frames, size=size, resize=resize)
 
     def dataset_arguments(self) -> dict[str, object]:
@@ -223,9 +229,10 @@ def _preprocessing_of(value: object) -> Preprocessing:
 def _count(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputError(f"{name} {_shown(value)}: a whole number is accepted")
-    if not 1 <= value <= _MOST.get(name, value):
+    number = int(value)
+    if not 1 <= number <= _MOST.get(name, number):
         raise InputError(f"{name} {_shown(value)}: 1 to {_MOST.get(name, 3)} is accepted")
-    return int(value)
+    return number
 
 
 def _resize(value: object) -> int | tuple[int, int]:
@@ -235,7 +242,12 @@ def _resize(value: object) -> int | tuple[int, int]:
         raise InputError(
             f"resize {_shown(value)}: the short side, or height and width, is accepted"
         )
-    return tuple(_count("resize", side) for side in value)
+    height, width = value
+    return _count("resize", height), _count("resize", width)
+
+
+def _is_real(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _three_colours(
@@ -243,8 +255,7 @@ def _three_colours(
 ) -> tuple[float, ...]:
     numbers = list(value) if isinstance(value, (list, tuple)) else []
     if len(numbers) != 3 or not all(
-        isinstance(number, Real) and not isinstance(number, bool) and least <= number <= most
-        for number in numbers
+        _is_real(number) and least <= number <= most for number in numbers
     ):
         raise InputError(
             f"{name} {_shown(value)}: three numbers (red, green, blue) from {least:g} to {most:g} "

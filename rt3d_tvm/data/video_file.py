@@ -199,10 +199,11 @@ def _frames_by_time(times: list[float | None], duration: float) -> int:
     A damaged Matroska or transport stream drops frames without a word. At a constant rate the gaps
     show it; at a variable one nothing does.
     """
-    if None in times or len(times) < 3:
+    known = [time for time in times if time is not None]
+    if len(known) < max(len(times), 3):
         return 0
-    steps = np.diff(np.sort(np.array(times)))
+    steps = np.diff(np.sort(np.array(known)))
     step = np.median(steps)
     if step <= 0 or np.mean(np.abs(steps / step - 1) < 0.1) < 0.8:
         return 0
-    return round(max(max(times) - min(times) + step, duration) / step)
+    return round(max(max(known) - min(known) + step, duration) / step)

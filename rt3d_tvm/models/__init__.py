@@ -5,6 +5,7 @@ The table can be read without torch; only `build_model` imports it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -197,13 +198,14 @@ def build_model(
     from rt3d_tvm.models.s3d import S3D
     from rt3d_tvm.models.vgg16 import VGG16
 
-    of_any_size = {
+    of_any_size: dict[str, Callable[..., nn.Module]] = {
         "r2plus1d": R2Plus1D18,
         "s3d": S3D,
         "resnet50": ResNet50,
         "mobilenet_v2": MobileNetV2,
     }
     size = spec.size if size is None else size
+    build: Callable[[], nn.Module]
     if name == "c3d":
         frames = spec.frames if frames is None else frames
         build = partial(C3D, num_classes=num_classes, width=width, frames=frames, size=size)

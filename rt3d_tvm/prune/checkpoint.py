@@ -99,8 +99,12 @@ def _encode(value: object, path: str, tensors: dict[str, Tensor], *, depth: int)
         return {"dict": items}
     if isinstance(value, (list, tuple)):
         kind = "tuple" if isinstance(value, tuple) else "list"
-        items = enumerate(value)
-        return {kind: [_encode(item, f"{path}/{i}", tensors, depth=depth + 1) for i, item in items]}
+        return {
+            kind: [
+                _encode(item, f"{path}/{i}", tensors, depth=depth + 1)
+                for i, item in enumerate(value)
+            ]
+        }
     if isinstance(value, int) and value.bit_length() > _MOST_BITS:
         raise _refused(value, path, kind=f"number of {value.bit_length()} bits")
     if isinstance(value, _PLAIN):

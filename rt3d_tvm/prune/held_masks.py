@@ -23,9 +23,11 @@ class HeldMasks:
 
     def __init__(self, survey: Survey, masks: Mapping[str, Tensor]) -> None:
         self.masks = dict(masks)
-        self._gone: list[tuple[LayerWeight, Tensor]] = [
-            (survey.layer(name).weight, ~mask) for name, mask in masks.items()
-        ]
+        self._gone: list[tuple[LayerWeight, Tensor]] = []
+        for name, mask in masks.items():
+            weight = survey.layer(name).weight
+            assert weight is not None, f"{name} has no weight of its own, and so no mask"
+            self._gone.append((weight, ~mask))
         self._hook = None
 
     def follow(self, optimizer: Optimizer) -> None:

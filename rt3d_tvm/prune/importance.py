@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -178,7 +179,7 @@ def _gradients(total: object, of: list[Tensor]) -> list[Tensor]:
     ]
 
 
-def _is_float(leaf: object) -> bool:
+def _is_float(leaf: object) -> TypeGuard[Tensor]:
     return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from rt3d_tvm.errors import InputError
 
 # Tensors, or shapes of clips that are made when they are needed, in tuples, lists and dicts.
-Tree = object
+Tree = Any
 # How far a second input is from an example, in deviations of it.
 _NUDGE = 1.0
 
@@ -100,12 +101,12 @@ class ModelInputs:
                 return torch.randn(leaf, generator=generator).to(device, dtype)
             if not isinstance(leaf, Tensor):
                 return leaf
-            leaf = leaf.detach().to(device).clone()
-            if second and leaf.is_floating_point():
-                scale = _NUDGE * leaf.double().std(unbiased=False).clamp(min=1e-3)
-                step = scale * torch.randn(leaf.shape, generator=generator).to(device)
-                leaf = (leaf.double() + step).to(leaf.dtype)
-            return leaf
+            example = leaf.detach().to(device).clone()
+            if second and example.is_floating_point():
+                scale = _NUDGE * example.double().std(unbiased=False).clamp(min=1e-3)
+                step = scale * torch.randn(example.shape, generator=generator).to(device)
+                example = (example.double() + step).to(example.dtype)
+            return example
 
         return self.mapped(value)
 
@@ -158,7 +159,7 @@ class ModelInputs:
         """The same arrangement of other leaves."""
         return ModelInputs(_mapped(self.args, value), _mapped(dict(self.kwargs), value))
 
-    def _found_in(self, batch: object) -> ModelInputs | None:
+    def _found_in(self, batch: Tree) -> ModelInputs | None:
         candidates = [batch]
         if isinstance(batch, (list, tuple)) and batch:
             candidates = [batch[0], batch, batch[: len(self.args)]]
@@ -231,13 +232,13 @@ def _shape(leaf: object) -> Sequence[int]:
 
 
 def _checked_shape(shape: object) -> torch.Size:
-    whole = isinstance(shape, Sequence) and not isinstance(shape, str) and len(shape) > 0
-    if not whole or not all(isinstance(n, int) and n >= 1 for n in shape):
+    given = shape if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
+    if not given or not all(isinstance(n, int) and n >= 1 for n in given):
         raise InputError(
             f"input shape {shape}: whole numbers of at least 1 are accepted, such as "
             "(1, 3, 16, 112, 112)"
         )
-    return torch.Size(shape)
+    return torch.Size(given)
 
 
 def _device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -56,10 +56,11 @@ class Penalties:
     @torch.no_grad()
     def value(self) -> float:
         """Their sum, a term of the loss."""
-        return sum(
+        terms = (
             penalty.value(self._survey.layer(name).weight.in_effect())
             for name, penalty in self._of.items()
         )
+        return sum(terms, start=0.0)
 
     @property
     def state(self) -> dict[str, tuple[float, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rt3d_tvm.files.whole_file import whole_file
 
@@ -15,7 +16,7 @@ _PANELS = (
 )
 
 
-def plot_training(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+def plot_training(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a PNG from the rows of metrics.jsonl; a value that a row lacks is left out."""
     # Not pyplot: it keeps state and looks for a display.
     from matplotlib.figure import Figure

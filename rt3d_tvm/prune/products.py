@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.prune.inputs import ModelInputs, leaves
 from rt3d_tvm.prune.probe import Tensors, storage
-from rt3d_tvm.prune.weights import HookedWeight, computed_weights
+from rt3d_tvm.prune.weights import ComputedWeight, HookedWeight, computed_weights
 
 _aten = torch.ops.aten
 CONVOLUTIONS = (_aten.convolution, _aten._convolution)
@@ -96,7 +96,7 @@ class WeightSources:
                 self._watch(module, weight, Source((name,), computed=True))
         yield
 
-    def _watch(self, module: nn.Module, weight: object, source: Source) -> None:
+    def _watch(self, module: nn.Module, weight: ComputedWeight, source: Source) -> None:
         if isinstance(weight, HookedWeight):
             module.register_forward_pre_hook(
                 lambda module, _inputs: self._add(source, module.__dict__[weight.attribute])
@@ -146,7 +146,8 @@ class Products(TorchDispatchMode):
         if packet in CONVOLUTIONS:
             self._convolution(args, out)
         elif packet in MATRIX_PRODUCTS:
-            self._matrix_product(*(args[i] for i in MATRIX_PRODUCTS[packet]), out)
+            a, b = MATRIX_PRODUCTS[packet]
+            self._matrix_product(args[a], args[b], out)
         elif packet in _UNCOUNTED or function.namespace not in _HARMLESS_PACKAGES:
             self._refuse_if_weighted(str(packet), given)
 

@@ -169,13 +169,12 @@ def layer_schemes(
     prunable = [layer.name for layer in survey.layers if layer.why_whole is None]
     everything = [layer.name for layer in survey.layers]
     ignored = _known("no layer to ignore named", survey, as_names(ignore, "ignore"), everything)
-    sizes = _known(
-        "no convolution to set a group size for named", survey, group_sizes or {}, prunable
-    )
+    groups = group_sizes or {}
+    sizes = _known("no convolution to set a group size for named", survey, groups, prunable)
     if both := sorted(ignored.keys() & sizes.keys()):
         raise InputError(f"ignored and given a group size at once: {', '.join(both)}; take one")
     schemes = {
-        name: replace(scheme, group=group_sizes[sizes[name]] if name in sizes else scheme.group)
+        name: replace(scheme, group=groups[sizes[name]] if name in sizes else scheme.group)
         for name in prunable
         if name not in ignored
     }

@@ -135,15 +135,14 @@ def _penalties(
 def _by_layer(
     path: str | Path, what: str, saved: Mapping, survey: Survey, layers: Mapping[str, LayerWork]
 ) -> list[tuple[LayerWork, object]]:
-    found = [
-        (name, survey.layer(name) if isinstance(name, str) else None, value)
-        for name, value in saved.items()
-    ]
-    for name, layer, _ in found:
+    found: list[tuple[LayerWork, object]] = []
+    for name, value in saved.items():
+        layer = survey.layer(name) if isinstance(name, str) else None
         if layer is None or layer.name not in layers:
             raise damaged(
                 path, f"its {what} are of a layer {shown(name)!r}, which is not pruned here"
             )
-    if missing := [name for name in layers if name not in {x.name for _, x, _ in found}]:
+        found.append((layer, value))
+    if missing := [name for name in layers if name not in {layer.name for layer, _ in found}]:
         raise damaged(path, f"its {what} lack layer {missing[0]!r}")
-    return [(layer, value) for _, layer, value in found]
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import cos, isfinite, pi
 from typing import Protocol
 
@@ -51,11 +52,17 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training came to; ``report`` is None for a dense one."""
+    """What a training came to."""
 
     test_accuracy: float
     history: list[dict]
-    report: ProjectionReport | None = None
+
+
+@dataclass(frozen=True)
+class PrunedOutcome(Outcome):
+    """And what of the model it has pruned."""
+
+    report: ProjectionReport
 
 
 def initialise_(model: nn.Module, *, seed: int) -> None:
@@ -113,7 +120,8 @@ def train_dense(
     total = plan.epochs * steps
     rise = max(total // 10, 1)
 
-    def rate(step: int) -> float:
+    def rate(step: int, *, epoch: int) -> float:
+        step += epoch * steps
         return plan.lr * min((step + 1) / rise, _cosine((step - rise) / max(total - rise, 1)))
 
     for epoch in range(len(history), plan.epochs):
@@ -124,7 +132,7 @@ def train_dense(
             plan,
             epoch=epoch,
             phase="dense",
-            rate=lambda step, epoch=epoch: rate(epoch * steps + step),
+            rate=partial(rate, epoch=epoch),
             watch=watch,
         )
         row["test_accuracy"] = accuracy(model, data.test, workers=data.workers)
@@ -152,7 +160,7 @@ def train_pruned(
     pruner_of: Callable[[nn.Module, torch.optim.Optimizer], Pruner],
     watch: Watch | None = None,
     plot: bool = True,
-) -> Outcome:
+) -> PrunedOutcome:
     """Prune a trained model while it trains, going on where the folder's checkpoint stands.
 
     ``pruner_of(model, optimizer)`` makes the `Pruner`. The model ends stripped: plain, with
@@ -168,7 +176,10 @@ def train_pruned(
     steps = steps_of(data.train, plan)
     before = plan.regularization_epochs
 
-    def retrain_rate(step: int) -> float:
+    def rate(step: int, *, epoch: int) -> float:
+        if epoch < before:
+            return plan.lr
+        step += (epoch - before) * steps
         fall = _cosine(step / (plan.retrain_epochs * steps))
         return plan.lr_final + (plan.lr - plan.lr_final) * fall
 
@@ -183,9 +194,7 @@ def train_pruned(
             plan,
             epoch=epoch,
             phase="retrain" if retraining else pruner.algorithm.name,
-            rate=(lambda step, epoch=epoch: retrain_rate((epoch - before) * steps + step))
-            if retraining
-            else (lambda step: plan.lr),
+            rate=partial(rate, epoch=epoch),
             regularize=pruner.regularize,
             watch=watch,
         )
@@ -200,7 +209,7 @@ def train_pruned(
         _tell(work, history, watch=watch, plot=plot)
     report = pruner.report()
     pruner.strip()
-    return Outcome(history[-1]["test_accuracy"], history, report)
+    return PrunedOutcome(history[-1]["test_accuracy"], history, report)
 
 
 def _resume_dense(
@@ -257,8 +266,8 @@ def _epoch(
         steps = steps_of(data.train, plan)
         watch.begin(epoch=epoch, epochs=plan.epochs, phase=phase, steps=steps)
     model.train()
-    losses = right = seen = 0
-    lr = 0.0
+    right = seen = 0
+    losses = lr = 0.0
     for step, (clips, labels) in enumerate(epoch_batches(data, plan, epoch=epoch)):
         lr = rate(step)
         for group in optimizer.param_groups:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def part(path: str | Path, saved: object, name: str, kind: type | tuple[type, ...]) -> object:
+def part(path: str | Path, saved: object, name: str, kind: type | tuple[type, ...]) -> Any:
     """One part of a checkpoint, of a kind. InputError where it is missing or something else."""
     value = saved.get(name) if isinstance(saved, Mapping) else None
     if value is None and name not in (saved if isinstance(saved, Mapping) else ()):
@@ -65,12 +66,12 @@ def optimizer_state(optimizer: Optimizer) -> dict[str, object]:
 
 def check_optimizer(path: str | Path, optimizer: Optimizer, saved: object) -> dict[str, object]:
     """A state dict that the optimizer takes. InputError for one of another optimizer."""
-    saved = part(path, {"optimizer": saved}, "optimizer", Mapping)
+    written = part(path, {"optimizer": saved}, "optimizer", Mapping)
     kind = type(optimizer).__name__
-    if (there := saved.get("kind", kind)) != kind:
+    if (there := written.get("kind", kind)) != kind:
         there = shown(there)
         raise InputError(f"{path} was written with optimizer {there}, here it is {kind}")
-    groups = part(path, saved, "param_groups", Sequence)
+    groups = part(path, written, "param_groups", Sequence)
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     others = [len(part(path, group, "params", Sequence)) for group in groups]
     if sizes != others:
@@ -84,7 +85,7 @@ def check_optimizer(path: str | Path, optimizer: Optimizer, saved: object) -> di
     if needed and any(group.get("amsgrad") for group in groups):
         needed.add("max_exp_avg_sq")
     flat = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state = part(path, saved, "state", Mapping)
+    state = part(path, written, "state", Mapping)
     numbers = [number for group in groups for number in group["params"]]
     by_number = dict(zip(numbers, flat, strict=True)) if _are_numbers(numbers) else {}
     for number, entries in state.items():
@@ -133,7 +134,7 @@ def _check_entries(path: str | Path, parameter: Tensor, entries: Mapping, needed
             raise damaged(path, f"its optimizer's step is {shown(value)}")
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -152,9 +153,9 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 def check_random(path: str | Path, saved: object) -> dict[str, Tensor]:
     """What `restore_random` takes. InputError for anything else."""
-    saved = part(path, {"random": saved}, "random", Mapping)
-    own, there = torch.get_rng_state(), part(path, saved, "cpu", Tensor)
-    for state in saved.values():
+    states = part(path, {"random": saved}, "random", Mapping)
+    own, there = torch.get_rng_state(), part(path, states, "cpu", Tensor)
+    for state in states.values():
         if not isinstance(state, Tensor) or state.dtype != torch.uint8:
             raise damaged(path, "its random generators have no state of theirs")
     if there.shape != own.shape:
@@ -163,7 +164,7 @@ def check_random(path: str | Path, saved: object) -> dict[str, Tensor]:
         torch.Generator().set_state(there)
     except RuntimeError as error:
         raise damaged(path, f"its random generator: {str(error).splitlines()[0]}") from error
-    return dict(saved)
+    return dict(states)
 
 
 def restore_random(device: torch.device, state: Mapping[str, Tensor]) -> None:

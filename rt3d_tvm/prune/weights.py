@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from torch.nn.utils.spectral_norm import (
 from torch.nn.utils.weight_norm import WeightNorm
 
 from rt3d_tvm.prune.probe import Structure
+
+# What computes a weight in a hook before its module runs.
+_Hook: TypeAlias = WeightNorm | SpectralNorm | BasePruningMethod
 
 
 class LayerWeight:
@@ -178,7 +181,7 @@ class HookedWeight(ComputedWeight):
     }
 
     @classmethod
-    def hook_of(cls, module: nn.Module, attribute: str) -> object | None:
+    def hook_of(cls, module: nn.Module, attribute: str) -> _Hook | None:
         """The hook that computes this attribute; None where there is none, or more than one."""
         found = [
             hook
@@ -308,7 +311,7 @@ def writing(tensor: Tensor):
     return torch.no_grad() if torch.is_grad_enabled() else nullcontext()
 
 
-def _attribute_of(hook: object) -> str:
+def _attribute_of(hook: _Hook) -> str:
     return hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
 
 
