@@ -212,15 +212,6 @@ def check_index(index: object, size: int, path: Path) -> None:
         )
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal, without reading it into memory whole."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _parsed(path: Path, data: bytes) -> dict:
     try:
         manifest = json.loads(data)

@@ -25,7 +25,6 @@ from rt3d_tvm.artifact.format import (
     MODEL,
     WEIGHTS,
     ArtifactFiles,
-    file_sha256,
     read_manifest,
 )
 from rt3d_tvm.artifact.mapped_file import MappedFile
@@ -49,7 +48,6 @@ __all__ = [
     "available_cores",
     "check_input",
     "elf_machine",
-    "file_sha256",
     "load",
     "load_library",
     "read_manifest",

@@ -11,6 +11,7 @@ from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.models import add_model_arguments, add_sizes, input_shape, model_with_weights
 from rt3d_tvm.console import print_table, progress
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.files.digest import file_sha256
 from rt3d_tvm.files.whole_file import may_be_file
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _train(args: argparse.Namespace) -> int:
 
         load_weights_(model, args.weights)
     place_(model, choose_device(args.device or "auto"))
-    start = None if args.weights is None else _digest(args.weights)
+    start = None if args.weights is None else file_sha256(args.weights)
     work = WorkFolder(
         _work_folder(args), {**info.arguments(), **asdict(plan), **about, "weights": start}
     )
@@ -203,7 +204,7 @@ def _prune_in_training(
         **{name: str(value) for name, value in how.items()},
         **asdict(plan),
         **about,
-        "weights": _digest(args.weights),
+        "weights": file_sha256(args.weights),
     }
     work = WorkFolder(_work_folder(args), settings)
     pruner_of = partial(_pruner_of, Pruner, algorithm, how)
@@ -340,10 +341,3 @@ def _work_folder(args: argparse.Namespace) -> Path:
     if args.work is None and not may_be_file(args.output):
         raise InputError(f"--work DIR is needed: {args.output} is no file to have a folder beside")
     return args.work or args.output.with_name(f"{args.output.name}.training")
-
-
-def _digest(path: Path) -> str:
-    """What tells one file of weights from another."""
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -14,13 +14,13 @@ from pathlib import Path
 import tvm
 
 from rt3d_tvm.arguments import as_address, as_path
-from rt3d_tvm.artifact.load import file_sha256
 from rt3d_tvm.compile.choices.records import FORMAT
 from rt3d_tvm.compile.frontend import import_onnx
 from rt3d_tvm.compile.ir.report import read_report
 from rt3d_tvm.compile.options import CompileOptions, Lowering, options_of
 from rt3d_tvm.compile.pipeline import lower
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.files.digest import file_sha256
 from rt3d_tvm.files.staging import scratch_folder
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.defaults import DEADLINE_S, TRIALS

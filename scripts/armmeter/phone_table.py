@@ -20,11 +20,11 @@ from estimate import Estimate, estimate, total
 from inference import measure
 from meter_results import load_result, precision_of, warnings
 
-from rt3d_tvm.artifact.load import file_sha256
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.console import print_table, write_json
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
+from rt3d_tvm.files.digest import file_sha256
 from rt3d_tvm.models import CLIP_MODELS, MODELS
 from rt3d_tvm.precision import PRECISIONS
 from rt3d_tvm.prune.benchmark import benchmark_pair
