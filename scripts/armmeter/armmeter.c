@@ -44,7 +44,7 @@ __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
 /* --- instruction classes ------------------------------------------------------------ */
 #define CLASSES(X) X(insns) X(fma_4s) X(fma_2s) X(fma_8h) X(fma_4h) X(fma_2d) X(fma_scalar) \
-    X(simd_other) X(fp_scalar) X(load) X(load_uops) X(load_bytes) X(store) X(store_uops)    \
+    X(dot_16b) X(dot_8b) X(mmla_16b) X(mull_8h) X(mull_4s) X(adalp) X(simd_other) X(fp_scalar) X(load) X(load_uops) X(load_bytes) X(store) X(store_uops)    \
     X(store_bytes) X(mem_vuops) X(prefetch) X(branch)
 #define AS_ENUM(n) C_##n,
 #define AS_NAME(n) #n,
@@ -100,6 +100,30 @@ static void decode_mem(uint32_t i, uint32_t *c)
     else mem_op(c, true, 8, false);                          /* rcpc etc.: rare */
 }
 
+/* Multiply-adds of 8-bit integers, and of 16-bit ones that 8-bit ones were widened to; NCLASS for
+ * any other instruction. A product of smull counts as smlal's does: an adalp adds it up. */
+static unsigned integer_class(uint32_t i)
+{
+    bool q = i >> 30 & 1;
+    unsigned size = i >> 22 & 3;
+    if ((i & 0x9FE0FC00) == 0x0E809400                       /* sdot, udot */
+        || (i & 0xBFE0FC00) == 0x0E809C00                    /* usdot */
+        || (i & 0x9FC0F400) == 0x0F80E000                    /* sdot, udot by element */
+        || (i & 0xBF40F400) == 0x0F00F000)                   /* sudot, usdot by element */
+        return q ? C_dot_16b : C_dot_8b;
+    if ((i & 0xDFE0FC00) == 0x4E80A400                       /* smmla, ummla */
+        || (i & 0xFFE0FC00) == 0x4E80AC00)                   /* usmmla */
+        return C_mmla_16b;
+    if ((i & 0x9F3FFC00) == 0x0E206800 && size < 3) return C_adalp;       /* sadalp, uadalp */
+    uint32_t vector = i & 0x9F20FC00, element = i & 0x9F00F400;           /* Q: the upper half */
+    if (vector == 0x0E208000 || vector == 0x0E20A000 || vector == 0x0E20C000) {
+        if (size == 0) return C_mull_8h;                     /* smlal, smlsl, smull and unsigned */
+        if (size == 1) return C_mull_4s;
+    } else if (size == 1 && (element == 0x0F002000 || element == 0x0F006000 || element == 0x0F00A000))
+        return C_mull_4s;                                    /* the same by element */
+    return NCLASS;
+}
+
 static void decode(uint32_t i, uint32_t *c)
 {
     unsigned q = i >> 30 & 1, op0 = i >> 25 & 15;
@@ -107,14 +131,17 @@ static void decode(uint32_t i, uint32_t *c)
     if ((op0 & 5) == 4) decode_mem(i, c);
     else if ((op0 & 14) == 10) c[C_branch]++;
     else if ((op0 & 7) == 7) {                               /* SIMD & FP data processing */
+        unsigned integer = integer_class(i);
         uint32_t v32 = i & 0xBF20FC00, vel = i & 0xBF80B400; /* bit23/14: add or subtract */
         if (v32 == 0x0E20CC00 || vel == 0x0F801000) {
             if (i >> 22 & 1) c[C_fma_2d]++;
             else c[q ? C_fma_4s : C_fma_2s]++;
         } else if ((i & 0xBF60FC00) == 0x0E400C00 || (i & 0xBFC0B400) == 0x0F001000)
             c[q ? C_fma_8h : C_fma_4h]++;
-        else if ((i & 0xFF000000) == 0x1F000000 || (i & 0xFF80B400) == 0x5F801000)
+        else if ((i & 0xFF000000) == 0x1F000000 || (i & 0xFF80B400) == 0x5F801000
+                 || (i & 0xFFC0B400) == 0x5F001000)
             c[C_fma_scalar]++;
+        else if (integer < NCLASS) c[integer]++;
         else if ((i & 0x5F000000) == 0x1E000000) c[C_fp_scalar]++;
         else c[C_simd_other]++;
     }
@@ -298,8 +325,8 @@ static void print_region(FILE *f, const struct region *r)
     fprintf(f, ",\"hot\":[");
     for (unsigned h = 0; h < r->n_hot; h++) {
         const struct tb *b = &tbs[r->hot[h].tb];
-        fprintf(f, "%s\n{\"vaddr\":\"%#" PRIx64 "\",\"exec\":%" PRIu64 ",\"n\":%u,\"fma_4s\":%u,\"code\":\"",
-                h ? "," : "", b->vaddr, r->hot[h].exec, b->n, b->c[C_fma_4s]);
+        fprintf(f, "%s\n{\"vaddr\":\"%#" PRIx64 "\",\"exec\":%" PRIu64 ",\"n\":%u,\"fma_4s\":%u,\"dot_16b\":%u,\"code\":\"",
+                h ? "," : "", b->vaddr, r->hot[h].exec, b->n, b->c[C_fma_4s], b->c[C_dot_16b]);
         for (unsigned k = 0; k < b->n; k++) fprintf(f, "%08x", __builtin_bswap32(b->code[k]));
         fprintf(f, "\"}");
     }

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from estimate import uncounted
+
 from rt3d_tvm.errors import InputError
 
 HERE = Path(__file__).resolve().parent
@@ -18,9 +20,18 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 HOME = Path(os.environ.get("ARMMETER_HOME") or CACHE / "rt3d-armmeter").absolute()
 # Half an hour: some 40 million instructions are emulated in a second.
 TIMEOUT_S = 1800.0
+# The nearest to a Cortex-A77 that QEMU has: fp16 and dot product, not i8mm.
+CPU = "cortex-a76"
 
 
-def emulate(command: list, *, environment: Mapping[str, str], timeout: float, top: int = 6) -> dict:
+def emulate(
+    command: list,
+    *,
+    environment: Mapping[str, str],
+    timeout: float,
+    top: int = 6,
+    cpu: str = CPU,
+) -> dict:
     """Run an AArch64 command under the counting plugin; the caches and the counts of each region.
 
     InputError where the set-up is missing, and for a command that fails or takes too long.
@@ -31,7 +42,7 @@ def emulate(command: list, *, environment: Mapping[str, str], timeout: float, to
     with tempfile.TemporaryDirectory(prefix="armmeter.") as folder:
         out = Path(folder) / "counts.json"
         plugin = f"file={needed(HOME / 'libarmmeter.so')},out={out},top={top}"
-        qemu = [emulator, "-cpu", "cortex-a76", "-L", str(HOME / "root"), "-plugin", plugin]
+        qemu = [emulator, "-cpu", cpu, "-L", str(HOME / "root"), "-plugin", plugin]
         try:
             done = subprocess.run(
                 [*qemu, *map(str, command)],
@@ -48,7 +59,13 @@ def emulate(command: list, *, environment: Mapping[str, str], timeout: float, to
             raise InputError(
                 f"the guest ended with status {done.returncode}\n{done.stdout[-3000:]}"
             )
-        return {**json.loads(out.read_text()), "said": done.stdout}
+        counts = json.loads(out.read_text())
+    if missing := uncounted(counts["regions"]):
+        raise InputError(
+            f"{HOME / 'libarmmeter.so'} is of an older version, it does not count "
+            f"{', '.join(missing)}: run {HERE / 'setup.sh'}"
+        )
+    return {**counts, "said": done.stdout}
 
 
 def run_python(script: Path, arguments: list, *, peers: bool, timeout: float) -> dict:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from emulation import HERE, REPOSITORY, TIMEOUT_S, run_python
+from estimate import estimate, total
 
 from rt3d_tvm.artifact.load import MANIFEST, read_manifest
 from rt3d_tvm.artifact.verify import reference_session, relative_distance
@@ -41,6 +42,7 @@ def measure(
         )
         y = np.load(output)
     regions = counts["regions"]
+    precision = manifest["precision"]["name"] if manifest else "fp32"
     calls = manifest["calls"] if layers else None
     if y.size != expected.size or len(regions) != (len(calls) if layers else 1):
         raise InputError(
@@ -56,10 +58,11 @@ def measure(
         "sensitivity": sensitivity,
         "threads": max(region["threads"] for region in regions),
         "caches": counts["caches"],
-        "precision": manifest["precision"]["name"] if manifest else "fp32",
+        "precision": precision,
         "calls": calls,
         "layers": manifest["layers"] if layers else None,
-        "regions": regions,
+        "estimate": estimate(total(regions), precision).as_json(),
+        "regions": [{**r, "estimate": estimate(r, precision).as_json()} for r in regions],
     }
 
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from estimate import FMA, Estimate, estimate, total
+from estimate import Estimate, estimate, total, uncounted
 
 from rt3d_tvm.console import print_table
 from rt3d_tvm.errors import InputError
@@ -19,12 +19,17 @@ MAX_REL_ERROR, MIN_SENSITIVITY = 1e-2, 1e-3
 
 
 def load_result(path: Path) -> dict:
-    """What `run --json` wrote; InputError for another file."""
+    """What `run --json` wrote; InputError for another file, or one without counts of today."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        return {**result, "regions": result["regions"]}
+        missing = uncounted(result["regions"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a result of `run --json`: {error}") from error
+    if missing:
+        raise InputError(
+            f"{path}: counted by an older meter, without {', '.join(missing)}: delete it, run again"
+        )
+    return result
 
 
 def precision_of(result: Mapping) -> str:
@@ -57,16 +62,19 @@ def show(results: list[Mapping]) -> None:
         rows.append(
             (
                 *(result["model"], result["engine"]),
-                *(counts["insns"] / 1e9, sum(counts[name] for name in FMA) / 1e9),
+                *(counts["insns"] / 1e9, e.float_macs / 1e9, e.int8_macs / 1e9),
                 *(counts["load"] / 1e9, counts["store"] / 1e9),
                 *(miss / 1e6 for miss in e.misses),
                 *(e.bound, e.core_ms, e.memory_ms, e.ms),
-                *(100 * e.share(result["kept_macs"]), 100 * e.issued_share),
+                *(100 * e.share(result["kept_macs"]), 100 * e.fma_share, 100 * e.dot_share),
                 *(f"{result['rel_error']:.1e}", f"{result['sensitivity']:.1e}"),
             )
         )
-    columns = "model engine Ginsn Gfma Gload Gstore L1_M L2_M L3_M bound core_ms mem_ms est_ms"
-    print_table(rows, columns=(*columns.split(), "kept%", "issued%", "relerr", "sens"))
+    columns = (
+        "model engine Ginsn Gmac Gmac_i8 Gload Gstore L1_M L2_M L3_M bound core_ms mem_ms est_ms "
+        "kept% fma% dot% relerr sens"
+    )
+    print_table(rows, columns=columns.split())
     for result in results:
         for text in warnings(result):
             print(f"warning: {result['model']} {result['engine']}: {text}")
@@ -84,13 +92,16 @@ def show_layers(result: Mapping) -> None:
             *(call["function"], " + ".join(call["layers"]) or "-", e.ms, 100 * e.ms / whole),
             *(e.core_ms, e.memory_ms, e.bound),
             100 * e.share(kept) if kept else None,
-            100 * e.issued_share,
+            *(100 * e.fma_share, 100 * e.dot_share),
             *(miss / 1e6 for miss in e.misses),
-            region["insns"] / 1e9,
+            *(region["insns"] / 1e9, e.float_macs / 1e9, e.int8_macs / 1e9),
         )
 
     rows = [row(*one) for one in zip(result["calls"], result["regions"], estimates, strict=True)]
-    columns = "function layer est_ms share% core_ms mem_ms bound kept% issued% L1_M L2_M L3_M Ginsn"
+    columns = (
+        "function layer est_ms share% core_ms mem_ms bound kept% fma% dot% L1_M L2_M L3_M Ginsn "
+        "Gmac Gmac_i8"
+    )
     print_table(sorted(rows, key=lambda r: -r[2]), columns=columns.split())
 
 
@@ -103,7 +114,7 @@ def show_hot(result: Mapping, call: int) -> None:
         share = 100 * block["exec"] * block["n"] / region["insns"]
         print(
             f"{block['vaddr']}: {block['exec']} x {block['n']} instructions = {share:.1f} %, "
-            f"{block['fma_4s']} of them fma_4s"
+            f"{block['fma_4s']} of them fma_4s, {block['dot_16b']} dot_16b"
         )
         with tempfile.NamedTemporaryFile() as file:
             file.write(bytes.fromhex(block["code"]))

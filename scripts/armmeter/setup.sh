@@ -15,6 +15,6 @@ python=$here/../../.venv/bin/python
 [ -x "$python" ] || { echo "armmeter: no .venv: run \`make setup\` first" >&2; exit 1; }
 "$here/../phone/arm64_root.sh" "$home" "$@"
 gcc -O3 -Wall -shared -fPIC -fvisibility=hidden -o "$home/libarmmeter.so" "$here/armmeter.c"
-aarch64-linux-gnu-gcc -O2 -Wall -static -march=armv8.2-a+fp16 -o "$home/selfcheck" "$here/selfcheck.c"
+aarch64-linux-gnu-gcc -O2 -Wall -static -march=armv8.2-a+fp16+dotprod -o "$home/selfcheck" "$here/selfcheck.c"
 ARMMETER_HOME=$home "$python" "$here/armmeter.py" selfcheck
 echo "armmeter: ready in $home"

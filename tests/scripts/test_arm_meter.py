@@ -8,19 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.meter_regions import region
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 METER = SCRIPTS / "armmeter" / "armmeter.py"
-COUNTS = (
-    *("insns", "fma_4s", "fma_2s", "fma_8h", "fma_4h", "fma_2d", "fma_scalar", "simd_other"),
-    *("fp_scalar", "load", "load_uops", "load_bytes", "store", "store_uops", "store_bytes"),
-    *("mem_vuops", "prefetch", "branch"),
-)
-
-
-def region(**counts) -> dict:
-    """A region with these counts, the others 0."""
-    misses = {f"l{level}_miss": counts.pop(f"l{level}_miss", [0, 0]) for level in (1, 2, 3)}
-    return {**dict.fromkeys(COUNTS, 0), **misses, "threads": 1, **counts}
 
 
 def test_the_estimate_is_the_busiest_part_and_what_misses_leave(script):
@@ -29,7 +20,7 @@ def test_the_estimate_is_the_busiest_part_and_what_misses_leave(script):
     busy = estimate.estimate(region(insns=8_000_000, fma_4s=5_680_000))
     assert (busy.bound, busy.core_ms, busy.memory_ms) == ("vector", pytest.approx(1), 0)
     assert busy.share(4 * 5_680_000) == pytest.approx(1)
-    assert busy.issued_share == pytest.approx(1)
+    assert busy.fma_share == pytest.approx(1)
     front = estimate.estimate(region(insns=4 * 2_840_000, fma_4s=100))
     assert (front.bound, front.core_ms) == ("front end", pytest.approx(1))
     # A line from memory: 300 cycles, of which 6 % show.
@@ -68,7 +59,7 @@ def test_a_row_is_held_against_its_precision(script, precision, rel_error, is_wr
     row = table.Row(title="", engine="rt3d", result=result)
     assert row.is_wrong == is_wrong
     assert row.estimate.share(result["kept_macs"]) == pytest.approx(share)
-    assert row.estimate.issued_share == pytest.approx(1)
+    assert row.estimate.fma_share == pytest.approx(1)
     # What is far from the reference altogether is said of every engine.
     far = not rel_error <= {"fp32": 1e-2, "fp16": 2e-2}[precision]
     assert bool(script("armmeter/meter_results.py").warnings(result)) == far
