@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 _SINGLE = ("resize", "mean", "std", "colour_order", "stride", "clips", "crops")
 
 
-def add_preprocessing(parser: argparse.ArgumentParser) -> None:
-    """What replaces the preprocessing that the model says."""
+def add_preprocessing(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
+    """What replaces the preprocessing that the model says; ``several``: also how many clips."""
     options = parser.add_argument_group(
-        "preprocessing", "by default that of the model's training, which the artifact says"
+        "preprocessing", "by default that of the model's training, which the model says"
     )
     options.add_argument("--model", help="resize and normalise as this one of `rt3d models` wants")
     options.add_argument(
@@ -30,6 +30,9 @@ def add_preprocessing(parser: argparse.ArgumentParser) -> None:
     options.add_argument("--std", type=_colours, metavar="R,G,B", help="divided by after that")
     options.add_argument("--colour-order", metavar="ORDER", help="of the channels: rgb or bgr")
     options.add_argument("--stride", type=at_least_one, metavar="N", help="of a clip's frames")
+    if not several:
+        parser.set_defaults(clips=None, crops=None)
+        return
     options.add_argument("--clips", type=at_least_one, metavar="N", help="averaged")
     options.add_argument(
         "--crops", type=at_least_one, metavar="N", help="of each clip, averaged: 1 or 3"

@@ -33,12 +33,12 @@ def _extra(package: str, extra: str, commands: str, *distributions: str) -> Extr
 
 
 EXTRAS = (
-    _extra("onnx", "compile", "compile, tune, groups, export"),
-    _extra("onnxruntime", "compile", "verify, export"),
+    _extra("onnx", "compile", "compile, tune, groups, export, quantize"),
+    _extra("onnxruntime", "compile", "verify, export, quantize"),
     _extra("torch", "prune", "train, prune, export"),
     _extra("safetensors", "prune", "train, prune, export"),
     _extra("onnxscript", "prune", "export"),
-    _extra("av", "video", "run, train, data"),
+    _extra("av", "video", "run, train, data, quantize"),
     _extra("xgboost", "tune", "tune", "xgboost-cpu", "xgboost"),
     _extra("matplotlib", "charts", "prune --data"),
     _extra("pyopencl", "opencl", "run, bench, tune for OpenCL"),

@@ -15,7 +15,7 @@ from tests.cli.conftest import SMALL
 
 COMMANDS = (
     *("models", "train", "prune", "export", "compile", "verify", "bench", "run", "doctor", "data"),
-    "tune",
+    *("tune", "quantize"),
     *("remote", "tracker", "rpc-server"),
 )
 
