@@ -105,9 +105,9 @@ def quantize_onnx(
         progress("accuracy in float32")
         before = accuracy_of(model, model.proto, labelled)
         if max_drop is not None:
-            quantised, noise, reasons = run.kept_accurate(
-                quantised, noise, reasons, labelled, before, max_drop
-            )
+            chosen = run.chosen(reasons, noise, labelled, before, max_drop)
+            quantised, noise = run.measured_again(chosen, reasons, quantised, noise)
+            reasons = chosen
         progress("accuracy in int8")
         after = accuracy_of(model, quantised, labelled)
     with whole_file(output) as temporary:
@@ -138,21 +138,18 @@ class _Run:
         quantised = to_qdq(self.model, self.ranges, in_float=in_float)
         return quantised, noise_of(self.model, quantised, self.fed)
 
-    def kept_accurate(
+    def measured_again(
         self,
+        chosen: dict[str, str],
+        reasons: dict[str, str],
         quantised: onnx.ModelProto,
         noise: dict[str, Noise],
-        reasons: dict[str, str],
-        labelled: Labelled,
-        before: float,
-        max_drop: float,
-    ) -> tuple[onnx.ModelProto, dict[str, Noise], dict[str, str]]:
-        """All three with the noisiest layers in float32; their own noise is that in int8."""
-        chosen = self.chosen(reasons, noise, labelled, before, max_drop)
-        if chosen != reasons:
-            quantised, measured = self.measured(chosen)
-            noise = {n: replace(each, own=noise[n].own) for n, each in measured.items()}
-        return quantised, noise, chosen
+    ) -> tuple[onnx.ModelProto, dict[str, Noise]]:
+        """With the chosen layers in float32, whose own noise stays what it was in int8."""
+        if chosen == reasons:
+            return quantised, noise
+        quantised, measured = self.measured(chosen)
+        return quantised, {n: replace(each, own=noise[n].own) for n, each in measured.items()}
 
     def chosen(
         self,

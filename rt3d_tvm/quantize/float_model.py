@@ -22,6 +22,9 @@ from rt3d_tvm.quantize.session import exact_session
 
 # The first whose QuantizeLinear and DequantizeLinear have an axis, for a scale per filter.
 LEAST_OPSET = 13
+# The graph that noise is measured in holds a model's float32 and int8 weights, and a protobuf
+# message 2 GiB: these many bytes, a fourth of them again, and 32 MiB for the graph.
+MOST_BYTES = (2**31 - 2**25) * 4 // 5
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger")
 
 
@@ -85,6 +88,11 @@ def read_float_model(path: str | Path) -> FloatModel:
             "quantise"
         )
     load_external_data(proto, path)
+    if proto.ByteSize() > MOST_BYTES:
+        raise InputError(
+            f"{path}: {proto.ByteSize()} bytes with its weights; up to {MOST_BYTES} can be "
+            "quantised"
+        )
     refuse(in_graph(proto), where=path)
     remove_dead_nodes(proto)
     remove_unused_outputs(proto)

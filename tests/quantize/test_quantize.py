@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rt3d_tvm.compile.frontend import layer_names
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.quantize import quantize_onnx
+from rt3d_tvm.quantize import float_model, quantize_onnx
 from rt3d_tvm.quantize.float_model import read_float_model
 from rt3d_tvm.quantize.ranges import METHODS
 from tests.compile.onnx_models import make_model, tensor, weights
@@ -182,6 +182,35 @@ def test_a_layer_that_onnxruntime_cannot_quantise_stays_float_and_says_so(tmp_pa
     report = quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", weights(2, 3, 4, 6, 6))
     assert [layer.dtype for layer in report.layers] == ["int8", "float32"]
     assert report.layers[1].reason == "its bias has the shape [1]; [5] can be quantised"
+
+
+def test_weights_beside_the_model(tmp_path, clips):
+    onnx.save(network(), tmp_path / "m.onnx")
+    external = {"save_as_external_data": True, "location": "m.data", "size_threshold": 0}
+    onnx.save(network(), tmp_path / "e.onnx", **external)
+    quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", clips)
+    quantize_onnx(tmp_path / "e.onnx", tmp_path / "r.onnx", clips)
+    assert (tmp_path / "q.onnx").read_bytes() == (tmp_path / "r.onnx").read_bytes()
+
+
+def test_a_model_that_fills_the_message_is_refused(model, tmp_path, clips, monkeypatch):
+    monkeypatch.setattr(float_model, "MOST_BYTES", 1000)
+    with pytest.raises(InputError, match="bytes with its weights; up to 1000 can be quantised"):
+        quantize_onnx(model, tmp_path / "q.onnx", clips)
+
+
+def test_a_network_of_pictures(tmp_path):
+    nodes = [
+        helper.make_node("Conv", ["x", "conv.weight"], ["a"], pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    made = make_model(nodes, [tensor("conv.weight", weights(4, 3, 3, 3))], shape=(1, 3, 8, 8))
+    onnx.save(made, tmp_path / "m.onnx")
+    pictures = weights(5, 3, 8, 8)
+    report = quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", pictures)
+    assert report.layers[0].snr_db > 30
+    with pytest.raises(InputError, match="a model of RGB clips is expected"):
+        quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", tmp_path)
 
 
 def test_a_batch_is_filled_up(tmp_path, clips):
