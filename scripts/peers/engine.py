@@ -4,15 +4,17 @@
 
 Prints a JSON line when it is ready (after two runs, or one that was slow, the output being saved),
 then answers each line on stdin with the milliseconds of one run, and with what it returned where
-that is a measurement itself. compare_peers.py starts it, with the Python of whichever environment
+that is a measurement itself. engine_process.py starts it, with the Python of whichever environment
 has the engine; each engine imports what it needs, then calls `imports_done`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -60,6 +62,8 @@ def rt3d_plain(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]
     """An artifact on TVM's runtime library alone: what memory it takes."""
     os.environ["TVM_NUM_THREADS"] = str(threads)
     import tvm_ffi
+
+    sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
     from run_plain import load_plain
 
     imports_done()
@@ -126,7 +130,7 @@ def onnxruntime(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str
 
 
 def openvino(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
-    """OpenVINO's CPU plugin, in float32."""
+    """OpenVINO's CPU plugin, in float32, and in int8 where the file says so."""
     import openvino
 
     imports_done()
@@ -140,7 +144,7 @@ def openvino(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
 
 
 def mnn(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
-    """MNN's session API in float32, on a model of its own format."""
+    """MNN's session API on a model of its own format, in float32 where that does not say int8."""
     import MNN
 
     imports_done()
@@ -188,6 +192,7 @@ ENGINES = {
 
 def main() -> None:
     """Load, warm up, then serve."""
+    end_with_parent()
     engine, model, threads, input_path, output_path = sys.argv[1:]
     run, version = ENGINES[engine](Path(model), int(threads), np.load(input_path))
     start = time.perf_counter()
@@ -205,6 +210,16 @@ def main() -> None:
         ms = 1e3 * (time.perf_counter() - start)
         value = None if isinstance(answer, np.ndarray) else answer
         print(json.dumps({"ms": ms, "value": value, "memory": memory_mb()}), flush=True)
+
+
+def end_with_parent() -> None:
+    """Have this process killed when the one that started it ends, even while it is stopped.
+
+    End of input alone would never be read by a stopped process.
+    """
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG in linux/prctl.h
+    if ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, int(signal.SIGKILL)):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
 
 
 def imports_done() -> None:

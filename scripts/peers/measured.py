@@ -3,6 +3,7 @@
     python scripts/peers/measured.py                        write them all
     python scripts/peers/measured.py --check                say whether they are as the JSON says
     python scripts/peers/measured.py --take PEERS.json NAME --title TEXT   a new record, then all
+    python scripts/peers/measured.py --take ... --precision int8           of the int8 rows
 
 A record has a title, a date, the command that measured it, columns, rows and notes: one sentence
 each. PEERS.json is what compare_peers.py writes. Texts stand between the markers of each page.
@@ -18,7 +19,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from peers_report import eta, median, sparse_kinds
+from figures import DIRECT, INT8_DENSE, PRECISIONS, WITHIN, eta, is_int8, median, sparse_kinds
 
 from rt3d_tvm.files.whole_file import whole_file
 
@@ -33,7 +34,7 @@ ENGINES = {
     "openvino": "OpenVINO",
     "mnn": "MNN",
     "onnxruntime": "ONNX Runtime",
-    "torch_compile": "torch.compile",
+    "pytorch_compiled": "torch.compile",
     "pytorch": "PyTorch",
 }
 MARKERS = ("<!-- {}: written by scripts/peers/measured.py -->\n", "<!-- end -->")
@@ -91,35 +92,68 @@ def between(text: str, name: str, content: str) -> str:
     return re.sub(pattern, lambda _: begin + content + end, text, count=1, flags=re.S)
 
 
-def taken(peers: Path, title: str) -> dict:
-    """The record of what compare_peers.py wrote into ``peers``."""
+def taken(peers: Path, title: str, precision: str = "float32") -> dict:
+    """The record of what compare_peers.py wrote into ``peers``, of one precision."""
     document = json.loads(peers.read_text(encoding="utf-8"))
     models = document["models"]
-    kinds = list(dict.fromkeys(kind for model in models.values() for kind in sparse_kinds(model)))
-    engines = {
-        row["engine"] for model in models.values() for row in model["engines"] if row["samples_ms"]
-    }
+    int8 = precision == "int8"
+    rows = [
+        row for model in models.values() for row in model["engines"] if is_int8(row["kind"]) == int8
+    ]
+    kinds = list(
+        dict.fromkeys(kind for model in models.values() for kind in sparse_kinds(model, precision))
+    )
+    dense = {INT8_DENSE: "dense"} if int8 else {"dense": "dense", DIRECT: "dense, direct"}
+    engines = {row["engine"] for row in rows if row["samples_ms"]}
     others = [name for name in ENGINES if name in engines]
-    columns = ["model, pruning rate", *map(_kind, kinds), "dense", "dense, direct"]
-    rows, etas = [], []
+    cells, etas = [], []
     for name, model in models.items():
-        whole, of_convolutions, rate = eta(model, kinds[0])
+        whole, of_convolutions, rate = eta(model, kinds[0]) if kinds else (None, None, None)
         etas.append((of_convolutions, whole))
-        values = [median(model, "rt3d", kind) for kind in (*kinds, "dense", "dense direct")]
-        values += [median(model, engine) for engine in others]
-        rows.append([f"{TITLES.get(name, name)}, {rate:.1f}×", *map(_rounded, values)])
-    over = [[_number(round(each, 2)) for each in column] for column in zip(*etas, strict=True)]
+        values = [median(model, "rt3d", kind) for kind in (*kinds, *dense)]
+        values += [median(model, engine, next(iter(dense))) for engine in others]
+        rate = model["rate"] if rate is None else rate
+        cells.append([f"{TITLES.get(name, name)}, {rate:.1f}×", *map(_rounded, values)])
     return {
         "title": title,
         "date": datetime.date.today().isoformat(),
         "command": f".venv/bin/python {shlex.join(document['machine']['argv'])}",
-        "columns": columns + [ENGINES[name] for name in others],
-        "rows": rows,
-        "notes": [
-            f"η at {_kind(kinds[0])} is {', '.join(over[0])} over the convolutions and "
-            f"{', '.join(over[1])} over whole models."
+        "columns": [
+            *("model, pruning rate", *map(_kind, kinds), *dense.values()),
+            *(ENGINES[name] for name in others),
         ],
+        "rows": cells,
+        "notes": [*_of_eta(kinds, etas), _of_turns(models, rows)],
     }
+
+
+def _of_eta(kinds: list[str], etas: list[tuple]) -> list[str]:
+    """A note on eta at the first kind, where it was measured of every model."""
+    if None in (value for pair in etas for value in pair):
+        return []
+    over = [[_number(round(each, 2)) for each in column] for column in zip(*etas, strict=True)]
+    return [
+        f"η at {_kind(kinds[0])} is {', '.join(over[0])} over the convolutions and "
+        f"{', '.join(over[1])} over whole models."
+    ]
+
+
+def _of_turns(models: dict[str, dict], rows: list[dict]) -> str:
+    """A note on the rows whose median in turns is not the median alone."""
+    taken_up = [
+        f"{TITLES.get(name, name)} in {row['title']} ({row['turns_over_alone']:.2f})"
+        for name, model in models.items()
+        for row in model["engines"]
+        if row in rows
+        and row["turns_over_alone"] is not None
+        and abs(row["turns_over_alone"] - 1) > WITHIN
+    ]
+    if not taken_up:
+        return f"Each median in turns is within {WITHIN:.0%} of the engine's median alone."
+    return (
+        f"The median in turns is within {WITHIN:.0%} of the engine's median alone, but for "
+        f"{', '.join(taken_up)}: in turns over alone."
+    )
 
 
 def draw(record: dict, path: Path) -> None:
@@ -155,12 +189,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if a page differs")
     parser.add_argument("--take", nargs=2, metavar=("PEERS.json", "NAME"))
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="with --take")
     parser.add_argument("--title", help="of the record that is taken: what was measured, and where")
     args = parser.parse_args(argv)
     if args.take:
         if not args.title:
             parser.error("--take needs --title")
-        text = json.dumps(taken(Path(args.take[0]), args.title), indent=1, ensure_ascii=False)
+        record = taken(Path(args.take[0]), args.title, args.precision)
+        text = json.dumps(record, indent=1, ensure_ascii=False)
         with whole_file(RECORDS / f"{args.take[1]}.json") as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
     found = records()
@@ -193,8 +229,13 @@ def _rounded(ms: float | None) -> float | str:
 
 
 def _kind(kind: str) -> str:
-    """``kgs 16x4`` as tables write it."""
-    return kind.replace("kgs", "KGS").replace("vanilla", "Vanilla").replace("x", "×")
+    """``kgs 16x4``, or ``int8 kgs 16x4``, as tables write it."""
+    return (
+        kind.removeprefix("int8 ")
+        .replace("kgs", "KGS")
+        .replace("vanilla", "Vanilla")
+        .replace("x", "×")
+    )
 
 
 if __name__ == "__main__":

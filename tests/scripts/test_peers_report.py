@@ -8,10 +8,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "peers"))
 
-from peers_report import eta, report, requirements
+import measured
+from figures import eta
+from peer_requirements import requirements
+from peers_report import notes, report
 
 
-def engine(name, kind, ms, *, failed=None):
+def engine(name, kind, ms, *, failed=None, alone=None):
     return {
         "title": f"{name} {kind}",
         "engine": name,
@@ -21,6 +24,11 @@ def engine(name, kind, ms, *, failed=None):
         "slow": False,
         "rel_error": 1e-6 if ms else None,
         "samples_ms": [ms, ms, ms] if ms else [],
+        "median_ms": ms,
+        "alone_failed": None,
+        "alone_samples_ms": [alone or ms] * 3 if ms else [],
+        "alone_median_ms": alone or ms,
+        "turns_over_alone": ms / (alone or ms) if ms else None,
     }
 
 
@@ -75,6 +83,22 @@ def record():
     }
 
 
+@pytest.fixture
+def int8_record(record):
+    """The same with rows in int8, of which MNN's has no figure."""
+    record["engines"] += [
+        *(engine("rt3d", "int8 dense", 16.0), engine("rt3d", "int8 kgs 16x4", 8.0)),
+        *(engine("onnxruntime", "int8 dense", 30.0, alone=15.0),),
+        *(engine("openvino", "int8 dense", 20.0), engine("mnn", "int8 dense", None, failed="no")),
+    ]
+    record["layers"] |= {"int8 dense": layers(1), "int8 kgs 16x4": layers(0.25)}
+    record["calls"] += [
+        timed_calls("int8 dense", 14.0, 1.0),
+        timed_calls("int8 kgs 16x4", 4.0, 1.0),
+    ]
+    return record
+
+
 def test_eta_is_the_speed_up_over_direct_dense_kernels_for_the_rate(record):
     whole, convolutions, rate = eta(record, "kgs 16x4")
     assert rate == pytest.approx(120 / 45)
@@ -116,3 +140,75 @@ def test_where_the_machine_prefers_the_papers_group_it_is_judged_as_its_own(reco
     del record["layers"]["kgs 16x4"]
     (entry,) = [e for e in requirements("c3d", record) if "OpenVINO dense" in e.what]
     assert (entry.what, entry.must, entry.aim) == ("kgs 8x4 / OpenVINO dense", 2.6, 3.1)
+
+
+def test_eta_in_int8_is_over_the_dense_int8_run(int8_record):
+    whole, convolutions, rate = eta(int8_record, "int8 kgs 16x4")
+    assert rate == pytest.approx(120 / 45)
+    assert whole == pytest.approx((16 / 8) / (120 / 45))
+    assert convolutions == pytest.approx((14 / 4) / 4)
+
+
+def test_int8_has_requirements_of_its_own(int8_record):
+    found = {
+        entry.what: (entry.measured, entry.must, entry.aim, entry.verdict)
+        for entry in requirements("c3d", int8_record)
+        if "int8" in entry.what
+    }
+    assert found == {
+        "int8 dense / OpenVINO int8": (20 / 16, 1.0, None, "held"),
+        "int8 kgs 16x4 / OpenVINO int8 dense": (20 / 8, 2.2, 3.6, "held"),
+        "eta of int8 kgs 16x4, convolutions": (pytest.approx(3.5 / 4), 0.8, None, "held"),
+        "int8 kgs 16x4 / the same in float32": (20 / 8, 2.8, None, "missed"),
+    }
+
+
+def test_float32s_requirements_do_not_change_with_int8_beside_it(record, int8_record):
+    int8_record["memory"].append(
+        record["memory"][1] | {"kind": "int8 dense", "title": "ORT int8", "peak_mb": 1.0}
+    )
+    found = {entry.what: entry.measured for entry in requirements("c3d", int8_record)}
+    assert found["dense / OpenVINO"] == 40 / 50
+    assert found["peak memory, dense: ONNX Runtime / ours"] == 500 / 400
+
+
+def test_what_was_refused_in_int8_is_not_measured(record):
+    record["engines"] += [
+        engine("rt3d", kind, None, failed="refused: QuantizeLinear")
+        for kind in ("int8 dense", "int8 kgs 16x4")
+    ]
+    record["engines"].append(engine("openvino", "int8 dense", 20.0))
+    verdicts = [e.verdict for e in requirements("c3d", record) if "int8" in e.what]
+    assert verdicts == ["not measured"] * 4
+
+
+def test_a_row_that_is_slower_in_turns_than_alone_says_so(int8_record, tmp_path, capsys):
+    assert notes(engine("a", "dense", 10.4, alone=10.0)) == []
+    (note,) = notes(engine("a", "dense", 10.6, alone=10.0))
+    assert "in turns it takes 1.06 times as long as alone" in note
+    document = {"machine": {"cpu": "x"}, "threads": 2, "models": {"c3d": int8_record}}
+    path = tmp_path / "peers.json"
+    path.write_text(json.dumps(document))
+    report(path)
+    said = capsys.readouterr().out
+    assert "onnxruntime int8 dense: in turns it takes 2.00 times as long as alone" in said
+    assert "C3D, int8: 2 threads" in said and "mnn int8 dense: no" in said
+
+
+def test_a_record_is_taken_of_one_precision(int8_record, tmp_path):
+    document = {"machine": {"argv": ["compare_peers.py"]}, "models": {"c3d": int8_record}}
+    path = tmp_path / "peers.json"
+    path.write_text(json.dumps(document))
+    in_float = measured.taken(path, "a")
+    assert in_float["columns"][1:] == [
+        *("KGS 16×4", "KGS 8×4", "dense", "dense, direct"),
+        *("OpenVINO", "MNN", "ONNX Runtime", "torch.compile", "PyTorch"),
+    ]
+    assert in_float["rows"] == [["C3D, 2.7×", 20.0, 25.0, 50.0, 60.0, 40.0, 45.0, 80.0, 70.0, 90.0]]
+    assert in_float["notes"][1] == (
+        "Each median in turns is within 5% of the engine's median alone."
+    )
+    in_int8 = measured.taken(path, "b", "int8")
+    assert in_int8["columns"][1:] == ["KGS 16×4", "dense", "OpenVINO", "ONNX Runtime"]
+    assert in_int8["rows"] == [["C3D, 2.7×", 8.0, 16.0, 20.0, 30.0]]
+    assert "but for C3D in onnxruntime int8 dense (2.00)" in in_int8["notes"][1]
