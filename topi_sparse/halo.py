@@ -1,4 +1,4 @@
-"""The zeros around each plane of a packed tensor, written by the kernel that writes the planes."""
+"""The padding around the planes of a packed tensor, written by the kernel that writes these."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from topi_sparse.prim_func import spatial
 HALO = "halo"
 
 
-def zero_halo(layout: PackedLayout, data: tuple[int, ...], dtype: str, y) -> None:
-    """Block "halo": zeros around ``y`` (B, C, D, H, W), a plane of a channel block at a time."""
+def fill_halo(layout: PackedLayout, data: tuple[int, ...], dtype: str, y) -> None:
+    """Block "halo": the layout's fill around ``y`` (B, C, D, H, W), plane by plane."""
     if not (layout.halo_h or layout.halo_w):
         return
     batch, blocks, depth, rows, breadth, c_block = layout.shape(data)
-    zero = T.Broadcast(tvm.tirx.const(0, dtype), c_block)
+    fill = T.Broadcast(tvm.tirx.const(layout.fill, dtype), c_block)
 
     def store(row, column) -> None:
-        T.buffer_store(y, zero, [n, block, d, row, column, T.Ramp(0, 1, c_block)])
+        T.buffer_store(y, fill, [n, block, d, row, column, T.Ramp(0, 1, c_block)])
 
     with T.grid(batch, blocks, depth) as loops, T.sblock(HALO):
         n, block, d = spatial((batch, blocks, depth), loops)

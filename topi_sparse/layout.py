@@ -1,6 +1,6 @@
 """The packed layout of activations: channels in blocks, rows with a halo of zeros."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,16 +12,17 @@ def ceil_div(a: int, b: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedLayout:
-    """[B][ceil(C / c_block)][D][H + 2 halo_h][W + 2 halo_w][c_block], zero in the halo and above C.
+    """[B][ceil(C / c_block)][D][H + 2 halo_h][W + 2 halo_w][c_block], ``fill`` around and above C.
 
-    The halo holds the zero padding that the consuming convolutions read, so that they need no
-    guard. There is none along D: a convolution skips the locations kd that fall outside, which
-    also saves their multiply-adds.
+    The halo holds the padding that the consuming convolutions read, so that they need no guard.
+    There is none along D: a convolution skips the locations kd that fall outside, which also saves
+    their multiply-adds. ``fill`` is 0, or of a quantised tensor its zero point.
     """
 
     c_block: int
     halo_h: int = 0
     halo_w: int = 0
+    fill: int = 0
 
     def shape(self, ncdhw: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the packed tensor that holds a tensor of shape (B, C, D, H, W)."""
@@ -41,7 +42,7 @@ class PackedLayout:
         """An array (B, C, D, H, W) in this layout."""
         b, c, d, h, w = values.shape
         shape = self.shape(values.shape)
-        wide = np.zeros((b, shape[1] * self.c_block, d, *shape[3:5]), values.dtype)
+        wide = np.full((b, shape[1] * self.c_block, d, *shape[3:5]), self.fill, values.dtype)
         rows, columns = slice(self.halo_h, self.halo_h + h), slice(self.halo_w, self.halo_w + w)
         wide[:, :c, :, rows, columns] = values
         split = wide.reshape(b, shape[1], self.c_block, d, *shape[3:5])
@@ -55,9 +56,9 @@ class PackedLayout:
         return split.reshape(b, -1, d, h, w)[:, :c]
 
     def covering(self, other: "PackedLayout") -> "PackedLayout":
-        """The smallest layout of this channel block whose halo serves both."""
-        return PackedLayout(
-            c_block=self.c_block,
+        """The smallest layout of this channel block and fill whose halo serves both."""
+        return replace(
+            self,
             halo_h=max(self.halo_h, other.halo_h),
             halo_w=max(self.halo_w, other.halo_w),
         )

@@ -1,7 +1,7 @@
 """The operators between convolutions, on packed activations (PackedLayout), as TE computes.
 
-Every one writes zeros into the halo and above C of its result, so that a convolution can read it
-without a guard. Shapes called ``data`` are those of the plain tensor, (B, C, D, H, W).
+Every one writes its layout's fill into the halo and above C of its result, so that a convolution
+can read it without a guard. Shapes called ``data`` are those of the plain tensor, (B, C, D, H, W).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from topi_sparse.layout import PackedLayout
 Shape = tuple[int, int, int, int, int]
 # max_pool3d writes its window out tap by tap; above this the code outgrows the instruction cache.
 MAX_POOL_TAPS = 64
+# 1.5 * 2**23: float32 has steps of 1 from 2**23 to 2**24.
+WHOLE, WHOLE_BITS = 12582912.0, 0x4B400000
 
 
 def pack(
@@ -35,7 +37,7 @@ def pack(
         return _guarded(
             inside,
             lambda: x[n, channel, d, h - layout.halo_h, w - layout.halo_w].astype(dtype),
-            dtype,
+            tirx.const(layout.fill, dtype),
         )
 
     return _prim_func([x], _compute(layout.shape(data), value, "packed"))
@@ -108,7 +110,7 @@ def concat(
         conditions = _inside(y, whole, h, w)
         if not by_block and whole[1] % c_block:
             conditions.append(block * c_block + c < whole[1])
-        return _guarded(conditions, lambda: read(0), dtype)
+        return _guarded(conditions, lambda: read(0), tirx.const(y.fill, dtype))
 
     return _prim_func(inputs, _compute(y.shape(whole), value, "concat"))
 
@@ -131,7 +133,9 @@ def mean(data: Shape, x: PackedLayout, y: PackedLayout, dtype: str) -> tirx.Prim
 
     def value(n, block, d, h, w, c):
         return _guarded(
-            _inside(y, out, h, w), lambda: (total[n, block, c] * scale).astype(dtype), dtype
+            _inside(y, out, h, w),
+            lambda: (total[n, block, c] * scale).astype(dtype),
+            tirx.const(y.fill, dtype),
         )
 
     return _prim_func([a], _compute(y.shape(out), value, "mean"))
@@ -167,7 +171,11 @@ def max_pool3d(
             ]
             for kd, kh, kw in itertools.product(*(range(k) for k in window))
         )
-        return _guarded(_inside(y, out, h, w), lambda: functools.reduce(te.max, taps), dtype)
+        return _guarded(
+            _inside(y, out, h, w),
+            lambda: functools.reduce(te.max, taps),
+            tirx.const(y.fill, dtype),
+        )
 
     def position(axis: int, index, k: int):
         return index * stride[axis] + k - padding[axis]
@@ -214,15 +222,69 @@ def avg_pool3d(
         return _guarded(
             _inside(y, out, h, w),
             lambda: (total[n, block, d, h - y.halo_h, w - y.halo_w, c] * scale).astype(dtype),
-            dtype,
+            tirx.const(y.fill, dtype),
         )
 
     return _prim_func([a], _compute(y.shape(out), value, "avg_pool3d"))
 
 
-def _elementwise(
-    layouts: Sequence[PackedLayout], y: PackedLayout, data: Shape, dtype: str, function: Callable
+def quantize(
+    data: Shape, x: PackedLayout, y: PackedLayout, *, scale: float, dtype: str
 ) -> tirx.PrimFunc:
+    """float32 to ``dtype``, uint8 or int8, whose zero point is ``y.fill``."""
+    return _elementwise(
+        [x],
+        y,
+        data,
+        "float32",
+        lambda a: quantized(a, scale=scale, zero=y.fill, dtype=dtype),
+        result=dtype,
+    )
+
+
+def dequantize(
+    data: Shape, x: PackedLayout, y: PackedLayout, *, scale: float, dtype: str
+) -> tirx.PrimFunc:
+    """``dtype``, whose zero point is ``x.fill``, to float32."""
+    return _elementwise(
+        [x],
+        y,
+        data,
+        dtype,
+        lambda a: dequantized(a, scale=scale, zero=x.fill),
+        result="float32",
+    )
+
+
+def quantized(value, *, scale: float, zero: int, dtype: str):
+    """value / scale, rounded to the nearest even and moved by the zero point, within the type."""
+    low, high = (
+        tirx.const(float(int(limit(dtype).value) - zero), "float32")
+        for limit in (tirx.min_value, tirx.max_value)
+    )
+    steps = te.max(te.min(value / tirx.const(scale, "float32"), high), low)
+    # A sum has no digits below 1 there, and its last bits count the steps. (TVM's vectoriser visits
+    # what nearbyint takes twice, and ends on a second quantisation inside.)
+    bits = tirx.reinterpret("int32", steps + tirx.const(WHOLE, "float32"))
+    return (bits + tirx.const(zero - WHOLE_BITS, "int32")).astype(dtype)
+
+
+def dequantized(value, *, scale: float, zero: int):
+    """(value - zero point) * scale as float32."""
+    steps = value.astype("int32") - tirx.const(zero, "int32")
+    return steps.astype("float32") * tirx.const(scale, "float32")
+
+
+def _elementwise(
+    layouts: Sequence[PackedLayout],
+    y: PackedLayout,
+    data: Shape,
+    dtype: str,
+    function: Callable,
+    *,
+    result: str | None = None,
+) -> tirx.PrimFunc:
+    """result: its type, where that is not ``dtype``."""
     inputs = [_placeholder(layout.shape(data), dtype, f"x{i}") for i, layout in enumerate(layouts)]
 
     def value(n, block, d, h, w, c):
@@ -232,7 +294,9 @@ def _elementwise(
 
         parts = zip(inputs, layouts, strict=True)
         return _guarded(
-            _inside(y, data, h, w), lambda: function(*(read(*part) for part in parts)), dtype
+            _inside(y, data, h, w),
+            lambda: function(*(read(*part) for part in parts)),
+            tirx.const(y.fill, result or dtype),
         )
 
     return _prim_func(inputs, _compute(y.shape(data), value, "elementwise"))
@@ -265,11 +329,14 @@ def _inside(layout: PackedLayout, data: Shape, h, w) -> list:
     return conditions
 
 
-def _guarded(conditions: list, value: Callable, dtype: str):
-    """``value()`` where all conditions hold, else 0. Never a select: that would read outside."""
+def _guarded(conditions: list, value: Callable, fill):
+    """``value()`` where all conditions hold, else ``fill``.
+
+    Never a select: that would read outside.
+    """
     if not conditions:
         return value()
-    return tirx.if_then_else(tirx.all(*conditions), value(), tirx.const(0, dtype))
+    return tirx.if_then_else(tirx.all(*conditions), value(), fill)
 
 
 def _prim_func(inputs: list, output) -> tirx.PrimFunc:

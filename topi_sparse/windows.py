@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import tvm
@@ -54,7 +54,7 @@ class Windows:
             last = (self.out[2 + axis] - 1) * self.stride[axis] - self.padding[axis]
             last += (self.kernel[axis] - 1) * self.dilation[axis]
             halo.append(max(self.padding[axis], last - self.data[2 + axis] + 1, 0))
-        return PackedLayout(c_block=self.x.c_block, halo_h=halo[0], halo_w=halo[1])
+        return replace(self.x, halo_h=halo[0], halo_w=halo[1])
 
     def valid_locations(self, d) -> tuple:
         """The range of kd whose input plane exists for output plane d; others would add zeros.

@@ -18,7 +18,7 @@ from tvm.tirx.script.builder import ir as T
 
 from topi_sparse.activation import activated
 from topi_sparse.cpu.register_tile import VectorUnit
-from topi_sparse.halo import zero_halo
+from topi_sparse.halo import fill_halo
 from topi_sparse.layout import PackedLayout, ceil_div
 from topi_sparse.prim_func import begin, spatial, typed
 from topi_sparse.windows import PackedConv3d, whole
@@ -93,7 +93,7 @@ def depthwise_conv3d(conv: DepthwiseConv3d) -> tvm.tirx.PrimFunc:
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         args = begin(DEPTHWISE_ATTRIBUTE, conv.to_json(), typed(shapes, conv.dtype))
         with T.sblock("root"):
-            zero_halo(conv.y, conv.out, conv.dtype, args["y"])
+            fill_halo(conv.y, conv.out, conv.dtype, args["y"])
             extents = (batch, conv.blocks, depth, height, strips)
             with T.grid(*extents) as loops, T.sblock("tile"):
                 position = spatial(extents, loops)

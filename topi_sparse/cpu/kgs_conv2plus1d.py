@@ -22,7 +22,7 @@ from tvm.tirx.script.builder import ir as T
 
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d, parameters
 from topi_sparse.cpu.kgs_tile import At, tile
-from topi_sparse.halo import zero_halo
+from topi_sparse.halo import fill_halo
 from topi_sparse.layout import PackedLayout, ceil_div
 from topi_sparse.prim_func import begin, spatial
 from topi_sparse.windows import whole
@@ -148,7 +148,7 @@ def kgs_conv2plus1d(pair: KGSConv2Plus1D) -> tvm.tirx.PrimFunc:
         args_of = _begin(pair)
         y = args_of["temporal"]["y"]
         with T.sblock("root"):
-            zero_halo(pair.y, pair.temporal.out, second.dtype, y)
+            fill_halo(pair.y, pair.temporal.out, second.dtype, y)
             with T.grid(batch, height) as (outer, loop), T.sblock("tile"):
                 n, h = spatial((batch, height), (outer, loop))
                 reads = [arg for args in args_of.values() for arg in args.values() if arg is not y]

@@ -29,7 +29,7 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.halo import zero_halo
+from topi_sparse.halo import fill_halo
 from topi_sparse.layout import PackedLayout
 from topi_sparse.prim_func import begin, spatial, typed
 from topi_sparse.windows import whole
@@ -75,7 +75,7 @@ def max_pool3d(pool: MaxPool3d) -> tvm.tirx.PrimFunc:
         shapes = {"x": pool.x.shape(pool.data), "y": pool.y.shape(pool.out)}
         x, y = begin(POOL_ATTRIBUTE, pool.to_json(), typed(shapes, pool.dtype)).values()
         with T.sblock("root"):
-            zero_halo(pool.y, pool.out, pool.dtype, y)
+            fill_halo(pool.y, pool.out, pool.dtype, y)
             with T.grid(*extents) as loops, T.sblock("tile"):
                 at = spatial(extents, loops)
                 *_, h = at

@@ -25,7 +25,7 @@ from tvm.tirx.script.builder import ir as T
 from topi_sparse.activation import activated
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 from topi_sparse.cpu.register_tile import Tile
-from topi_sparse.halo import zero_halo
+from topi_sparse.halo import fill_halo
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout, ceil_div
@@ -202,7 +202,7 @@ def winograd_output(conv: WinogradConv3d) -> tvm.tirx.PrimFunc:
         args = begin(OUTPUT_ATTRIBUTE, conv.to_json(), typed(shapes, conv.dtype))
         u, y, lane = args["u"], args["y"], T.Ramp(0, 1, lanes)
         with T.sblock("root"):
-            zero_halo(conv.y, conv.out, conv.dtype, y)
+            fill_halo(conv.y, conv.out, conv.dtype, y)
             with T.grid(batch, blocks, depth, rows) as loops, T.sblock("tile"):
                 n, block, d, row = spatial((batch, blocks, depth, rows), loops)
                 T.reads(*(whole(args[name]) for name in args if name != "y"))

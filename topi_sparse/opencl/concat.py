@@ -14,7 +14,7 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.halo import zero_halo
+from topi_sparse.halo import fill_halo
 from topi_sparse.layout import PackedLayout, ceil_div
 from topi_sparse.opencl.work_item import VECTOR
 from topi_sparse.prim_func import begin, spatial, typed
@@ -54,7 +54,7 @@ def opencl_concat(
         shapes["y"] = y.shape(out)
         *parts, result = begin(CONCAT_ATTRIBUTE, beside, typed(shapes, dtype)).values()
         with T.sblock("root"):
-            zero_halo(y, out, dtype, result)
+            fill_halo(y, out, dtype, result)
             extents = (batch, ends[-1], depth, rows, ceil_div(columns, beside))
             with T.grid(*extents) as loops, T.sblock("tile"):
                 n, block, d, h, item = spatial(extents, loops)

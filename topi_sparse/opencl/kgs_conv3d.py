@@ -32,7 +32,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d, parameters
-from topi_sparse.halo import zero_halo
+from topi_sparse.halo import fill_halo
 from topi_sparse.layout import ceil_div
 from topi_sparse.opencl.item_tile import compute_item
 from topi_sparse.opencl.texture import (
@@ -262,7 +262,7 @@ def opencl_kgs_conv3d(conv: OpenCLKGSConv3d) -> tvm.tirx.PrimFunc:
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         args = begin(conv.name, conv.to_json(), parameters(conv))
         with T.sblock("root"):
-            zero_halo(conv.y, conv.out, conv.dtype, args["y"])
+            fill_halo(conv.y, conv.out, conv.dtype, args["y"])
             if conv.texture:
                 args["texture"] = fill_texture(args["x"], conv.x, conv.data, conv.dtype)
             parts = conv.group.g_m // conv.rows_per_item

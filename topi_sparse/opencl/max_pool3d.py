@@ -21,7 +21,7 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.halo import zero_halo
+from topi_sparse.halo import fill_halo
 from topi_sparse.layout import PackedLayout, ceil_div
 from topi_sparse.opencl.work_item import VECTOR
 from topi_sparse.prim_func import begin, spatial, typed
@@ -73,7 +73,7 @@ def opencl_max_pool3d(pool: OpenCLMaxPool3d) -> tvm.tirx.PrimFunc:
         shapes = {"x": pool.x.shape(pool.data), "y": pool.y.shape(pool.out)}
         x, y = begin(POOL_ATTRIBUTE, pool.to_json(), typed(shapes, pool.dtype)).values()
         with T.sblock("root"):
-            zero_halo(pool.y, pool.out, pool.dtype, y)
+            fill_halo(pool.y, pool.out, pool.dtype, y)
             extents = (*pool.y.shape(pool.out)[:2], *pool.items)
             with T.grid(*extents) as loops, T.sblock("tile"):
                 n, block, *item = spatial(extents, loops)

@@ -14,7 +14,7 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.halo import zero_halo
+from topi_sparse.halo import fill_halo
 from topi_sparse.layout import PackedLayout, ceil_div
 from topi_sparse.opencl.work_item import VECTOR
 from topi_sparse.prim_func import begin, spatial
@@ -38,7 +38,7 @@ def opencl_pack(
             PACK_ATTRIBUTE, beside, {"x": (data, plain), "y": (layout.shape(data), dtype)}
         ).values()
         with T.sblock("root"):
-            zero_halo(layout, data, dtype, y)
+            fill_halo(layout, data, dtype, y)
             extents = (batch, y.shape[1], depth, rows, ceil_div(columns, beside))
             with T.grid(*extents) as loops, T.sblock("tile"):
                 n, block, d, h, item = spatial(extents, loops)
