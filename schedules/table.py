@@ -67,6 +67,7 @@ class LoopsRule(ScheduleRule):
 RULES: dict[str, tuple[ScheduleRule, ...]] = {
     "cpu": (
         KernelRule("kgs_conv3d", schedule_kgs_conv3d),
+        KernelRule("quantized_kgs_conv3d", schedule_kgs_conv3d),
         KernelRule("kgs_conv2plus1d", schedule_kgs_conv2plus1d),
         KernelRule("depthwise_conv3d", schedule_depthwise_conv3d),
         KernelRule("max_pool3d", schedule_max_pool3d),

@@ -16,6 +16,8 @@ from tvm.target import Target
 
 from schedules.cpu.halo import parallel_halo
 
+# The kernels that it serves, by the attributes with their definitions.
+KERNELS = ("kgs_conv3d", "quantized_kgs_conv3d")
 # Half of the L2 of a Cortex-A77 (512 KiB) or of the smallest x86 core in use: for what is read, or
 # read and written, several times by one unit of work, and should stay there.
 CACHE_BYTES = 256 * 1024
@@ -100,7 +102,8 @@ def default_splits(sch: s_tir.Schedule, block, threads: int) -> tuple[int, int, 
 
 
 def _definition(sch: s_tir.Schedule) -> dict:
-    return json.loads(sch.mod["main"].attrs["kgs_conv3d"])
+    attributes = sch.mod["main"].attrs
+    return json.loads(next(attributes[name] for name in KERNELS if name in attributes))
 
 
 def _rows_out(conv: dict, width: int, height: int, row_blocks: int) -> int:

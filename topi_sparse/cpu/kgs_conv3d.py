@@ -26,7 +26,7 @@ from tvm.tirx.script.builder import ir as T
 
 from topi_sparse.cpu.kgs_tile import At, tile
 from topi_sparse.cpu.register_tile import CACHE_LINE, Tile
-from topi_sparse.halo import zero_halo
+from topi_sparse.halo import fill_halo
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import row_blocks
 from topi_sparse.layout import ceil_div
@@ -221,13 +221,20 @@ def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
     pointers are those of KGSWeight, offsets those of ``conv``; bias holds M filters, padded with
     zeros to the channels that y stores. Blocks: "halo" writes y's zeros, "tile" all the rest.
     """
+    return packed_conv3d(conv, parameters(conv), tile)
+
+
+def packed_conv3d(
+    conv: KGSConv3d, arguments: Mapping[str, tuple], of_tile: Callable[..., None]
+) -> tvm.tirx.PrimFunc:
+    """The loops over register tiles; ``of_tile(conv, args, at)`` computes one of them."""
     batch, _, depth, height, _ = conv.out
     count_p, _ = conv.rows
     width, strips, _ = conv.strips
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        args = begin(conv.name, conv.to_json(), parameters(conv))
+        args = begin(conv.name, conv.to_json(), arguments)
         with T.sblock("root"):
-            zero_halo(conv.y, conv.out, conv.dtype, args["y"])
+            fill_halo(conv.y, conv.out, arguments["y"][1], args["y"])
             extents = (batch, count_p, depth, height, strips)
             with T.grid(*extents, conv.chunks) as (*loops, chunk), T.sblock("tile"):
                 position = spatial(extents, loops)
@@ -237,7 +244,7 @@ def kgs_conv3d(conv: KGSConv3d) -> tvm.tirx.PrimFunc:
                 with T.init():  # the body initialises by itself; the schedule asks for an init
                     T.evaluate(0)
                 n, p, d, h, strip = position
-                tile(conv, args, At(x=(n, h), y=(n, h), p=p, d=d, strip=strip, c=c))
+                of_tile(conv, args, At(x=(n, h), y=(n, h), p=p, d=d, strip=strip, c=c))
     return builder.get()
 
 

@@ -1,0 +1,204 @@
+"""quantized_kgs_conv3d against sums of int64 and the float32 steps that its docstring states."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+from tvm.s_tir import dlight
+
+import schedules.table
+from rt3d_tvm.compile.targets import make_target
+from tests.random_convolutions import draw_sizes
+from topi_sparse.cpu.dot_unit import dot_unit
+from topi_sparse.cpu.quantized_choice import quantized_group, quantized_tile_of
+from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedAdd, QuantizedKGSConv3d
+from topi_sparse.kernel_group import KernelGroup
+from topi_sparse.kgs_weight import KGSWeight
+from topi_sparse.layout import PackedLayout
+
+# Of x86: with and without a dot product, wide and narrow.
+TARGETS = ("x86-64-avx2", "x86-64-avx512", "host")
+
+
+def pruned(rng, shape, *, density, group):
+    """Random int8 weights whose kernel groups are kept with that probability at each location."""
+    m, n, *kernel = shape
+    keep = rng.random((-(-m // group.g_m), -(-n // group.g_n), *kernel)) < density
+    keep = keep.repeat(group.g_m, 0).repeat(group.g_n, 1)[:m, :n]
+    return (rng.integers(-127, 128, shape) * keep).astype("int8")
+
+
+def exact_sums(conv, x, weight, bias):
+    """The sums in float64, which holds them all exactly; (B, M, D, H, W) as int64."""
+    front, top, left, back, bottom, right = conv.padding
+    centred = torch.from_numpy(x.astype("float64") - conv.x.fill)
+    sums = functional.conv3d(
+        functional.pad(centred, (left, right, top, bottom, front, back)),
+        torch.from_numpy(weight.astype("float64")),
+        torch.from_numpy(bias.astype("float64")),
+        stride=conv.stride,
+        dilation=conv.dilation,
+    )
+    assert sums.abs().max() < 2**31
+    return sums.numpy().astype("int64")
+
+
+def expected(conv, sums, scale, residual):
+    """What ONNX's operators make of the sums, in float32 as ONNX Runtime computes them."""
+    value = sums.astype("float32") * scale.reshape(1, -1, 1, 1, 1)
+    if conv.is_real:
+        value = np.maximum(value, 0) if conv.relu else value
+        return value if conv.ceiling is None else np.minimum(value, np.float32(conv.ceiling))
+    if conv.added is not None:
+        added = conv.added
+        value = np.rint(np.clip(value, added.low, added.high)) * np.float32(added.step)
+        other = residual.astype("int32") - added.residual_zero
+        value = value + other.astype("float32") * np.float32(added.residual_step)
+        value = value * np.float32(added.per_step)
+    return np.rint(np.clip(value, conv.low, conv.high)).astype("int64") + conv.y.fill
+
+
+def run(conv, args, target):
+    mod = tvm.IRModule({"main": conv.prim_func().with_attr("global_symbol", "main")})
+    with target:
+        mod = dlight.ApplyDefaultSchedule(*schedules.table.rules("cpu"))(mod)
+    tensors = [tvm.runtime.tensor(arg) for arg in args]
+    tvm.compile(mod, target=target)["main"](*tensors)
+    return tensors[-1].numpy()
+
+
+def kernel_of(unit, weight, stored, *, group, tile, zero, y_zero, residual, real, **geometry):
+    """The definition; where a residual is added, the scales of both are these."""
+    limits, n = np.iinfo(unit.stored), weight.shape[1]
+    y = PackedLayout(c_block=unit.block, fill=0 if real else y_zero, halo_w=1)
+    added = QuantizedAdd(
+        low=-90, high=100, step=0.31, residual_step=0.17, residual_zero=y_zero, per_step=2.9
+    )
+    conv = QuantizedKGSConv3d(
+        filters=weight.shape[0],
+        kernel=weight.shape[2:],
+        x=PackedLayout(c_block=unit.block if n >= 4 else 4, fill=zero),
+        y=y,
+        group=group,
+        kept=stored.kept,
+        weights=stored.blocks.size,
+        tile=tile,
+        instruction=unit.instruction,
+        dtype=unit.stored,
+        result="float32" if real else unit.stored,
+        low=int(limits.min) - y_zero,
+        high=int(limits.max) - y_zero,
+        residual=y if residual and not real else None,
+        added=added if residual and not real else None,
+        **geometry,
+    )
+    return replace(conv, x=conv.needed_halo())
+
+
+def check(target_name, *, weight, data, group=None, zero, y_zero, seed=0, extreme=False, **options):
+    """Compile and run one kernel and compare it; zero points count from the type's smallest."""
+    target = make_target(target_name)
+    unit, rng = dot_unit(target), np.random.default_rng(seed)
+    limits = np.iinfo(unit.stored)
+    zero, y_zero = zero + int(limits.min), y_zero + int(limits.min)
+    m, n = weight.shape[:2]
+    group = group or quantized_group(weight, out_width=8, unit=unit)
+    tile = quantized_tile_of(group, channels=n, out_width=8, unit=unit)
+    stored = KGSWeight.from_dense(
+        weight, group=group, chunk=tile.chunk, row_multiple=unit.block, channels=4
+    )
+    layouts = {"zero": zero, "y_zero": y_zero, "group": group, "tile": tile}
+    conv = kernel_of(unit, weight, stored, data=data, **layouts, **options)
+    x = rng.integers(limits.min, limits.max + 1, data).astype(unit.stored)
+    if extreme:
+        x[:] = limits.max
+    bias = rng.integers(-1000, 1000, m).astype("int32")
+    sums = exact_sums(conv, x, weight, bias)
+    scale = (rng.random(m) * 200 / max(abs(sums).max(), 1)).astype("float32")
+    other = rng.integers(limits.min, limits.max + 1, conv.out).astype(unit.stored)
+    total, planes = conv.bias_and_planes(weight, bias)
+    padded = np.zeros(conv.stored_filters, "float32")
+    padded[:m] = scale
+    args = [conv.x.packed(x), stored.blocks, conv.offsets(stored.columns), stored.pointers]
+    args += [total, padded, *([] if planes is None else [planes])]
+    args += [conv.residual.packed(other)] if conv.residual else []
+    y = run(conv, [*args, np.zeros(conv.y.shape(conv.out), conv.result)], target)
+    compare(conv, conv.y.unpacked(y, conv.out), expected(conv, sums, scale, other))
+    assert (y[:, :, :, :, [0, -1]] == conv.y.fill).all()
+
+
+def compare(conv, got, wanted):
+    if conv.is_real:  # one rounding of the sum to float32, one of the product
+        np.testing.assert_allclose(got, wanted, rtol=2 * 2.0**-23)
+    elif conv.added is None:
+        np.testing.assert_array_equal(got, wanted)
+    else:  # a multiply-add rounds once where two operations round twice: of ties one in a thousand
+        off = abs(got - wanted)
+        assert off.max(initial=0) <= 1
+        assert np.count_nonzero(off) <= max(2, off.size // 1000)
+
+
+PLAIN = {"stride": (1, 1, 1), "padding": (1,) * 6, "dilation": (1, 1, 1)}
+SUMS = {"residual": False, "real": False, "relu": False, "ceiling": None}
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("target", TARGETS)
+def test_any_convolution_is_exact(target, data):
+    draw = data.draw
+    kernel, m, n = draw_sizes(draw)
+    group = KernelGroup(g_m=draw(st.sampled_from([4, 8, 16, 32])), g_n=4)
+    dilation = tuple(draw(st.integers(1, 2)) for _ in kernel)
+    padding = tuple(draw(st.integers(0, min(k, 3) + 1)) for k in kernel * 2)
+    extents = [
+        max(draw(st.integers(1, 9)), (k - 1) * step + 1 - before - after, 1)
+        for k, step, before, after in zip(kernel, dilation, padding[:3], padding[3:], strict=True)
+    ]
+    density = draw(st.sampled_from([0.4, 1.0, 0.1, 0.0]))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    check(
+        target,
+        weight=pruned(rng, (m, n, *kernel), density=density, group=group),
+        data=(draw(st.integers(1, 2)), n, *extents),
+        group=draw(st.sampled_from([group, None])),
+        zero=draw(st.sampled_from([0, 1, 77, 128, 255])),
+        y_zero=draw(st.sampled_from([0, 3, 128, 255])),
+        stride=tuple(draw(st.integers(1, 3)) for _ in kernel),
+        padding=padding,
+        dilation=dilation,
+        residual=draw(st.booleans()),
+        real=draw(st.booleans()),
+        relu=draw(st.booleans()),
+        ceiling=draw(st.sampled_from([None, 3.0])),
+        seed=draw(st.integers(0, 99)),
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_products_do_not_saturate(target, sign):
+    """255 * 127 four times over is above int16, in which some instructions would keep it."""
+    weight = np.full((16, 64, 3, 3, 3), 127 * sign, "int8")
+    check(
+        target,
+        weight=weight,
+        data=(1, 64, 3, 5, 5),
+        zero=0,
+        y_zero=9,
+        extreme=True,
+        **PLAIN,
+        **SUMS,
+    )
+
+
+@pytest.mark.parametrize("channels", [3, 45, 230, 921])
+def test_channels_that_fill_no_block(channels):
+    group = KernelGroup(g_m=16, g_n=4)
+    weight = pruned(np.random.default_rng(0), (21, channels, 1, 3, 3), density=0.5, group=group)
+    check("host", weight=weight, data=(1, channels, 2, 6, 7), zero=5, y_zero=0, **PLAIN, **SUMS)

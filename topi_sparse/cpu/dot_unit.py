@@ -1,0 +1,137 @@
+"""int8 multiply-adds of a CPU: four channels of an input by four weights, summed in int32 lanes.
+
+An instruction multiplies 4 bytes of input, the same for all lanes, with 4 weights of each lane::
+
+    vpdpbusd, sdot   sums[m] += x[0] w[m, 0] + x[1] w[m, 1] + x[2] w[m, 2] + x[3] w[m, 3]
+    pmaddwd, smull   sums[m, 0] += x[0] w[m, 0] + x[1] w[m, 1]
+                     sums[m, 1] += x[2] w[m, 2] + x[3] w[m, 3]
+
+The second row is for processors without a dot product. None of them saturates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tvm
+from tvm.target import Target
+from tvm.target.codegen import target_has_features
+from tvm.tirx.script.builder import ir as T
+
+# Channels that an instruction adds up, and the bytes of input that it reads.
+CHANNELS = 4
+# Processors whose 512-bit vectors take two turns in pipes of 256 bit.
+HALF_WIDTH_AVX512 = ("znver4",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotUnit:
+    """The int8 arithmetic of one core.
+
+    instruction  a name of INSTRUCTIONS
+    lanes        int32 sums of the widest register
+    pipe_lanes   that one of the multiply-add pipes takes at a time
+    pipes        that start such an instruction in a cycle, at ``pipe_lanes`` each
+    block        channels of a block of packed activations
+    stored       the type of activations: what the instruction takes
+    by_element   whether it can take its input from an element of a vector
+    """
+
+    instruction: str
+    lanes: int
+    pipe_lanes: int
+    pipes: int
+    registers: int
+    block: int
+    stored: str
+    by_element: bool = False
+
+    @property
+    def parts(self) -> int:
+        """Sums of a filter, which are added up in the end."""
+        return INSTRUCTIONS[self.instruction].parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruction:
+    """parts: sums of a filter. multiply: (sums, inputs, weights, lanes) -> sums.
+
+    inputs: int32, the 4 bytes in each lane of as many filters; weights: int8, 4 a filter.
+    """
+
+    parts: int
+    multiply: Callable
+
+
+def _vpdpbusd(sums, inputs, weights, lanes: int):
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+    data = tvm.tirx.reinterpret(f"uint8x{4 * lanes}", inputs)
+    return tvm.tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, sums, data, weights)
+
+
+def _sdot(sums, inputs, weights, lanes: int):
+    name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+    data = tvm.tirx.reinterpret(f"int8x{4 * lanes}", inputs)
+    return tvm.tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, sums, weights, data)
+
+
+def _pmaddwd(sums, inputs, weights, lanes: int):
+    """uint8 inputs and int8 weights as int16, whose products are summed in pairs."""
+    name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[lanes]
+    data = tvm.tirx.reinterpret(f"uint8x{2 * lanes}", inputs).astype(f"int16x{2 * lanes}")
+    wide = weights.astype(f"int16x{2 * lanes}")
+    pairs = tvm.tirx.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.x86.{name}", data, wide)
+    return sums + pairs
+
+
+def _smull(sums, inputs, weights, lanes: int):
+    """Products of int8 in int16, which hold them: weights are at least -127."""
+    data = tvm.tirx.reinterpret(f"int8x{2 * lanes}", inputs)
+    products = tvm.tirx.call_llvm_pure_intrin(
+        f"int16x{2 * lanes}", "llvm.aarch64.neon.smull.v8i16", data, weights
+    )
+    pairs = tvm.tirx.call_llvm_pure_intrin(
+        f"int32x{lanes}", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products
+    )
+    return sums + pairs
+
+
+INSTRUCTIONS = {
+    "vpdpbusd": Instruction(parts=1, multiply=_vpdpbusd),
+    "sdot": Instruction(parts=1, multiply=_sdot),
+    "pmaddwd": Instruction(parts=2, multiply=_pmaddwd),
+    "smull": Instruction(parts=2, multiply=_smull),
+}
+
+
+def dot_unit(target: Target) -> DotUnit | None:
+    """The int8 arithmetic of a CPU target, or None where there are no kernels for it."""
+
+    def has(*names: str) -> bool:
+        return all(target_has_features(name, target) for name in names)
+
+    half = target.attrs.get("mcpu") in HALF_WIDTH_AVX512
+    wide = {"lanes": 16, "registers": 32, "block": 16, "stored": "uint8", "pipes": 2}
+    narrow = {"lanes": 8, "registers": 16, "block": 8, "stored": "uint8", "pipes": 2}
+    neon = {"lanes": 4, "registers": 32, "block": 4, "stored": "int8", "pipes": 2}
+    if has("avx512vnni", "avx512vl"):
+        return DotUnit(instruction="vpdpbusd", pipe_lanes=8 if half else 16, **wide)
+    if has("avx512bw"):
+        return DotUnit(instruction="pmaddwd", pipe_lanes=8 if half else 16, **wide)
+    if has("avxvnni"):
+        return DotUnit(instruction="vpdpbusd", pipe_lanes=8, **narrow)
+    if has("avx2"):
+        return DotUnit(instruction="pmaddwd", pipe_lanes=8, **narrow)
+    if has("neon", "dotprod"):
+        return DotUnit(instruction="sdot", pipe_lanes=4, by_element=True, **neon)
+    if has("neon"):
+        return DotUnit(instruction="smull", pipe_lanes=4, **neon)
+    return None
+
+
+def broadcast(buffer, index: list, lanes: int):
+    """The 4 bytes that begin there in each of ``lanes`` lanes, as int32."""
+    *outer, first = index
+    four = buffer[(*outer, T.Ramp(first, 1, CHANNELS))]
+    return T.Broadcast(tvm.tirx.reinterpret("int32", four), lanes)
