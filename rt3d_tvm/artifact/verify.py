@@ -13,7 +13,7 @@ from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.opencl.artifact import load_here
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.numerics.distance import relative_distance
-from rt3d_tvm.precision import PRECISIONS
+from rt3d_tvm.precision import PRECISIONS, QUANTIZED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,10 @@ def verify(
     files = ArtifactFiles.open(folder)
     files.check_sha256()
     artifact = load_here(folder, device=device)
-    reference = reference_session(onnx_path, optimised=False)
+    precision = files.manifest.get("precision", asdict(PRECISIONS["fp32"]))
+    # As it is written, a quantised graph is computed in float32; optimised, on integers.
+    optimised = precision["name"] == QUANTIZED.name
+    reference = reference_session(onnx_path, optimised=optimised)
     expected_input = artifact.manifest["inputs"][0]
     session_input = reference.get_inputs()[0]
     taken = (session_input.type, session_input.shape)
@@ -83,7 +86,6 @@ def verify(
             )
         errors.append(relative_distance(y, ref))
         references.append(ref)
-    precision = files.manifest.get("precision", asdict(PRECISIONS["fp32"]))
     return Verification(
         inputs=len(errors),
         limit=precision["max_rel_error"] if limit is None else limit,

@@ -24,6 +24,7 @@ from rt3d_tvm.compile.opencl.lowering import tir_pipeline
 from rt3d_tvm.compile.opencl.operators import item_operators
 from rt3d_tvm.compile.opencl.planner import make_plan
 from topi_sparse import packed
+from topi_sparse.cpu.dot_unit import DotUnit, dot_unit
 from topi_sparse.cpu.register_tile import VectorUnit, vector_unit
 from topi_sparse.opencl.pack import opencl_pack
 from topi_sparse.opencl.work_item import WorkItem, item_copies, work_item
@@ -37,6 +38,7 @@ class Backend:
     on_gpu         whether kernels are launched on a device beside the processor's cores
     candidates     the kernels that can compute a convolution
     unit           of a target, the type of activations and that of sums: what a tile is made for
+    dot_unit       of a target: its 8-bit arithmetic, or None where it has no kernels for it
     packer         of a unit: what makes the PrimFunc that packs plain activations
     operators      of a target: packed operators that it has kernels of its own for
     device_class   what two targets have in common where tuned records of one hold for the other
@@ -51,6 +53,7 @@ class Backend:
     on_gpu: bool
     candidates: Sequence[Candidate]
     unit: Callable[[Target, str, str], VectorUnit | WorkItem]
+    dot_unit: Callable[[Target], DotUnit | None]
     packer: Callable[[VectorUnit | WorkItem], Callable[..., tvm.tirx.PrimFunc]]
     operators: Callable[[Target], Mapping[str, Maker]]
     device_class: Callable[[Target], str]
@@ -76,6 +79,7 @@ BACKENDS = {
         on_gpu=False,
         candidates=CPU_CANDIDATES,
         unit=lambda target, dtype, _sums: vector_unit(target, dtype),
+        dot_unit=dot_unit,
         packer=lambda _unit: packed.pack,
         operators=lambda _target: CPU_OPERATORS,
         device_class=_cpu_class,
@@ -91,6 +95,7 @@ BACKENDS = {
         on_gpu=True,
         candidates=OPENCL_CANDIDATES,
         unit=work_item,
+        dot_unit=lambda _target: None,
         packer=lambda item: functools.partial(opencl_pack, beside=item_copies(item)),
         operators=lambda target: item_operators(work_item(target)),
         device_class=lambda target: str(target.keys[0]),

@@ -35,6 +35,7 @@ from rt3d_tvm.compile.pipeline import check_dump, lower, phases, run_phases, sto
 from rt3d_tvm.compile.processor_needs import processor_needs
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.folders import check_replaceable, whole_folder
+from rt3d_tvm.precision import QUANTIZED
 
 
 def compile_onnx(
@@ -117,12 +118,14 @@ def _lowered(
     layers = [
         {"name": name, **asdict(entry)} for name, entry in zip(names, read_report(mod), strict=True)
     ]
-    about = {
+    about: dict = {
         "layers": layers,
         "calls": _calls(mod, names),
         "layout_changes": int(mod.attrs[CHANGES_ATTRIBUTE]),
         "not_packed": json.loads(mod.attrs[UNPACKED_ATTRIBUTE]),
     }
+    if any(layer["weight_dtype"] == "int8" for layer in layers):
+        about["precision"] = asdict(QUANTIZED)
     mod, weights = lift_constants(mod)
     first = len(phases(lowering))
     mod = run_phases(mod, lowering, storage_phases(lowering), dump=dump, first=first)

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from rt3d_tvm.arguments import as_path
 from rt3d_tvm.compile.onnx_checks import check_graph, check_shapes
-from rt3d_tvm.compile.onnx_file import first_line, label_of, load_external_data, read_model
+from rt3d_tvm.compile.onnx_file import (
+    check_sizes,
+    first_line,
+    label_of,
+    load_external_data,
+    read_model,
+)
+from rt3d_tvm.compile.onnx_quantized import check_quantization, write_as_qdq
 from rt3d_tvm.compile.onnx_rewrites import (
     remove_dead_nodes,
     remove_unused_outputs,
@@ -76,8 +83,11 @@ def import_onnx(path: Path, *, allow_non_finite: bool = False) -> tvm.IRModule:
 def _accepted_model(path: Path) -> tuple[onnx.ModelProto, dict[str, list[int]]]:
     """The model with its weights, and the shapes of its tensors."""
     model = read_model(path)
+    write_as_qdq(model, path)
     check_graph(model, path)
     load_external_data(model, path)
+    check_sizes(model, path)
+    check_quantization(model, path)
     shapes = check_shapes(model, path)
     remove_dead_nodes(model)
     remove_unused_outputs(model)
@@ -99,21 +109,26 @@ def _layer_names(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> list[s
     # What depends on constants alone is folded away and becomes no layer.
     constants = {"", *(tensor.name for tensor in model.graph.initializer)}
     names: list[str] = []
+    stored: dict[str, str] = {}  # a quantised weight by the name of its real value
     for node in model.graph.node:
         if constants.issuperset(node.input):
             constants.update(node.output)
+            if node.op_type in ("DequantizeLinear", "Cast", "Mul"):
+                stored[node.output[0]] = stored.get(node.input[0], node.input[0])
         elif node.op_type == "Conv" or (
             node.op_type in ("Gemm", "MatMul")
             and node.input[1] in constants
             and [len(shapes.get(name, ())) for name in node.input[:2]] == [2, 2]
         ):
-            names.append(_unique(_layer_name(node), names))
+            weight = stored.get(node.input[1], node.input[1])
+            names.append(_unique(_layer_name(node, weight), names))
     return names
 
 
-def _layer_name(node: onnx.NodeProto) -> str:
-    stem = node.input[1].removesuffix(".weight")
-    return stem if stem and stem != node.input[1] else label_of(node)
+def _layer_name(node: onnx.NodeProto, weight: str) -> str:
+    whole = weight.removesuffix("_quantized")  # as onnxruntime's quantiser names it
+    stem = whole.removesuffix(".weight")
+    return stem if stem and stem != whole else label_of(node)
 
 
 def _unique(name: str, others: list[str]) -> str:

@@ -35,7 +35,7 @@ def check_weights(tensors: Iterable[onnx.TensorProto], path: Path) -> None:
                 f"{path}: weights of {tensor.name!r} have the shape {list(tensor.dims)}; sizes of "
                 "at least 0 are accepted"
             )
-        size = prod(tensor.dims) * _itemsize(tensor.data_type)
+        size = prod(tensor.dims) * itemsize(tensor.data_type)
         if tensor.data_location == TensorProto.EXTERNAL:
             size = max(size, _stored_bytes(tensor, path))
         total += size
@@ -76,7 +76,7 @@ def check_results(graph: onnx.GraphProto, types: Types, path: Path) -> None:
 
 def _result_bytes(node: onnx.NodeProto, types: Types) -> int:
     known = [types[name] for name in node.output if name in types]
-    return sum(prod(shape) * _itemsize(elem_type) for elem_type, shape in known)
+    return sum(prod(shape) * itemsize(elem_type) for elem_type, shape in known)
 
 
 def _stored_bytes(tensor: onnx.TensorProto, path: Path) -> int:
@@ -95,7 +95,7 @@ def _stored_bytes(tensor: onnx.TensorProto, path: Path) -> int:
     return max(file.stat().st_size - offset, 0) if file.is_file() else 0
 
 
-def _itemsize(elem_type: int) -> int:
+def itemsize(elem_type: int) -> int:
     """Bytes of an element; 1 for a type that numpy has none of."""
     from onnx.helper import tensor_dtype_to_np_dtype
 

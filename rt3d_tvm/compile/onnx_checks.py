@@ -33,6 +33,7 @@ ACCEPTED_OPS = (
     "Concat",
     "Constant",
     "Conv",
+    "DequantizeLinear",
     "Div",
     "Dropout",
     "Flatten",
@@ -46,6 +47,7 @@ ACCEPTED_OPS = (
     "MaxPool",
     "Mul",
     "Pad",
+    "QuantizeLinear",
     "ReduceMean",
     "Relu",
     "Reshape",
@@ -57,6 +59,8 @@ ACCEPTED_OPS = (
     "Transpose",
     "Unsqueeze",
 )
+# Accepted where all they read are constants: what they give is one.
+FOLDED_OPS = ("Cast",)
 
 
 def check_graph(model: onnx.ModelProto, path: Path) -> None:
@@ -81,8 +85,12 @@ def _check_opset(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _check_nodes(model: onnx.ModelProto, path: Path) -> None:
+    constants = {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
-        reason = _why_not(node)
+        is_constant = bool(node.input) and constants.issuperset(node.input)
+        if is_constant:
+            constants.update(node.output)
+        reason = None if is_constant and node.op_type in FOLDED_OPS else _why_not(node)
         if reason is not None:
             raise InputError(f"{path}: node {label_of(node)}: {reason}")
     if model.graph.sparse_initializer:

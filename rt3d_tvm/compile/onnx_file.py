@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.compile.limits import check_weights
+from rt3d_tvm.compile.limits import check_weights, itemsize
 from rt3d_tvm.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,6 +94,17 @@ def load_external_data(model: onnx.ModelProto, path: Path) -> None:
                 f"{label}: external data file {location!r} is truncated or damaged: "
                 f"{first_line(error)}"
             ) from error
+
+
+def check_sizes(model: onnx.ModelProto, path: Path) -> None:
+    """InputError where the bytes of a tensor are not as many as its shape and type need."""
+    for tensor in tensors_of(model):
+        size = prod(tensor.dims) * itemsize(tensor.data_type)
+        if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
+            raise InputError(
+                f"{path}: weights of {tensor.name!r} have {len(tensor.raw_data)} bytes; {size} are "
+                f"accepted for the shape {list(tensor.dims)}"
+            )
 
 
 def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -15,6 +15,7 @@ from tvm.s_tir import dlight
 
 import schedules.table
 from rt3d_tvm.compile.choices.records import RecordSet
+from rt3d_tvm.compile.legalize import QUANTIZATION
 from rt3d_tvm.compile.memory.phases import memory_phases
 from rt3d_tvm.compile.opencl.distinct_names import DistinctNames
 from rt3d_tvm.compile.options import Lowering
@@ -26,8 +27,10 @@ from rt3d_tvm.compile.passes.evaluate_constants import EvaluateConstants
 from rt3d_tvm.compile.passes.fully_connected import FullyConnectedAsConv3d
 from rt3d_tvm.compile.passes.keep_packed import KeepPacked
 from rt3d_tvm.compile.passes.limit_fusion import LimitFusion
+from rt3d_tvm.compile.passes.move_dequantize import MoveDequantize
 from rt3d_tvm.compile.passes.own_result import OwnResult
 from rt3d_tvm.compile.passes.pruned_filters import PrunedFilters
+from rt3d_tvm.compile.passes.quantized_conv3d import QuantizedConv3d
 from rt3d_tvm.compile.passes.tuned_kernels import TunedKernels
 from rt3d_tvm.compile.passes.zero_factors import ZeroFactors
 from rt3d_tvm.errors import InputError
@@ -55,8 +58,11 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
     return [
         ("zero_factors", ZeroFactors()),
         ("evaluate_constants", EvaluateConstants()),
-        ("fold_constants", relax.transform.FoldConstant()),
         ("clip", ClipAsOperators()),
+        # Before the weights are folded into real numbers.
+        ("quantized_conv3d", QuantizedConv3d(target, lowering.group)),
+        ("move_dequantize", MoveDequantize()),
+        ("fold_constants", relax.transform.FoldConstant()),
         ("conv2d", Conv2dAsConv3d()),
         ("fully_connected", FullyConnectedAsConv3d()),
         ("pruned_filters", PrunedFilters()),
@@ -68,7 +74,7 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         ("tuned_kernels", TunedKernels(target, records, lowering.group)),
         ("merge_reshapes", relax.transform.RemoveRedundantReshape()),
         ("own_result", OwnResult()),
-        ("legalize", relax.transform.LegalizeOps()),
+        ("legalize", relax.transform.LegalizeOps(QUANTIZATION)),
         ("annotate", relax.transform.AnnotateTIROpPattern()),
         ("limit_fusion", LimitFusion()),
         ("fuse_ops", relax.transform.FuseOps()),

@@ -17,8 +17,11 @@ _ADRENO = {"tag": "qcom/adreno-opencl"}
 # num-cores decides how finely kernels are split; any machine may run them with other numbers.
 TARGETS: dict[str, dict] = {
     "x86-64-avx512": {**_X86, "mcpu": "skylake-avx512", "num-cores": 2},
+    "x86-64-avx512-vnni": {**_X86, "mcpu": "cascadelake", "num-cores": 2},
     "x86-64-avx2": {**_X86, "mcpu": "haswell", "num-cores": 2},
+    "x86-64-avx2-vnni": {**_X86, "mcpu": "haswell", "mattr": ["+avxvnni"], "num-cores": 2},
     "arm64": {**_ARM, "mattr": ["+neon"]},
+    "arm64-dotprod": {**_ARM, "mattr": ["+neon", "+v8.2a", "+dotprod"]},
     "arm64-v8.2": {**_ARM, "mattr": ["+neon", "+v8.2a", "+fullfp16"]},
     "cortex-a77": {**_ARM, "mcpu": "cortex-a77", "mattr": ["+neon"]},
     "adreno": {**_ADRENO, "host": {**_ARM, "mattr": ["+neon"]}},

@@ -95,6 +95,14 @@ def test_an_output_without_a_shape_has_the_one_that_follows(save):
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("size", [47, 49, 52, 0])
+def test_other_bytes_than_a_shape_needs_are_refused(save, size):
+    model = one_conv((4, 3, 1, 1, 1))
+    model.graph.initializer[0].raw_data = b"\0" * size
+    with pytest.raises(InputError, match=rf"weights of 'w' have {size} bytes; 48 are accepted for"):
+        import_onnx(save(model))
+
+
 def test_a_part_of_a_tensor_is_refused(save):
     model = one_conv((4, 3, 1, 1, 1))
     model.graph.initializer[0].segment.end = 3

@@ -41,6 +41,17 @@ def single(op, *arrays, **attributes):
 
 
 CHANNEL = (1, 3, 1, 1, 1)
+
+
+def pair_of_conversions():
+    constants = [tensor("scale", np.float32(0.013)), tensor("zero", np.uint8(97))]
+    return (
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+        constants,
+    )
+
+
 ROWS = {
     "Add": single("Add", weights(*CHANNEL)),
     "AveragePool": single(
@@ -68,6 +79,7 @@ ROWS = {
         dilations=[1, 1, 2],
         pads=[1, 0, 1, 0, 0, 0],
     ),
+    "DequantizeLinear": lambda opset: pair_of_conversions(),
     "Div": single("Div", abs(weights(*CHANNEL)) + 0.5),
     "Dropout": single("Dropout"),
     "Flatten": single("Flatten", axis=1),
@@ -87,6 +99,7 @@ ROWS = {
     ),
     "Mul": single("Mul", weights(*CHANNEL)),
     "Pad": single("Pad", np.array([0, 0, 1, 0, 2, 0, 0, 0, 1, 1], np.int64)),
+    "QuantizeLinear": lambda opset: pair_of_conversions(),
     "ReduceMean": lambda opset: axes_node("ReduceMean", [2, 3, 4], opset, 18, keepdims=1),
     "Relu": single("Relu"),
     "Reshape": single("Reshape", np.array([0, -1, 36], np.int64)),

@@ -27,6 +27,12 @@ from rt3d_tvm.prune.benchmark import benchmark_pair
 from rt3d_tvm.tune.tuner import tune_onnx
 from tests.conftest import GROUP
 from tests.nan_models import FOLLOWING, node, save, spoiled, values
+from tests.quantized_models import (
+    SHAPE,
+    net,
+    quantized_by_onnxruntime,
+    run_by_onnxruntime,
+)
 from tests.two_layers import write_two_layers
 
 pytestmark = pytest.mark.phone
@@ -258,3 +264,18 @@ def _until(condition) -> bool:
             return False
         time.sleep(0.2)
     return True
+
+
+@pytest.mark.parametrize("target", ["cortex-a77", "arm64"])
+def test_a_quantised_network_computes_there_what_onnx_runtime_does_here(phone, target, tmp_path):
+    """With `sdot`, and on processors from before it."""
+    path = quantized_by_onnxruntime(tmp_path, net(3))
+    manifest = compile_onnx(path, tmp_path / "artifact", target=target)
+    assert {layer["dtype"] for layer in manifest["layers"]} == {"int8"}
+    rng = np.random.default_rng(0)
+    with opened(phone) as device:
+        artifact = device.load(tmp_path / "artifact")
+        for _ in range(2):
+            x = rng.standard_normal(SHAPE, dtype="float32")
+            expected = run_by_onnxruntime(path, x)
+            np.testing.assert_array_equal(artifact.run(x), expected)

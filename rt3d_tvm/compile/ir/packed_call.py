@@ -14,6 +14,7 @@ from topi_sparse import packed
 from topi_sparse.cpu.depthwise_conv3d import DepthwiseConv3d, depthwise_conv3d
 from topi_sparse.cpu.kgs_conv2plus1d import KGSConv2Plus1D, kgs_conv2plus1d
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d, kgs_conv3d
+from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d, quantized_kgs_conv3d
 from topi_sparse.cpu.winograd import WinogradConv3d, winograd_input, winograd_output
 from topi_sparse.layout import PackedLayout
 from topi_sparse.opencl.kgs_conv3d import OpenCLKGSConv3d, opencl_kgs_conv3d
@@ -27,6 +28,7 @@ PackedKernel = PackedConv3d | KGSConv2Plus1D
 # input, the last one the residual, if there.
 PACKED_KERNELS: dict[str, tuple[type[PackedKernel], Callable[..., tvm.tirx.PrimFunc]]] = {
     "kgs_conv3d": (KGSConv3d, kgs_conv3d),
+    "quantized_kgs_conv3d": (QuantizedKGSConv3d, quantized_kgs_conv3d),
     "kgs_conv2plus1d": (KGSConv2Plus1D, kgs_conv2plus1d),
     "opencl_kgs_conv3d": (OpenCLKGSConv3d, opencl_kgs_conv3d),
     "depthwise_conv3d": (DepthwiseConv3d, depthwise_conv3d),
@@ -121,4 +123,7 @@ def packed_kernel(
 def tunable(func: tvm.tirx.PrimFunc | None) -> KGSConv3d | None:
     """The definition of a kernel that there is something to choose for, or None."""
     kernel = None if func is None else packed_kernel(func)
-    return kernel[1] if kernel and isinstance(kernel[1], KGSConv3d) else None
+    # A search knows the tiles of real numbers only.
+    if kernel is None or isinstance(kernel[1], QuantizedKGSConv3d):
+        return None
+    return kernel[1] if isinstance(kernel[1], KGSConv3d) else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tvm
 from tvm import relax
 
-from rt3d_tvm.compile.ir.dataflow import constant, ints, known_shape, static_shape
+from rt3d_tvm.compile.ir.dataflow import constant, dtype_of, ints, known_shape, static_shape
 from topi_sparse import packed
+from topi_sparse.layout import PackedLayout
 
 # (call, shapes of its tensors, their layouts, the result's layout, dtype) -> its packed PrimFunc.
 Maker = Callable[..., tvm.tirx.PrimFunc]
@@ -17,10 +18,17 @@ Maker = Callable[..., tvm.tirx.PrimFunc]
 
 @dataclass(frozen=True, kw_only=True)
 class PackedOperator:
-    """why_not: of a call and a channel block, why it cannot work on packed values, or None."""
+    """An operator on packed values.
+
+    why_not  of a call and a channel block, why it cannot work on packed values, or None
+    result   of a call and the layout and type of its first tensor, those of what it gives
+    """
 
     why_not: Callable[[relax.Call, int], str | None]
     make: Maker
+    result: Callable[[relax.Call, PackedLayout, str], tuple[PackedLayout, str]] = (
+        lambda _call, layout, dtype: (layout, dtype)
+    )
 
 
 def why_not(call: relax.Expr, forms: list[tuple[int, str] | None]) -> str | None:
@@ -110,6 +118,32 @@ def _minimum_why_not(call: relax.Call, _block: int) -> str | None:
     return None if bound is not None and bound.ndim == 0 else "its bound is no constant scalar"
 
 
+def _quantized_why_not(call: relax.Call, _block: int) -> str | None:
+    numbers = [constant(arg) for arg in call.args[1:]]
+    if any(value is None or value.size != 1 for value in numbers):
+        return "its scale and zero point are not one constant each"
+    return None
+
+
+def _quantize(call: relax.Call, data, layouts, y, dtype):
+    scale = float(constant(call.args[1]).item())
+    return packed.quantize(data[0], layouts[0], y, scale=scale, dtype=dtype_of(call))
+
+
+def _dequantize(call: relax.Call, data, layouts, y, dtype):
+    scale = float(constant(call.args[1]).item())
+    return packed.dequantize(data[0], layouts[0], y, scale=scale, dtype=dtype)
+
+
+def _stored(call: relax.Call, layout: PackedLayout, _dtype: str) -> tuple[PackedLayout, str]:
+    """Of a quantised result: its zero point is what surrounds it."""
+    return replace(layout, fill=int(constant(call.args[2]).item())), dtype_of(call)
+
+
+def _real(call: relax.Call, layout: PackedLayout, _dtype: str) -> tuple[PackedLayout, str]:
+    return replace(layout, fill=0), dtype_of(call)
+
+
 def _max_pool(call: relax.Call, data, layouts, y, dtype):
     padding = ints(call.attrs.padding)
     return packed.max_pool3d(data[0], layouts[0], y, dtype, padding=padding, **windows_of(call))
@@ -140,6 +174,8 @@ OPERATORS = {
         why_not=_mean_why_not,
         make=lambda call, data, layouts, y, dtype: packed.mean(data[0], layouts[0], y, dtype),
     ),
+    "relax.quantize": PackedOperator(why_not=_quantized_why_not, make=_quantize, result=_stored),
+    "relax.dequantize": PackedOperator(why_not=_quantized_why_not, make=_dequantize, result=_real),
     "relax.concat": PackedOperator(
         why_not=_concat_why_not, make=lambda call, *args: packed.concat(*args)
     ),

@@ -46,6 +46,7 @@ from rt3d_tvm.compile.ir.packed_call import emit_pack, emit_unpack
 from rt3d_tvm.compile.ir.report import ConvReport, weights_digest, with_report
 from rt3d_tvm.compile.kernels.candidates import cheapest, why_none
 from rt3d_tvm.compile.kernels.kernel import Convolution, Kernel
+from rt3d_tvm.compile.passes.quantized_conv3d import quantized_layers
 from topi_sparse.cpu.register_tile import GROUP_CHANNELS, GROUP_HEIGHTS
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import KGSWeight
@@ -95,7 +96,10 @@ class CompactConv3d:
         mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
         rewriter = _Rewriter(mod, self)
         mod = rewritten(mod, rewriter)
-        return with_report(mod, rewriter.report)
+        # Layers of 8 bit are kernels already; those left to this pass stand between them.
+        others = iter(rewriter.report)
+        known = [entry or next(others) for entry in quantized_layers(mod)]
+        return with_report(mod, [*known, *others])
 
 
 def why_not(call: relax.Call) -> str | None:

@@ -125,6 +125,8 @@ _OPERATORS = {
     "relax.minimum": _same,
     "relax.maximum": _same,
     "relax.add": _same,
+    "relax.quantize": _same,
+    "relax.dequantize": _same,
     "relax.multiply": _same,
     "relax.mean": _mean,
     "relax.concat": _concat,
@@ -140,6 +142,14 @@ def _tensors(call: relax.Call) -> list[relax.Expr]:
     ]
 
 
+def _drops_frame(call: relax.Expr) -> bool:
+    """Whether it is a reshape of (B, C, 1, H, W) to (B, C, H, W)."""
+    if not is_op(call, "relax.reshape"):
+        return False
+    before, after = static_shape(call.args[0]), static_shape(call)
+    return before is not None and len(before) == 5 and after == (*before[:2], *before[3:])
+
+
 @relax.expr_functor.mutator
 class _Rewriter(relax.PyExprMutator):
     """Keeps, for each picture that has one, the clip of one frame; makes the picture on demand."""
@@ -152,6 +162,10 @@ class _Rewriter(relax.PyExprMutator):
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         """On clips where it starts with a conv2d or reads what came from one."""
         var, call = binding.var, binding.value
+        if _drops_frame(call):  # a kernel's clip as a picture
+            super().visit_var_binding_(binding)
+            self.clip_of[var] = self.visit_expr(call.args[0])
+            return
         if why_not(call) is not None or not (
             is_op(call, "relax.nn.conv2d") or any(t in self.clip_of for t in _tensors(call))
         ):

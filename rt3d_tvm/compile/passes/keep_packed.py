@@ -195,9 +195,11 @@ def _layouts(
                 for tensor in tensors_of(call)
             ]
             reason = why_not(call, forms)
-            first = next((form for form in forms if form is not None), None)
+            first = next((tensor for tensor in tensors_of(call) if tensor in layouts), None)
             if reason is None and first is not None:
-                layouts[var], dtypes[var] = PackedLayout(c_block=first[0]), first[1]
+                plain = replace(layouts[first], halo_h=0, halo_w=0)
+                given = OPERATORS[call.op.name].result
+                layouts[var], dtypes[var] = given(call, plain, dtypes[first])
             elif first is not None:
                 reasons.append(f"{var.name}: {reason}")
     for binding in reversed(bindings(function)):

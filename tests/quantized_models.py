@@ -1,0 +1,126 @@
+"""Small networks quantised by onnxruntime: what its users have."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+
+SHAPE = (1, 3, 4, 16, 16)
+TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+
+
+def net(axes: int) -> onnx.ModelProto:
+    """A stem, a factored pair, a residual, pools, a concat, a mean and a classifier."""
+    rng = np.random.default_rng(0)
+    constants = []
+
+    def weight(name: str, filters: int, channels: int, *window: int) -> list[str]:
+        window = window[-axes:]
+        shape = (filters, channels, *window)
+        values = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        values *= rng.random((filters, channels, *(1,) * len(window))) < 0.6
+        bias = rng.standard_normal(filters) / 10
+        for part, value in ((f"{name}.weight", values), (f"{name}.bias", bias)):
+            constants.append(numpy_helper.from_array(value.astype("float32"), part))
+        return [f"{name}.weight", f"{name}.bias"]
+
+    def pads(*sizes: int) -> list[int]:
+        return [*sizes[-axes:]] * 2
+
+    def conv(x: str, y: str, name: str, filters: int, channels: int, *window: int, step=1):
+        return helper.make_node(
+            "Conv",
+            [x, *weight(name, filters, channels, *window)],
+            [y],
+            name,
+            pads=pads(*(k // 2 for k in window)),
+            strides=[1, step, step][-axes:],
+        )
+
+    def pool(op: str, x: str, y: str):
+        return helper.make_node(op, [x], [y], kernel_shape=[2] * axes, strides=[2] * axes)
+
+    nodes = [
+        conv("x", "s0", "stem", 32, 3, 3, 3, 3),
+        helper.make_node("Relu", ["s0"], ["s"]),
+        conv("s", "a0", "a", 21, 32, 1, 3, 3, step=2),
+        helper.make_node("Relu", ["a0"], ["a1"]),
+        conv("a1", "b1", "b", 45, 21, 3, 1, 1),
+        conv("s", "short", "short", 45, 32, 1, 1, 1, step=2),
+        helper.make_node("Add", ["b1", "short"], ["sum"]),
+        helper.make_node("Relu", ["sum"], ["r"]),
+        conv("r", "c0", "c", 24, 45, 3, 3, 3),
+        # With a zero point of 0, onnxruntime rounds a mean to the even step, as ONNX says; else it
+        # adds the zero point before it rounds.
+        helper.make_node("Relu", ["c0"], ["c1"]),
+        pool("MaxPool", "c1", "p"),
+        pool("AveragePool", "c1", "q"),
+        helper.make_node("Concat", ["p", "q"], ["k"], axis=1),
+        helper.make_node("GlobalAveragePool", ["k"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", *weight("fc", 10, 48)], ["y"], "fc", transB=1),
+    ]
+    # A matrix has no window.
+    shape = SHAPE if axes == 3 else SHAPE[:2] + SHAPE[3:]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, each)
+        for name, each in (("x", shape), ("y", (1, 10)))
+    ]
+    graph = helper.make_graph(nodes, "net", values[:1], values[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+class _Clips(CalibrationDataReader):
+    def __init__(self, shape):
+        rng = np.random.default_rng(7)
+        self._clips = iter([{"x": rng.standard_normal(shape, dtype="float32")} for _ in range(4)])
+
+    def get_next(self):
+        return next(self._clips, None)
+
+
+def quantized_by_onnxruntime(
+    folder, model, *, format="QDQ", activations="uint8", per_channel=True, exclude=()
+):
+    """The file that its static quantisation writes."""
+    onnx.save(model, folder / "real.onnx")
+    shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    path, level = folder / f"{format}-{activations}.onnx", logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        quantize_static(
+            folder / "real.onnx",
+            path,
+            _Clips(shape),
+            quant_format=QuantFormat[format],
+            activation_type=TYPES[activations],
+            weight_type=QuantType.QInt8,
+            per_channel=per_channel,
+            nodes_to_exclude=list(exclude),
+        )
+    finally:
+        logging.getLogger().setLevel(level)
+    return path
+
+
+def run_by_onnxruntime(path, x):
+    """The output for x, on integers as its optimised graph computes them.
+
+    Without VNNI its products saturate, and are no oracle.
+    """
+    if "vnni" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no VNNI, without which onnxruntime's 8-bit sums saturate")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
