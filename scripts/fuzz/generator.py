@@ -33,6 +33,7 @@ from scripts.fuzz.operators import (
     transposed,
     with_constant,
 )
+from scripts.fuzz.quantized import conversions, quantized_conv
 
 OPSETS = (11, 12, 13, 14, 15, 16, 17, 18, 18, 18, 19, 20, 21, 22, 23)
 BLOCKS: dict[str, Callable[[Graph, str], str]] = {
@@ -40,10 +41,20 @@ BLOCKS: dict[str, Callable[[Graph, str], str]] = {
     for function in (
         *(conv, grouped, wide_window, pair, residual, branches, gate),
         *(pool, global_mean, mean, activation, with_constant, batch_norm, softmax),
-        *(pad, transposed, reshaped, shuffled, repeated),
+        *(pad, transposed, reshaped, shuffled, repeated, conversions, quantized_conv),
     )
 }
-CONVOLUTIONS = ("conv", "conv", "grouped", "wide_window", "pair", "residual", "branches", "gate")
+CONVOLUTIONS = (
+    "quantized_conv",
+    "conv",
+    "conv",
+    "grouped",
+    "wide_window",
+    "pair",
+    "residual",
+    "branches",
+    "gate",
+)
 OTHERS = (*(name for name in BLOCKS if name not in CONVOLUTIONS), "pool", "pool", "with_constant")
 
 

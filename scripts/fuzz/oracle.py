@@ -8,6 +8,7 @@ input:
   and Mary, A new approach to probabilistic rounding error analysis, 2019). It multiplies e by
   |w|_2, the largest of its filters.
 - 3x3 windows may be computed by Winograd's transforms, which round off WINOGRAD times as much.
+- a quantisation may take the step beside the right one.
 - means, pools, sums, products and functions of one element follow from their derivatives.
 - float16 keeps sums in float32, or not; weights, inputs and results are rounded besides.
 
@@ -138,6 +139,8 @@ def _error(node: onnx.NodeProto, known: list[float], inputs: list[np.ndarray], u
     op, e = node.op_type, known[0]
     if op in ("Add", "Sub"):
         return sum(known[:2])
+    if op == "QuantizeLinear":
+        return e + float(inputs[1])  # of two steps the other one
     if op == "Mul":
         return known[0] * _largest(inputs[1]) + known[1] * _largest(inputs[0])
     if op == "Div":  # by a constant
