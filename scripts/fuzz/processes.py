@@ -14,8 +14,10 @@ from pathlib import Path
 
 from rt3d_tvm import cli
 
-# Seconds: until a command is given up, and until what it had started has ended.
-_PATIENCE_S, _END_S = 1200.0, 30.0
+# Seconds until a command is given up; processor seconds that what it had started may take to end,
+# and how many times that where it waits for a processor.
+_PATIENCE_S, _END_S, _WAITING = 1200.0, 30.0, 10
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Fault(Exception):
@@ -69,9 +71,9 @@ def finished(argv: Sequence[str], folder: Path) -> None:
 
 def none_lives(group: int) -> None:
     """Fault where a process of that session does not end."""
-    until = time.monotonic() + _END_S
+    until, begun = time.monotonic() + _WAITING * _END_S, _used(group)
     while living := _living(group):
-        if time.monotonic() > until:
+        if time.monotonic() > until or _used(group) - begun > _END_S:
             for pid in living:
                 os.kill(pid, signal.SIGKILL)
             raise Fault("leaked", f"{len(living)} processes live on")
@@ -79,6 +81,16 @@ def none_lives(group: int) -> None:
 
 
 def _living(group: int) -> list[int]:
+    return [process for process, _ in _fields_of(group)]
+
+
+def _used(group: int) -> float:
+    """Processor seconds of what lives of a session."""
+    return sum(int(fields[11]) + int(fields[12]) for _, fields in _fields_of(group)) / _TICKS
+
+
+def _fields_of(group: int) -> list[tuple[int, list[str]]]:
+    """Each living process of a session, and what /proc says behind its name."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -86,5 +98,5 @@ def _living(group: int) -> list[int]:
         except OSError:  # it ended
             continue
         if int(fields[3]) == group and fields[0] != "Z":
-            found.append(int(path.parent.name))
+            found.append((int(path.parent.name), fields))
     return found
