@@ -83,12 +83,12 @@ def import_onnx(path: Path, *, allow_non_finite: bool = False) -> tvm.IRModule:
 def _accepted_model(path: Path) -> tuple[onnx.ModelProto, dict[str, list[int]]]:
     """The model with its weights, and the shapes of its tensors."""
     model = read_model(path)
-    write_as_qdq(model, path)
-    check_graph(model, path)
     load_external_data(model, path)
     check_sizes(model, path)
-    check_quantization(model, path)
+    write_as_qdq(model, path)
+    check_graph(model, path)
     shapes = check_shapes(model, path)
+    check_quantization(model, path)
     remove_dead_nodes(model)
     remove_unused_outputs(model)
     write_padding(model, shapes)

@@ -50,7 +50,7 @@ def _check_names(model: onnx.ModelProto, path: Path) -> None:
         names += [dim.dim_param for dim in value.type.tensor_type.shape.dim]
     broken = [name for name in names if isinstance(name, bytes)]
     if broken:
-        raise InputError(f"{path}: damaged: the name {broken[0]!r} in it is not text")
+        raise InputError(f"{path}: damaged: the name {broken[0][:40]!r} in it is not text")
 
 
 def load_external_data(model: onnx.ModelProto, path: Path) -> None:

@@ -47,7 +47,7 @@ def _constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     """Every constant of a file by its name: initializers, and what a Constant holds."""
     found = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "Constant":
+        if node.op_type == "Constant" and node.output:
             for attribute in node.attribute:
                 if attribute.name == "value":
                     found[node.output[0]] = attribute.t
@@ -64,7 +64,7 @@ class _Writer:
     """Writes nodes; new constants go into the model."""
 
     def __init__(self, model: onnx.ModelProto, path: Path) -> None:
-        self._graph, self._path = model.graph, path
+        self._graph, self.path = model.graph, path
         versions = [e.version for e in model.opset_import if e.domain in ("", "ai.onnx")]
         self._opset = versions[0] if versions else 0
         self._constants = _constants(model)
@@ -72,7 +72,14 @@ class _Writer:
         self._used.update(self._constants)
 
     def written(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """The nodes that come in place of one."""
+        """The nodes that come in place of one; InputError where it has too few inputs."""
+        least = _LEAST_INPUTS[node.op_type]
+        spare = node.op_type == "QLinearConcat" and (len(node.input) - 2) % 3
+        if len(node.input) < least or spare or not node.output:
+            raise InputError(
+                f"{self.path}: node {label_of(node)}: {node.op_type} with {len(node.input)} inputs "
+                f"and {len(node.output)} outputs is not accepted; {least} or more and one are"
+            )
         inputs = [*node.input, *[""] * 9]
         return _FORMS[node.op_type](self, node, inputs)
 
@@ -96,8 +103,7 @@ class _Writer:
         """A constant with a scale for each filter, without the operator that knows of axes."""
         import onnx
 
-        rank = len(self._constants[value].dims)
-        shape = [1] * rank
+        shape = [1] * self.value(value).ndim
         shape[axis] = -1
         real, factors = self.new(f"{value}_cast"), self.value(scale).reshape(shape)
         return [
@@ -128,7 +134,7 @@ class _Writer:
 
         if name not in self._constants:
             raise InputError(
-                f"{self._path}: scale {name!r} is not a constant of the file; constant scales are "
+                f"{self.path}: scale {name!r} is not a constant of the file; constant scales are "
                 "accepted"
             )
         return onnx.numpy_helper.to_array(self._constants[name])
@@ -176,7 +182,10 @@ def _conv(writer: _Writer, node: onnx.NodeProto, inputs: list[str]) -> list[onnx
 def _bias(
     writer: _Writer, bias: str, x_scale: str, w_scale: str
 ) -> tuple[str, list[onnx.NodeProto]]:
-    product = (writer.value(x_scale) * writer.value(w_scale)).astype("float32")
+    scales = writer.value(x_scale), writer.value(w_scale)
+    if min(scale.size for scale in scales) != 1:
+        raise InputError(f"{writer.path}: a bias {bias!r} of two tensors with several scales each")
+    product = (scales[0].reshape(-1)[0] * scales[1]).astype("float32")
     return writer.dequantized(bias, writer.constant(f"{bias}_scale", product), "")
 
 
@@ -240,6 +249,18 @@ _OF_ONNXRUNTIME = (
     *("QGemm", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearAveragePool"),
     *("QLinearGlobalAveragePool", "QLinearSigmoid", "QLinearLeakyRelu"),
 )
+_LEAST_INPUTS = {
+    "QLinearConv": 8,
+    "QLinearMatMul": 8,
+    "QGemm": 6,
+    "QLinearAdd": 7,
+    "QLinearMul": 7,
+    "QLinearConcat": 5,
+    "QLinearAveragePool": 4,
+    "QLinearGlobalAveragePool": 5,
+    "QLinearSigmoid": 4,
+    "QLinearLeakyRelu": 4,
+}
 _FORMS: dict[str, Callable[..., list[onnx.NodeProto]]] = {
     "QLinearConv": _conv,
     "QLinearMatMul": _matmul,

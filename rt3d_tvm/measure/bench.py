@@ -217,12 +217,13 @@ def call_timings(
             density = sum(layer["density"] * layer["dense_macs"] for layer in of_call)
             density /= sum(layer["dense_macs"] for layer in of_call)
             gflops = 2 * kept / ms / 1e6
-            timing = replace(
-                timing,
-                density=density,
-                gflops=gflops,
-                peak_share=gflops / peak,
-                issued_share=_issued(of_call) / ms / 1e6 / peak,
-            )
+            timing = replace(timing, density=density, gflops=gflops)
+            # What is measured is the peak of floats, which says nothing of 8-bit products.
+            if not any(layer["dtype"] in ("uint8", "int8") for layer in of_call):
+                timing = replace(
+                    timing,
+                    peak_share=gflops / peak,
+                    issued_share=_issued(of_call) / ms / 1e6 / peak,
+                )
         timings.append(timing)
     return timings

@@ -171,3 +171,16 @@ def test_the_manifest_says_what_is_stored_in_eight_bit(tmp_path):
     manifest = json.loads((tmp_path / "artifact" / "manifest.json").read_text())
     assert {layer["dtype"] for layer in manifest["layers"]} == {"uint8"}
     assert {layer["weight_dtype"] for layer in manifest["layers"]} == {"int8"}
+
+
+def test_an_operator_with_too_few_inputs_is_refused(tmp_path):
+    path = quantized_by_onnxruntime(tmp_path, net(3), format="QOperator")
+    whole = onnx.load(path)
+    for index, node in enumerate(whole.graph.node):
+        if not node.op_type.startswith("Q") or node.op_type == "QuantizeLinear":
+            continue
+        damaged = onnx.ModelProto.FromString(whole.SerializeToString())
+        del damaged.graph.node[index].input[2:]
+        onnx.save(damaged, tmp_path / "m.onnx")
+        with pytest.raises(InputError, match=f"{node.op_type} with 2 inputs and 1 outputs is not"):
+            import_onnx(tmp_path / "m.onnx")
