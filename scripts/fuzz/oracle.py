@@ -140,7 +140,7 @@ def _error(node: onnx.NodeProto, known: list[float], inputs: list[np.ndarray], u
     if op in ("Add", "Sub"):
         return sum(known[:2])
     if op == "QuantizeLinear":
-        return e + float(inputs[1])  # of two steps the other one
+        return e + _largest(inputs[1])  # of two steps the other one
     if op == "Mul":
         return known[0] * _largest(inputs[1]) + known[1] * _largest(inputs[0])
     if op == "Div":  # by a constant
