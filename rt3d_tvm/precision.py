@@ -31,6 +31,8 @@ PRECISIONS = {
 # Of a model that its file quantises. Steps of 8 bit: where sums lie between two, another order of
 # float32 operations takes the other one, and layers behind it go on from there.
 QUANTIZED = Precision(name="int8", dtype="int8", max_rel_error=2e-2)
+# What a manifest may say; those that can be asked for are PRECISIONS.
+STATED = {**PRECISIONS, QUANTIZED.name: QUANTIZED}
 
 
 def make_precision(name: str) -> Precision:

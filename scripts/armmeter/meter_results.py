@@ -12,7 +12,7 @@ from estimate import Estimate, estimate, total, uncounted
 
 from rt3d_tvm.console import print_table
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.precision import PRECISIONS
+from rt3d_tvm.precision import STATED
 
 # A larger error is another answer; below this sensitivity a small one proves nothing.
 MAX_REL_ERROR, MIN_SENSITIVITY = 1e-2, 1e-3
@@ -40,7 +40,7 @@ def precision_of(result: Mapping) -> str:
 def warnings(result: Mapping) -> list[str]:
     """What a reader of the figures has to know."""
     found = []
-    limit = max(MAX_REL_ERROR, PRECISIONS[precision_of(result)].max_rel_error)
+    limit = max(MAX_REL_ERROR, STATED[precision_of(result)].max_rel_error)
     if not result["rel_error"] <= limit:
         found.append(f"relerr is above {limit:g}: not the reference's answer")
     if not result["sensitivity"] >= MIN_SENSITIVITY:

@@ -26,7 +26,7 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
 from rt3d_tvm.files.digest import file_sha256
 from rt3d_tvm.models import CLIP_MODELS, MODELS
-from rt3d_tvm.precision import PRECISIONS
+from rt3d_tvm.precision import STATED
 from rt3d_tvm.prune.benchmark import benchmark_pair
 from topi_sparse.kernel_group import KernelGroup
 
@@ -55,7 +55,7 @@ class Row:
 
         Not asked of the peers: transforms as MNN's cost digits.
         """
-        limit = PRECISIONS[precision_of(self.result)].max_rel_error
+        limit = STATED[precision_of(self.result)].max_rel_error
         return self.engine == "rt3d" and not self.result["rel_error"] <= limit  # nor is a NaN
 
 
