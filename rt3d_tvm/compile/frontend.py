@@ -22,6 +22,7 @@ from rt3d_tvm.compile.onnx_rewrites import (
     remove_dead_nodes,
     remove_unused_outputs,
     write_padding,
+    write_tensors,
 )
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.numerics.non_finite import in_graph, refuse
@@ -85,6 +86,7 @@ def _accepted_model(path: Path) -> tuple[onnx.ModelProto, dict[str, list[int]]]:
     model = read_model(path)
     load_external_data(model, path)
     check_sizes(model, path)
+    write_tensors(model)
     write_as_qdq(model, path)
     check_graph(model, path)
     shapes = check_shapes(model, path)
@@ -113,7 +115,7 @@ def _layer_names(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> list[s
     for node in model.graph.node:
         if constants.issuperset(node.input):
             constants.update(node.output)
-            if node.op_type in ("DequantizeLinear", "Cast", "Mul"):
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast", "Mul"):
                 stored[node.output[0]] = stored.get(node.input[0], node.input[0])
         elif node.op_type == "Conv" or (
             node.op_type in ("Gemm", "MatMul")

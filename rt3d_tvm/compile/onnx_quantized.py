@@ -44,13 +44,15 @@ def write_as_qdq(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Every constant of a file by its name: initializers, and what a Constant holds."""
+    """Every constant of a file by its name: initializers, what a Constant holds, their copies."""
     found = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.output:
             for attribute in node.attribute:
                 if attribute.name == "value":
                     found[node.output[0]] = attribute.t
+        elif node.op_type == "Identity" and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
     return found
 
 

@@ -5,10 +5,35 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import onnx
+
+
+# The element types of what a Constant holds instead of a tensor.
+_NUMBERS = {
+    "value_float": "float32",
+    "value_floats": "float32",
+    "value_int": "int64",
+    "value_ints": "int64",
+}
+
+
+def write_tensors(model: onnx.ModelProto) -> None:
+    """Write as a tensor what a Constant holds as numbers, which TVM does not read."""
+    import onnx
+
+    for node in model.graph.node:
+        if node.op_type != "Constant":
+            continue
+        for attribute in node.attribute:
+            if attribute.name in _NUMBERS:
+                numbers = onnx.helper.get_attribute_value(attribute)
+                tensor = onnx.numpy_helper.from_array(np.array(numbers, _NUMBERS[attribute.name]))
+                attribute.CopyFrom(onnx.helper.make_attribute("value", tensor))
 
 
 def remove_dead_nodes(model: onnx.ModelProto) -> None:

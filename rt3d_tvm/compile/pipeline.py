@@ -59,6 +59,8 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         ("zero_factors", ZeroFactors()),
         ("evaluate_constants", EvaluateConstants()),
         ("clip", ClipAsOperators()),
+        # A pool or a view between a dequantisation and a layer would keep the layer in float32.
+        ("move_before_layers", MoveDequantize()),
         # Before the weights are folded into real numbers.
         ("quantized_conv3d", QuantizedConv3d(target, lowering.group)),
         ("move_dequantize", MoveDequantize()),

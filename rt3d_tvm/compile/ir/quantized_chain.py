@@ -189,7 +189,7 @@ class QuantizedChains:
             values = values if groups == 1 else ungrouped(values, groups)
             values = values.reshape(*values.shape[:2], *(1,) * (3 - rank), *values.shape[2:])
         filters = values.shape[0]
-        if scales.size not in (1, filters) or scales.shape[0] not in (1, filters):
+        if scales.size != 1 and not scales.size == scales.shape[0] == filters:
             return None  # one scale for each channel: no factor of a sum
         return np.ascontiguousarray(values), np.broadcast_to(scales.reshape(-1), (filters,))
 

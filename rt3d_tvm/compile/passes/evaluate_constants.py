@@ -6,10 +6,13 @@ Before::
     lv1 = R.where(lv, R.const("-inf", "float32"), R.const(0, "float32"))
     lv2 = R.reshape(const, (1, 64, 1, 1, 1))                   # of a bias
     lv3 = R.add(x, lv2)
+    lv4 = R.quantize(const, scales, zeros, axis=0)             # of a weight
+    lv5 = R.dequantize(lv4, scales, zeros, axis=0)
 
 After::
 
     lv3 = R.add(x, const)
+    lv5 = R.dequantize(const, scales, zeros, axis=0)           # of an int8 constant
 
 FoldConstant, which comes next and does all operators, compiles a function for each call of one.
 """
@@ -55,12 +58,30 @@ def _where(_call: relax.Call, chosen: np.ndarray, yes: np.ndarray, no: np.ndarra
     return np.where(chosen, yes, no)
 
 
+def _transpose(call: relax.Call, x: np.ndarray) -> np.ndarray:
+    axes = call.attrs.axes
+    return np.transpose(x, None if axes is None else [int(axis) for axis in axes])
+
+
+def _quantize(call: relax.Call, x: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    """As ONNX says: ties to the even step, then kept within the type."""
+    along = [1] * x.ndim
+    if max(scale.size, zero.size) > 1:
+        along[int(call.attrs.axis) % x.ndim] = -1
+    limits = np.iinfo(dtype_of(call))
+    with np.errstate(over="ignore"):  # too many steps are the last one
+        steps = np.rint(x / scale.reshape(along))
+    return np.clip(steps + zero.reshape(along).astype("float32"), limits.min, limits.max)
+
+
 _OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "relax.isnan": lambda _call, x: np.isnan(x),
     "relax.where": _where,
     "relax.reshape": _view,
     "relax.expand_dims": _view,
     "relax.squeeze": _view,
+    "relax.permute_dims": _transpose,
+    "relax.quantize": _quantize,
 }
 
 

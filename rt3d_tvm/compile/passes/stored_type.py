@@ -46,12 +46,15 @@ def why_not(main: relax.Function) -> str | None:
         reads = [arg for arg in _tensors(call) if _type(arg) in EIGHT_BIT]
         if is_op(call, "relax.quantize"):
             if result not in EIGHT_BIT or not all(_is_number(arg) for arg in call.args[1:]):
-                return f"{binding.var.name_hint} is quantised to {result} or by no one constant"
+                return f"{binding.var.name} is quantised to {result} or by no one constant"
         elif is_op(call, "relax.dequantize"):
             if reads and not all(_is_number(arg) for arg in call.args[1:]):
-                return f"{binding.var.name_hint} is dequantised by no one constant"
+                return f"{binding.var.name} is dequantised by no one constant"
         elif (reads or result in EIGHT_BIT) and not any(is_op(call, name) for name in MOVING):
-            return f"{binding.var.name_hint} computes with 8-bit values"
+            return f"{binding.var.name} computes with 8-bit values"
+        elif any(_type(arg) in EIGHT_BIT for arg in _constants(call)):
+            # Read without its zero point, by which its type would change.
+            return f"{binding.var.name} moves an 8-bit constant"
     return None
 
 
@@ -60,13 +63,20 @@ def with_stored_type(mod: tvm.IRModule, stored: str) -> tvm.IRModule:
     return rewritten(mod, _Rewriter(mod, stored))
 
 
-def _tensors(call: relax.Call) -> list[relax.Expr]:
+def _read(call: relax.Call) -> list[relax.Expr]:
     return [
         tensor
         for arg in call.args
         for tensor in (arg.fields if isinstance(arg, relax.Tuple) else [arg])
-        if isinstance(tensor, relax.Var)
     ]
+
+
+def _tensors(call: relax.Call) -> list[relax.Expr]:
+    return [tensor for tensor in _read(call) if isinstance(tensor, relax.Var)]
+
+
+def _constants(call: relax.Call) -> list[relax.Expr]:
+    return [tensor for tensor in _read(call) if constant(tensor) is not None]
 
 
 def _type(expr: relax.Expr) -> str | None:

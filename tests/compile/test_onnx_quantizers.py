@@ -1,0 +1,176 @@
+"""Quantised ONNX as exporters other than onnxruntime's write it, beside ONNX Runtime."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from rt3d_tvm.artifact.load import load
+from rt3d_tvm.compile.build import compile_onnx
+from tests.quantized_models import run_by_onnxruntime
+
+EIGHT = "quantized_kgs_conv3d"
+SHAPE = (1, 3, 2, 8, 8)
+STEP = 0.05  # of every result
+
+
+class Graph:
+    """Nodes and constants, with names that are made up."""
+
+    def __init__(self, *, form="initializer"):
+        self.rng, self.form = np.random.default_rng(0), form
+        self.nodes, self.constants = [], []
+
+    def constant(self, value, name=None):
+        value = np.asarray(value)
+        name = name or f"c{len(self.constants) + len(self.nodes)}"
+        if self.form == "value_float" and value.dtype == "float32" and value.ndim == 0:
+            self.nodes.append(helper.make_node("Constant", [], [name], value_float=float(value)))
+        elif self.form == "Constant":
+            tensor = numpy_helper.from_array(value, name)
+            self.nodes.append(helper.make_node("Constant", [], [name], value=tensor))
+        else:
+            self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def op(self, op, *inputs, output=None, **attributes):
+        output = output or f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [output], output, **attributes))
+        return output
+
+    def pair(self, x, scale, zero, *, output=None, **attributes):
+        """x, quantised and dequantised."""
+        numbers = self.constant(np.float32(scale)), self.constant(zero)
+        stored = self.op("QuantizeLinear", x, *numbers, **attributes)
+        return self.op("DequantizeLinear", stored, *numbers, output=output, **attributes)
+
+    def weight(self, *shape, step=0.005):
+        """Of int8, with one scale for each filter: ``step`` to three times that."""
+        values = self.constant(self.rng.integers(-127, 128, shape).astype("int8"))
+        scales = (step + 2 * step * self.rng.random(shape[0])).astype("float32")
+        zeros = np.zeros(shape[0], "int8")
+        numbers = self.constant(scales), self.constant(zeros)
+        return self.op("DequantizeLinear", values, *numbers, axis=0)
+
+    def normal(self, *shape, name=None):
+        return self.constant(self.rng.standard_normal(shape, dtype="float32"), name)
+
+    def save(self, path, out):
+        values = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+            for name, shape in (("x", SHAPE), ("y", out))
+        ]
+        graph = helper.make_graph(self.nodes, "g", values[:1], values[1:], self.constants)
+        opset = helper.make_opsetid("", 13)
+        onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+
+
+def compared(graph, folder, out, *, steps=0):
+    """The layers' kernels by name, the results being as far from ONNX Runtime's as is said."""
+    path = folder / "m.onnx"
+    graph.save(path, out)
+    manifest = compile_onnx(path, folder / "artifact")
+    x = np.random.default_rng(1).standard_normal(SHAPE, dtype="float32")
+    got, wanted = load(folder / "artifact").run(x), run_by_onnxruntime(path, x)
+    assert len(np.unique(wanted)) > 30
+    assert abs(got - wanted).max() <= (steps + 0.01) * STEP
+    return {layer["name"]: layer["kernel"] for layer in manifest["layers"]}
+
+
+@pytest.mark.parametrize("form", ["initializer", "Constant"])
+@pytest.mark.parametrize("per_filter", [True, False])
+def test_a_weight_that_the_graph_quantises_is_stored(tmp_path, per_filter, form):
+    """As pytorch-quantization exports for TensorRT: int8 with zero points of 0."""
+    graph = Graph(form=form)
+    x = graph.pair("x", 0.03, np.int8(0))
+    weight = graph.normal(6, 3, 3, 3, 3, name="enc.conv1.weight")
+    if per_filter:
+        scales = np.linspace(0.01, 0.02, 6)
+        weight = graph.pair(weight, scales, np.zeros(6, "int8"), axis=0)
+    else:
+        weight = graph.pair(weight, 0.015, np.int8(0))
+    y = graph.op("Conv", x, weight, graph.normal(6), pads=[1] * 6)
+    graph.pair(y, STEP, np.int8(0), output="y")
+    kernels = compared(graph, tmp_path, (1, 6, 2, 8, 8))
+    assert list(kernels.values()) == [EIGHT]
+    if form == "initializer":
+        assert list(kernels) == ["enc.conv1"]
+
+
+def test_a_bias_and_a_summand_that_the_graph_quantises_are_those_numbers(tmp_path):
+    graph = Graph()
+    bias = graph.pair(graph.normal(6), 0.01, np.int8(0))
+    x = graph.pair("x", 0.03, np.uint8(120))
+    y = graph.op("Conv", x, graph.weight(6, 3, 3, 3, 3), bias, pads=[1] * 6)
+    y = graph.pair(y, STEP, np.uint8(128))
+    other = graph.pair(graph.normal(1, 6, 2, 8, 8), 0.02, np.int8(3))
+    graph.pair(graph.op("Add", y, other), STEP, np.uint8(128), output="y")
+    # ONNX Runtime adds this bias in float32.
+    compared(graph, tmp_path, (1, 6, 2, 8, 8), steps=1)
+
+
+def test_a_scale_may_be_a_constants_number_or_a_copy(tmp_path):
+    graph = Graph(form="value_float")
+    scale, zero = graph.constant(np.float32(0.03)), graph.constant(np.uint8(9))
+    scale = graph.op("Identity", scale)
+    x = graph.op("QuantizeLinear", "x", scale, zero)
+    x = graph.op("DequantizeLinear", x, scale, zero)
+    y = graph.op("Conv", x, graph.weight(6, 3, 3, 3, 3), pads=[1] * 6)
+    graph.pair(y, STEP, np.uint8(128), output="y")
+    assert list(compared(graph, tmp_path, (1, 6, 2, 8, 8)).values()) == [EIGHT]
+
+
+def test_a_pool_a_concat_and_a_view_keep_the_layer_behind_them_in_8_bits(tmp_path):
+    """No pair of conversions stands between them and the layer, as NNCF leaves it."""
+    graph = Graph()
+    x = graph.pair("x", 0.03, np.uint8(120))
+    pooled = graph.op("MaxPool", x, kernel_shape=[2] * 3, strides=[2] * 3)
+    parts = [
+        graph.pair(graph.op("Conv", pooled, graph.weight(6, 3, 1, 1, 1)), 0.04, np.uint8(128))
+        for _ in range(2)
+    ]
+    joined = graph.op("Concat", *parts, axis=1)
+    y = graph.op("Conv", joined, graph.weight(4, 12, 1, 3, 3, step=0.001))
+    flat = graph.op("Flatten", graph.pair(y, STEP, np.uint8(128)))
+    y = graph.op("Gemm", flat, graph.weight(64, 16, step=0.002), graph.normal(64), transB=1)
+    graph.pair(y, STEP, np.uint8(128), output="y")
+    assert list(compared(graph, tmp_path, (1, 64)).values()) == [EIGHT] * 4
+
+
+def test_a_weight_that_is_turned_in_8_bits_is_a_weight(tmp_path):
+    graph = Graph()
+    x = graph.op("Flatten", graph.pair("x", 0.03, np.uint8(120)))
+    values = graph.constant(graph.rng.integers(-127, 128, (64, 384)).astype("int8"))
+    turned = graph.op("Transpose", values, perm=[1, 0])
+    numbers = graph.constant(np.float32(0.002)), graph.constant(np.int8(0))
+    weight = graph.op("DequantizeLinear", turned, *numbers)
+    graph.pair(graph.op("MatMul", x, weight), STEP, np.uint8(128), output="y")
+    assert list(compared(graph, tmp_path, (1, 64)).values()) == [EIGHT]
+
+
+def test_what_joins_an_8_bit_constant_is_computed_in_float32(tmp_path):
+    graph = Graph()
+    numbers = graph.constant(np.float32(0.03)), graph.constant(np.int8(0))
+    stored = graph.op("QuantizeLinear", "x", *numbers)
+    constant = graph.constant(graph.rng.integers(-9, 9, (1, 2, 2, 8, 8)).astype("int8"))
+    joined = graph.op("Concat", stored, constant, axis=1)
+    x = graph.op("DequantizeLinear", joined, *numbers)
+    y = graph.op("Conv", x, graph.weight(6, 5, 3, 3, 3), pads=[1] * 6)
+    graph.pair(y, STEP, np.uint8(128), output="y")
+    # Sums of float32 are rounded otherwise.
+    kernels = compared(graph, tmp_path, (1, 6, 2, 8, 8), steps=1)
+    assert EIGHT not in kernels.values()
+
+
+def test_scales_along_the_channels_that_are_summed_leave_a_layer_in_float32(tmp_path):
+    """A weight as wide as high: how many scales there are does not tell which axis has them."""
+    graph = Graph()
+    x = graph.op("Flatten", graph.pair("x", 0.03, np.uint8(120)))
+    values = graph.constant(graph.rng.integers(-127, 128, (384, 384)).astype("int8"))
+    scales = np.linspace(0.0001, 0.004, 384).astype("float32")
+    numbers = graph.constant(scales), graph.constant(np.zeros(384, "int8"))
+    weight = graph.op("DequantizeLinear", values, *numbers, axis=1)
+    y = graph.op("Gemm", x, weight, transB=1)
+    graph.pair(y, STEP, np.uint8(128), output="y")
+    # Sums of float32 are rounded otherwise.
+    assert EIGHT not in compared(graph, tmp_path, (1, 384), steps=1).values()
