@@ -157,6 +157,14 @@ def _check_input_and_output(model: onnx.ModelProto, path: Path) -> None:
         if dim.dim_value < 1:
             raise InputError(f"{where}: dimension {i} is {dim.dim_value}; at least 1 is accepted")
 
+    (result,) = model.graph.output
+    kind = result.type.tensor_type.elem_type
+    if kind not in (TensorProto.UNDEFINED, TensorProto.FLOAT):
+        raise InputError(
+            f"{path}: output {result.name!r}: {_type_name(kind)}; float32 is accepted, such "
+            "as of a DequantizeLinear"
+        )
+
 
 def check_shapes(model: onnx.ModelProto, path: Path) -> dict[str, list[int]]:
     """Run ONNX's own checker, bound every tensor by what a kernel can index; return the shapes.

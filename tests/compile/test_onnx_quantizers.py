@@ -7,6 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rt3d_tvm.artifact.load import load
 from rt3d_tvm.compile.build import compile_onnx
+from rt3d_tvm.compile.frontend import import_onnx
+from rt3d_tvm.errors import InputError
 from tests.quantized_models import run_by_onnxruntime
 
 EIGHT = "quantized_kgs_conv3d"
@@ -174,3 +176,16 @@ def test_scales_along_the_channels_that_are_summed_leave_a_layer_in_float32(tmp_
     graph.pair(y, STEP, np.uint8(128), output="y")
     # Sums of float32 are rounded otherwise.
     assert EIGHT not in compared(graph, tmp_path, (1, 384), steps=1).values()
+
+
+def test_an_8_bit_result_is_refused(tmp_path):
+    """Its type would be that of the target's instructions, not the file's."""
+    graph = Graph()
+    graph.op("QuantizeLinear", "x", graph.constant(np.float32(0.03)), graph.constant(np.int8(0)))
+    graph.nodes[-1].output[0] = "y"
+    graph.save(tmp_path / "m.onnx", SHAPE)
+    model = onnx.load(tmp_path / "m.onnx")
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT8
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="output 'y': int8; float32 is accepted"):
+        import_onnx(tmp_path / "m.onnx")
