@@ -191,10 +191,9 @@ def _begin(pair: KGSConv2Plus1D) -> dict[str, dict]:
 def _plane(conv: KGSConv3d, args: Mapping, d, *, x: tuple, y: tuple, cached: bool) -> None:
     """One row of plane ``d``; ``x`` and ``y``: batch and row there.
 
-    The row blocks come last, so that the inputs stay in L1, where channels share the vectors or a
-    tile's window has one location along H and W.
+    Row blocks and strips in the order of kgs_conv3d.
     """
-    last = conv.tile.channels > 1 or conv.kernel[1:] == (1, 1)
+    last = conv.row_blocks_last
     count_p, strips = conv.rows[0], conv.strips[1]
     outer, inner = (strips, count_p) if last else (count_p, strips)
     # One loop over all tiles: TVM moves a test of a loop's variable, as for the last row block, out
