@@ -44,6 +44,14 @@ print("; ".join(
 """
 _THREADS = 'import tvm; print(tvm.get_global_func("runtime.NumThreads")())'
 
+_EIGHT_BIT = """
+from rt3d_tvm.compile.targets import make_target
+from topi_sparse.cpu.dot_unit import dot_unit
+unit = dot_unit(make_target("host"))
+print("none" if unit is None else unit.instruction)
+"""
+_DOT_PRODUCTS = ("vpdpbusd", "sdot")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
@@ -134,6 +142,20 @@ def _threads() -> list[Check]:
     ]
 
 
+def _eight_bit() -> list[Check]:
+    outcome = _in_child(_EIGHT_BIT)
+    return [
+        _check(
+            "8-bit products",
+            outcome.ok and outcome.output in _DOT_PRODUCTS,
+            required=False,
+            found=outcome.output if outcome.ok else outcome.ending,
+            remedy="8-bit models run; a processor with VNNI (x86-64) or dot products (AArch64) "
+            "takes fewer instructions",
+        )
+    ]
+
+
 def _base() -> list[Check]:
     return [
         _check(
@@ -211,6 +233,7 @@ _LOOKS: tuple[Callable[[], list[Check]], ...] = (
     _save_json,
     _linker,
     _threads,
+    _eight_bit,
     _base,
     _extras,
     _opencl,

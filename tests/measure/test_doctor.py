@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.measure import doctor
 from rt3d_tvm.package.extras import EXTRAS
+from topi_sparse.cpu.dot_unit import dot_unit
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +32,15 @@ def test_every_check_that_is_not_ok_has_a_remedy_of_one_line(checks):
 
 def test_the_optional_ones_are_marked(checks):
     optional = {name for name, check in checks.items() if not check.required}
-    assert {"threads", "OpenCL", "qemu-aarch64", "arm64 linker", "torch", "av"} <= optional
+    assert {
+        "threads",
+        "8-bit products",
+        "OpenCL",
+        "qemu-aarch64",
+        "arm64 linker",
+        "torch",
+        "av",
+    } <= optional
     assert all(check.state in ("ok", "optional") for check in checks.values())
 
 
@@ -138,3 +148,10 @@ def test_a_machine_without_pyopencl_is_told_what_to_install(monkeypatch):
     (check,) = doctor._opencl()
     assert (check.state, check.found) == ("optional", "pyopencl is not installed")
     assert "pip install 'rt3d-tvm[opencl]'" in check.remedy
+
+
+def test_the_instruction_of_8_bit_kernels_is_named(checks):
+    check = checks["8-bit products"]
+    assert check.found == dot_unit(make_target("host")).instruction
+    assert not check.required
+    assert check.ok == (check.found in ("vpdpbusd", "sdot"))
