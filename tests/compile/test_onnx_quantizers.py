@@ -189,3 +189,31 @@ def test_an_8_bit_result_is_refused(tmp_path):
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(InputError, match="output 'y': int8; float32 is accepted"):
         import_onnx(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("groups", "scales", "reads_stored", "reason"),
+    [
+        (3, 3, True, "each filter sees one channel, for which there is no 8-bit kernel"),
+        (1, 1, True, "its weight is not one of 8 bits with a scale for each filter"),
+        (1, 3, False, "its weight is quantised, and not what it reads"),
+        (1, 3, True, None),
+    ],
+)
+def test_the_manifest_says_why_a_quantised_layer_is_computed_in_float(
+    tmp_path, groups, scales, reads_stored, reason
+):
+    graph = Graph()
+    x = graph.pair("x", 0.03, np.uint8(120)) if reads_stored else "x"
+    if scales == 3:
+        weight = graph.weight(3, 3 // groups, 1, 3, 3)
+    else:  # less its zero point it does not fit int8
+        stored = graph.constant(np.arange(81, dtype="uint8").reshape(3, 3, 1, 3, 3) * 3)
+        numbers = graph.constant(np.float32(0.005)), graph.constant(np.uint8(0))
+        weight = graph.op("DequantizeLinear", stored, *numbers)
+    y = graph.op("Conv", x, weight, pads=[0, 1, 1, 0, 1, 1], group=groups)
+    graph.pair(y, STEP, np.uint8(128), output="y")
+    graph.save(tmp_path / "m.onnx", SHAPE)
+    (layer,) = compile_onnx(tmp_path / "m.onnx", tmp_path / "artifact")["layers"]
+    assert layer["float32_reason"] == reason
+    assert (layer["kernel"] == EIGHT) == (reason is None)

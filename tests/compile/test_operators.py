@@ -200,3 +200,21 @@ def test_a_second_result_that_is_read_is_refused(save):
     path = save(make_model(nodes, elem_type=TensorProto.FLOAT))
     with pytest.raises(InputError):
         import_onnx(path)
+
+
+@pytest.mark.parametrize("left", ["x", "constant"])
+def test_a_product_whose_right_matrix_is_computed_goes_through_the_compiler(save, left, tmp_path):
+    """It is no layer, and stands between two that are."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Flatten", ["a"], ["f"]),
+        helper.make_node("Transpose", ["f"], ["t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["f", "t"] if left == "x" else ["k", "f"], ["p"]),
+        helper.make_node("Gemm", ["p", "v"], ["y"]),
+    ]
+    size = 2 * int(np.prod(SHAPE[2:]))
+    constants = [tensor("w", weights(2, 3, 1, 1, 1) / 10), tensor("k", weights(4, 1))]
+    constants.append(tensor("v", weights(1 if left == "x" else size, 5) / 10))
+    path = save(make_model(nodes, constants))
+    compile_onnx(path, tmp_path / "artifact")
+    assert verify(tmp_path / "artifact", path, inputs=1).max_rel_error <= 1e-4

@@ -25,15 +25,6 @@ _PLAIN = {1: ("NCW", "OIW"), 2: ("NCHW", "OIHW"), 3: ("NCDHW", "OIDHW")}
 EIGHT_BIT = ("int8", "uint8")
 
 
-def is_layer(expr: relax.Expr) -> bool:
-    """Whether it is a convolution, or a product of two matrices."""
-    if any(is_op(expr, name) for name in CONVOLUTIONS):
-        return True
-    return is_op(expr, "relax.matmul") and all(
-        len(static_shape(arg) or ()) == 2 for arg in expr.args
-    )
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuantizedChain:
     """A layer and what is fused behind it: the bindings, and the 8-bit values that are read."""
@@ -74,11 +65,39 @@ class QuantizedChains:
     ) -> None:
         self._bound = {binding.var: binding.value for binding in bindings(function)}
         self._reads = reads
+        # What depends on constants alone, and will be folded.
+        self._constant: set[relax.Var] = set()
+        for binding in bindings(function):
+            if self._constant.issuperset(relax.analysis.free_vars(binding.value)):
+                self._constant.add(binding.var)
         self._claimed: set[relax.Var] = set()
+
+    def is_layer(self, expr: relax.Expr) -> bool:
+        """Whether it is a convolution, or a product of a matrix and a constant one."""
+        if any(is_op(expr, name) for name in CONVOLUTIONS):
+            return True
+        if not is_op(expr, "relax.matmul"):
+            return False
+        weight = expr.args[1]
+        is_constant = constant(weight) is not None or weight in self._constant
+        return is_constant and all(len(static_shape(arg) or ()) == 2 for arg in expr.args)
 
     def claim(self, chain: QuantizedChain) -> None:
         """Take the chain's bindings from all others."""
         self._claimed.update(binding.var for binding in chain.bindings)
+
+    def why_real(self, layer: relax.VarBinding) -> str | None:
+        """Why a layer that has 8-bit tensors is none of them all; None where it has none."""
+        data, weight = layer.value.args
+        x = self._quantized(data)
+        dequantized = self._bound.get(weight)
+        stored = dequantized is not None and is_op(dequantized, "relax.dequantize")
+        if x is None:
+            return "its weight is quantised, and not what it reads" if stored else None
+        groups = int(getattr(layer.value.attrs, "groups", 1))
+        if groups > 1 and (known_shape(weight)[:2] == (groups, 1)):
+            return "each filter sees one channel, for which there is no 8-bit kernel"
+        return "its weight is not one of 8 bits with a scale for each filter"
 
     def chain_from(self, layer: relax.VarBinding) -> QuantizedChain | None:
         """The chain that begins with a layer; None where that is not one of 8-bit tensors."""

@@ -25,6 +25,8 @@ kept in float32 for a reason (why_float32).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import tvm
 from tvm import relax
@@ -98,7 +100,12 @@ class CompactConv3d:
         mod = rewritten(mod, rewriter)
         # Layers of 8 bit are kernels already; those left to this pass stand between them.
         others = iter(rewriter.report)
-        known = [entry or next(others) for entry in quantized_layers(mod)]
+        known = [
+            entry
+            if isinstance(entry, ConvReport)
+            else replace(next(others), **({"float32_reason": entry} if entry else {}))
+            for entry in quantized_layers(mod)
+        ]
         return with_report(mod, [*known, *others])
 
 

@@ -34,7 +34,7 @@ from tvm.target import Target
 from rt3d_tvm.compile.backends import backend_of
 from rt3d_tvm.compile.ir.dataflow import bindings, rewritten, static_shape, users
 from rt3d_tvm.compile.ir.packed_call import emit_pack, emit_unpack
-from rt3d_tvm.compile.ir.quantized_chain import QuantizedChain, QuantizedChains, is_layer
+from rt3d_tvm.compile.ir.quantized_chain import QuantizedChain, QuantizedChains
 from rt3d_tvm.compile.ir.report import ConvReport, weights_digest
 from rt3d_tvm.compile.kernels.kernel import Kernel
 from rt3d_tvm.compile.kernels.quantized import quantized, why_not_quantized
@@ -42,8 +42,8 @@ from rt3d_tvm.compile.passes.stored_type import why_not as why_not_stored
 from rt3d_tvm.compile.passes.stored_type import with_stored_type
 from topi_sparse.kernel_group import KernelGroup
 
-# The module attribute for what CompactConv3d reports: an entry for each layer, null where it is
-# not computed in 8 bit.
+# The module attribute for what CompactConv3d reports: an entry for each layer; where it is not
+# computed in 8 bit, the reason, or null.
 QUANTIZED_ATTRIBUTE = "quantized_layers"
 
 
@@ -69,17 +69,25 @@ class QuantizedConv3d:
         mod = relax.transform.EliminateCommonSubexpr()(mod)
         rewriter = _Rewriter(mod, self)
         mod = relax.transform.DeadCodeElimination()(rewritten(mod, rewriter))
-        entries = [entry and asdict(entry) for entry in rewriter.report]
+        entries = [
+            asdict(entry) if isinstance(entry, ConvReport) else entry for entry in rewriter.report
+        ]
         return mod.with_attr(QUANTIZED_ATTRIBUTE, json.dumps(entries))
 
 
-def quantized_layers(mod: tvm.IRModule) -> list[ConvReport | None]:
-    """What the pass wrote: one entry for each layer, in the order of the graph."""
-    entries: Sequence[dict | None] = json.loads((mod.attrs or {}).get(QUANTIZED_ATTRIBUTE, "[]"))
+def quantized_layers(mod: tvm.IRModule) -> list[ConvReport | str | None]:
+    """What the pass wrote, for each layer in the order of the graph.
+
+    An entry of the report, or why the layer is computed in float32, or None where nothing of it is
+    quantised.
+    """
+    entries: Sequence[dict | str | None] = json.loads(
+        (mod.attrs or {}).get(QUANTIZED_ATTRIBUTE, "[]")
+    )
     return [
-        None
-        if entry is None
-        else ConvReport(**{**entry, "weight": tuple(entry["weight"]), "out": tuple(entry["out"])})
+        ConvReport(**{**entry, "weight": tuple(entry["weight"]), "out": tuple(entry["out"])})
+        if isinstance(entry, dict)
+        else entry
         for entry in entries
     ]
 
@@ -91,7 +99,7 @@ class _Rewriter(relax.PyExprMutator):
     def __init__(self, mod: tvm.IRModule, settings: QuantizedConv3d) -> None:
         super().__init__(mod)
         self.settings = settings
-        self.report: list[ConvReport | None] = []
+        self.report: list[ConvReport | str | None] = []
 
     def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
         """Rewrite one function and put it back into the module."""
@@ -99,11 +107,14 @@ class _Rewriter(relax.PyExprMutator):
         self.kernel_at: dict[relax.Var, tuple[QuantizedChain, Kernel]] = {}
         self.dropped: set[relax.Var] = set()
         for binding in bindings(function):
-            if not is_layer(binding.value):
+            if not chains.is_layer(binding.value):
                 continue
             chain = chains.chain_from(binding)
-            if chain is None or why_not_quantized(chain.convolution) is not None:
-                self.report.append(None)
+            reason = chains.why_real(binding) if chain is None else None
+            if chain is not None:
+                reason = why_not_quantized(chain.convolution)
+            if chain is None or reason is not None:
+                self.report.append(reason)
                 continue
             chains.claim(chain)
             kernel = quantized(chain.convolution, unit, self.settings.group)
