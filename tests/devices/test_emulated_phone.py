@@ -125,7 +125,7 @@ def test_the_command_line_says_what_the_phone_is_and_times_it(
     assert cli.main(["remote", "ping", *there, "--json", str(tmp_path / "p.json")]) == 0
     found = json.loads((tmp_path / "p.json").read_text())
     assert found["processor"]["machine"] == "aarch64"
-    assert found["targets"] == ["arm64", "arm64-v8.2", "cortex-a77"]
+    assert found["targets"] == ["arm64", "arm64-dotprod", "arm64-v8.2", "cortex-a77"]
     assert found["temperatures"] == {"cpu-emulated": 41.5}
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert found["memory"] == pytest.approx(physical, rel=0.01)

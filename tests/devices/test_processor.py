@@ -32,7 +32,7 @@ def test_clusters_and_big_cores():
         (3, 2.42, None),
         (1, 2.84, "performance"),
     ]
-    assert fitting_targets(processor) == ("arm64", "arm64-v8.2", "cortex-a77")
+    assert fitting_targets(processor) == ("arm64", "arm64-dotprod", "arm64-v8.2", "cortex-a77")
     assert fitting_targets(processor, gpu=True)[-1] == "adreno"
 
 
@@ -47,7 +47,12 @@ def test_clusters_and_big_cores():
             ("arm64", "arm64-v8.2"),
         ),
         # Without float16 arithmetic, none of the two that have it.
-        ({"modalias": "cpu:type:aarch64:feature:,0001,0008,0014"}, "aarch64", 4, ("arm64",)),
+        (
+            {"modalias": "cpu:type:aarch64:feature:,0001,0008,0014"},
+            "aarch64",
+            4,
+            ("arm64", "arm64-dotprod"),
+        ),
         # With vectors alone, no Haswell code: it shifts by BMI2's instructions.
         (
             {"modalias": "cpu:type:x86,ven0002fam0019mod0001:feature:,0000,008C,0125"},
