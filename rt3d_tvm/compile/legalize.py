@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tvm import relax, te
 
-from rt3d_tvm.compile.ir.dataflow import constant, dtype_of
+from rt3d_tvm.compile.ir.dataflow import dtype_of, scale_and_zero
 from topi_sparse.packed import dequantized, quantized
 
 
-def _numbers(call: relax.Call) -> tuple[float, int] | None:
-    """The scale and the zero point, where each is one constant."""
-    scale, zero = constant(call.args[1]), constant(call.args[2])
-    if scale is None or zero is None or scale.size != 1 or zero.size != 1:
-        return None
-    return float(scale.item()), int(zero.item())
-
-
 def _quantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    numbers = _numbers(call)
-    if numbers is None:
-        return call
-    scale, zero = numbers
-
-    def nest(x):
-        return te.compute(
-            x.shape,
-            lambda *i: quantized(x(*i), scale=scale, zero=zero, dtype=dtype_of(call)),
-            "quantized",
-        )
-
-    return builder.call_te(nest, call.args[0], primfunc_name_hint="quantize")
+    return _elementwise(
+        builder, call, lambda value, **numbers: quantized(value, dtype=dtype_of(call), **numbers)
+    )
 
 
 def _dequantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    numbers = _numbers(call)
+    return _elementwise(builder, call, dequantized)
+
+
+def _elementwise(builder: relax.BlockBuilder, call: relax.Call, function: Callable) -> relax.Expr:
+    """``function`` of each element, with the scale and zero point of the call."""
+    numbers = scale_and_zero(call)
     if numbers is None:
         return call
     scale, zero = numbers
 
     def nest(x):
-        return te.compute(
-            x.shape, lambda *i: dequantized(x(*i), scale=scale, zero=zero), "dequantized"
-        )
+        return te.compute(x.shape, lambda *i: function(x(*i), scale=scale, zero=zero), "element")
 
-    return builder.call_te(nest, call.args[0], primfunc_name_hint="dequantize")
+    name = call.op.name.rsplit(".", 1)[-1]
+    return builder.call_te(nest, call.args[0], primfunc_name_hint=name)
 
 
 # What LegalizeOps takes in place of its own.

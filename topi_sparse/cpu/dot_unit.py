@@ -19,10 +19,10 @@ from tvm.target import Target
 from tvm.target.codegen import target_has_features
 from tvm.tirx.script.builder import ir as T
 
+from topi_sparse.cpu.register_tile import HALF_WIDTH_AVX512
+
 # Channels that an instruction adds up, and the bytes of input that it reads.
 CHANNELS = 4
-# Processors whose 512-bit vectors take two turns in pipes of 256 bit.
-HALF_WIDTH_AVX512 = ("znver4",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,6 @@ class DotUnit:
     instruction  a name of INSTRUCTIONS
     lanes        int32 sums of the widest register
     pipe_lanes   that one of the multiply-add pipes takes at a time
-    pipes        that start such an instruction in a cycle, at ``pipe_lanes`` each
     block        channels of a block of packed activations
     stored       the type of activations: what the instruction takes
     by_element   whether it can take its input from an element of a vector
@@ -41,7 +40,6 @@ class DotUnit:
     instruction: str
     lanes: int
     pipe_lanes: int
-    pipes: int
     registers: int
     block: int
     stored: str
@@ -112,9 +110,9 @@ def dot_unit(target: Target) -> DotUnit | None:
         return all(target_has_features(name, target) for name in names)
 
     half = target.attrs.get("mcpu") in HALF_WIDTH_AVX512
-    wide = {"lanes": 16, "registers": 32, "block": 16, "stored": "uint8", "pipes": 2}
-    narrow = {"lanes": 8, "registers": 16, "block": 8, "stored": "uint8", "pipes": 2}
-    neon = {"lanes": 4, "registers": 32, "block": 4, "stored": "int8", "pipes": 2}
+    wide = {"lanes": 16, "registers": 32, "block": 16, "stored": "uint8"}
+    narrow = {"lanes": 8, "registers": 16, "block": 8, "stored": "uint8"}
+    neon = {"lanes": 4, "registers": 32, "block": 4, "stored": "int8"}
     if has("avx512vnni", "avx512vl"):
         return DotUnit(instruction="vpdpbusd", pipe_lanes=8 if half else 16, **wide)
     if has("avx512bw"):

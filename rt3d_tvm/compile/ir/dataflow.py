@@ -6,6 +6,9 @@ import numpy as np
 import tvm
 from tvm import relax
 
+# The types that a quantised value may have.
+EIGHT_BIT = ("int8", "uint8")
+
 
 def bindings(function: relax.Function) -> list[relax.VarBinding]:
     """Every binding of the function, in order."""
@@ -73,6 +76,14 @@ def constant(expr: relax.Expr) -> np.ndarray | None:
     if isinstance(expr, tvm.ir.GenericConst):
         return expr.value.numpy()
     return None
+
+
+def scale_and_zero(call: relax.Call) -> tuple[float, int] | None:
+    """Those of a quantisation or dequantisation, where each is one constant number."""
+    scale, zero = constant(call.args[1]), constant(call.args[2])
+    if scale is None or zero is None or scale.size != 1 or zero.size != 1:
+        return None
+    return float(scale.item()), int(zero.item())
 
 
 def known_constant(expr: relax.Expr) -> np.ndarray:

@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 import tvm
 from tvm import relax
 
-from rt3d_tvm.compile.ir.dataflow import constant, dtype_of, ints, known_shape, static_shape
+from rt3d_tvm.compile.ir.dataflow import (
+    constant,
+    dtype_of,
+    ints,
+    known_shape,
+    scale_and_zero,
+    static_shape,
+)
 from topi_sparse import packed
 from topi_sparse.layout import PackedLayout
 
@@ -119,8 +126,7 @@ def _minimum_why_not(call: relax.Call, _block: int) -> str | None:
 
 
 def _quantized_why_not(call: relax.Call, _block: int) -> str | None:
-    numbers = [constant(arg) for arg in call.args[1:]]
-    if any(value is None or value.size != 1 for value in numbers):
+    if scale_and_zero(call) is None:
         return "its scale and zero point are not one constant each"
     return None
 

@@ -9,6 +9,7 @@ from tvm import relax
 
 from rt3d_tvm.compile.ir.conv_chain import is_depthwise, ungrouped
 from rt3d_tvm.compile.ir.dataflow import (
+    EIGHT_BIT,
     bindings,
     constant,
     dtype_of,
@@ -16,13 +17,13 @@ from rt3d_tvm.compile.ir.dataflow import (
     is_op,
     known_shape,
     only_reader,
+    scale_and_zero,
     static_shape,
 )
 from rt3d_tvm.compile.kernels.quantized import Quantization, QuantizedConvolution
 
 CONVOLUTIONS = {"relax.nn.conv1d": 1, "relax.nn.conv2d": 2, "relax.nn.conv3d": 3}
 _PLAIN = {1: ("NCW", "OIW"), 2: ("NCHW", "OIHW"), 3: ("NCDHW", "OIDHW")}
-EIGHT_BIT = ("int8", "uint8")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -295,10 +296,8 @@ class QuantizedChains:
 
 def _quantization(call: relax.Call) -> Quantization | None:
     """The scale and zero point of a call, where each is one constant number."""
-    scale, zero = constant(call.args[1]), constant(call.args[2])
-    if scale is None or zero is None or scale.size != 1 or zero.size != 1:
-        return None
-    return Quantization(scale=float(scale.reshape(-1)[0]), zero=int(zero.reshape(-1)[0]))
+    numbers = scale_and_zero(call)
+    return None if numbers is None else Quantization(scale=numbers[0], zero=numbers[1])
 
 
 def _geometry(call: relax.Call, out: tuple[int, ...]) -> dict:

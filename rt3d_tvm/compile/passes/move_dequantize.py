@@ -22,7 +22,15 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
-from rt3d_tvm.compile.ir.dataflow import bindings, constant, dtype_of, is_op, rewritten
+from rt3d_tvm.compile.ir.dataflow import (
+    EIGHT_BIT,
+    bindings,
+    constant,
+    dtype_of,
+    is_op,
+    rewritten,
+    scale_and_zero,
+)
 
 MOVED = (
     *("relax.nn.max_pool1d", "relax.nn.max_pool2d", "relax.nn.max_pool3d"),
@@ -30,7 +38,6 @@ MOVED = (
     "relax.concat",
 )
 MEANS = (*(f"relax.nn.avg_pool{n}d" for n in (1, 2, 3)), "relax.mean")
-EIGHT_BIT = ("int8", "uint8")
 
 
 @tvm.transform.module_pass(opt_level=0, name="MoveDequantize")
@@ -115,8 +122,5 @@ class _Rewriter(relax.PyExprMutator):
 
 def _same(one: relax.Call, other: relax.Call) -> bool:
     """Whether two calls have the same scale and zero point, one number each."""
-    numbers = [[constant(arg) for arg in call.args[1:]] for call in (one, other)]
-    if any(value is None or value.size != 1 for pair in numbers for value in pair):
-        return False
-    (scale, zero), (other_scale, other_zero) = numbers
-    return scale.item() == other_scale.item() and zero.item() == other_zero.item()
+    numbers = scale_and_zero(one)
+    return numbers is not None and numbers == scale_and_zero(other)

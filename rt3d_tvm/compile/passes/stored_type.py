@@ -20,6 +20,7 @@ import tvm
 from tvm import relax
 
 from rt3d_tvm.compile.ir.dataflow import (
+    EIGHT_BIT,
     bindings,
     constant,
     dtype_of,
@@ -28,7 +29,6 @@ from rt3d_tvm.compile.ir.dataflow import (
     rewritten,
 )
 
-EIGHT_BIT = ("int8", "uint8")
 # What moves 8-bit values, or takes the largest of them, whatever their zero point is.
 MOVING = (
     *("relax.nn.max_pool2d", "relax.nn.max_pool3d", "relax.nn.max_pool1d"),
