@@ -222,9 +222,18 @@ def time_kernels(
 
 
 def run_kernel(path: Path, names: tuple[str, ...]) -> np.ndarray:
-    """The last tensor after a run of a kernel, which starts out as NaN."""
+    """The last tensor after a run of a kernel, which starts out as NaN.
+
+    Integers have none: theirs starts out at random, so that what a kernel leaves out differs.
+    """
     tensors = [_held.tensors[name] for name in names]
-    tensors[-1].copyfrom(np.full(tensors[-1].shape, np.nan, str(tensors[-1].dtype)))
+    shape, dtype = tensors[-1].shape, np.dtype(str(tensors[-1].dtype))
+    if dtype.kind == "f":
+        start = np.full(shape, np.nan, dtype)
+    else:
+        limits = np.iinfo(dtype)
+        start = np.random.default_rng().integers(limits.min, limits.max, shape, dtype, True)
+    tensors[-1].copyfrom(start)
     _loaded(path)["main"](*tensors)
     return tensors[-1].numpy()
 

@@ -10,21 +10,26 @@ from collections.abc import Mapping
 import numpy as np
 
 from rt3d_tvm.compile.choices.layer import Layer
-
-# Positions that are computed again; each is a sum over a whole window.
-POSITIONS = 256
+from rt3d_tvm.tune.check_quantized import why_wrong_quantized
+from rt3d_tvm.tune.windows import positions, window
+from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d
 
 
 def random_inputs(layer: Layer, *, seed: int = 0) -> dict[str, np.ndarray]:
     """The values that a layer is measured with: x, and the residual if there is one, not packed.
 
-    Standard normal; weights, offsets and bias are the layer's own.
+    Standard normal, of a quantised layer all the steps of its type; weights, offsets and bias are
+    the layer's own.
     """
     conv, rng = layer.conv, np.random.default_rng(seed)
-    values = {"x": rng.standard_normal(conv.data, dtype="float32").astype(conv.dtype)}
-    if conv.residual:
-        values["residual"] = rng.standard_normal(conv.out, dtype="float32").astype(conv.dtype)
-    return values
+
+    def drawn(shape: tuple[int, ...]) -> np.ndarray:
+        if isinstance(conv, QuantizedKGSConv3d):
+            limits = np.iinfo(conv.dtype)
+            return rng.integers(limits.min, limits.max, shape, conv.dtype, endpoint=True)
+        return rng.standard_normal(shape, dtype="float32").astype(conv.dtype)
+
+    return {"x": drawn(conv.data), **({"residual": drawn(conv.out)} if conv.residual else {})}
 
 
 def why_wrong(
@@ -42,6 +47,8 @@ def why_wrong(
     and Stability of Numerical Algorithms, section 3.1).
     """
     conv = layer.conv
+    if isinstance(conv, QuantizedKGSConv3d):
+        return why_wrong_quantized(layer, conv, result, default, values, seed=seed)
     y, other = (conv.y.unpacked(each, conv.out).astype("float64") for each in (result, default))
     if not np.isfinite(y).all():
         return f"{np.count_nonzero(~np.isfinite(y))} of {y.size} outputs are not finite"
@@ -53,9 +60,7 @@ def why_wrong(
     limit = 2 * _lost(layer) * size
     if far > limit:
         return f"it is {far:.2g} away from the default's result, {limit:.2g} at most is rounding"
-    rng = np.random.default_rng(seed)
-    positions = [rng.integers(0, extent, POSITIONS) for extent in conv.out]
-    for position in zip(*(each.tolist() for each in positions), strict=True):
+    for position in positions(conv, seed):
         exact, size = _exact(layer, weights, values, position)
         limit = _lost(layer) * size
         if abs(y[position] - exact) > limit:
@@ -100,13 +105,7 @@ def _exact(
     conv = layer.conv
     b, m, *out = position
     weight = weights[b // (conv.data[0] // conv.weight_sets)][m]
-    taken, kernel = [], []
-    for axis, at in enumerate(out):
-        first = at * conv.stride[axis] - conv.padding[axis]
-        places = first + np.arange(conv.kernel[axis]) * conv.dilation[axis]
-        inside = (places >= 0) & (places < conv.data[2 + axis])
-        taken.append(places[inside])
-        kernel.append(np.flatnonzero(inside))
+    taken, kernel = window(conv, out)
     x = values["x"][b][np.ix_(np.arange(conv.data[1]), *taken)].astype("float64")
     terms = x * weight[np.ix_(np.arange(conv.data[1]), *kernel)]
     bias = float(layer.constants[3][m])

@@ -8,13 +8,17 @@ as MetaSchedule extracts them, take a tenth of a second for each of these unroll
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from tvm.target import Target
 
 from schedules.decisions import Decisions
+from topi_sparse.cpu.dot_unit import dot_unit
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d
+from topi_sparse.cpu.quantized_choice import slots as dot_slots
+from topi_sparse.cpu.quantized_choice import vectors_of
+from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d
 from topi_sparse.cpu.register_tile import issue_slots, vector_unit
 from topi_sparse.layout import ceil_div
 from topi_sparse.opencl.kgs_conv3d import OpenCLKGSConv3d
@@ -114,18 +118,46 @@ def _item_values(
     ]
 
 
-def _core_values(
+def _float_values(
     conv: KGSConv3d, default: KGSConv3d, taken: Decisions, target: Target
 ) -> list[float]:
-    """Of a kernel of a core: its tile, its chunk, and the loops around them."""
-    unit, threads = vector_unit(target, conv.dtype), int(target.attrs.get("num-cores", 1))
+    """Of a kernel of a core that sums real numbers."""
+    unit, columns = vector_unit(target, conv.dtype), min(conv.tile.width, conv.out[4])
+    vectors, channels = conv.tile.vectors(conv.group.g_m), conv.tile.channels
+    issued = issue_slots(vectors, conv.tile.lanes, columns, unit, channels)
+    return _core_values(conv, default, taken, target, vectors=vectors, slots=issued)
+
+
+def _quantized_values(
+    conv: QuantizedKGSConv3d, default: QuantizedKGSConv3d, taken: Decisions, target: Target
+) -> list[float]:
+    """Of a kernel of a core that sums 8-bit products."""
+    unit, rows = dot_unit(target), conv.group.g_m
+    if unit is None:
+        raise ValueError(f"target {target} has no 8-bit kernels")
+    issued = dot_slots(rows, min(conv.tile.width, conv.out[4]), unit)
+    return _core_values(conv, default, taken, target, vectors=vectors_of(rows, unit), slots=issued)
+
+
+def _core_values(
+    conv: KGSConv3d,
+    default: KGSConv3d,
+    taken: Decisions,
+    target: Target,
+    *,
+    vectors: int,
+    slots: float,
+) -> list[float]:
+    """Of a kernel of a core: its tile, its chunk, and the loops around them.
+
+    vectors: of sums in a column of the tile; slots: what a kept column takes to issue.
+    """
+    threads = int(target.attrs.get("num-cores", 1))
     batch, _, depth, height, width = conv.out
     blocks, g_m, g_n = conv.rows[0], conv.group.g_m, conv.group.g_n
     itemsize = np.dtype(conv.dtype).itemsize
     columns = min(conv.tile.width, width)
-    vectors, channels = conv.tile.vectors(g_m), conv.tile.channels
     strips, rest = ceil_div(width, columns), width % columns
-    slots = issue_slots(vectors, conv.tile.lanes, columns, unit, channels)
     # Outer and inner extents; a schedule without a decision leaves an axis in one piece outside.
     (p_out, p_in), (d_out, d_in), (h_out, h_in) = [
         (decision[0], math.prod(decision[1:])) for decision in taken
@@ -144,7 +176,7 @@ def _core_values(
         columns,
         vectors * columns,
         slots / (vectors * columns),
-        channels,
+        conv.tile.channels,
         strips,
         rest / columns,
         units,
@@ -171,4 +203,8 @@ def _core_values(
 
 
 # By the kernel's name.
-_VALUES = {KGSConv3d.name: _core_values, OpenCLKGSConv3d.name: _item_values}
+_VALUES: dict[str, Callable[..., list[float]]] = {
+    KGSConv3d.name: _float_values,
+    QuantizedKGSConv3d.name: _quantized_values,
+    OpenCLKGSConv3d.name: _item_values,
+}

@@ -22,17 +22,17 @@ def kernel_job(
     conv, values = layer.conv, random_inputs(layer)
     weights = f"{name}/{variant.g_m}/{variant.channels}/{variant.chunk}"
     places = f"{weights}/{'texture' if variant.texture else 'buffer'}"
-    blocks, offsets, pointers, bias = layer.packed(variant)
+    owners = {"blocks": weights, "offsets": places, "pointers": weights}
     arguments: dict[str, np.ndarray | tuple[tuple[int, ...], str]] = {
-        f"{name}/x": conv.x.packed(values["x"]),
-        f"{weights}/blocks": blocks,
-        f"{places}/offsets": offsets,
-        f"{weights}/pointers": pointers,
-        f"{name}/{len(bias)}/bias": bias,
+        f"{name}/x": conv.x.packed(values["x"])
     }
+    for constant, array in zip(conv.constants, layer.packed(variant), strict=True):
+        # What has a number for each filter depends on how they are padded alone.
+        owner = owners.get(constant, f"{name}/{len(array)}")
+        arguments[f"{owner}/{constant}"] = array
     if conv.residual:
         arguments[f"{name}/residual"] = conv.residual.packed(values["residual"])
-    arguments[f"{name}/y"] = (conv.y.shape(conv.out), conv.dtype)
+    arguments[f"{name}/y"] = (conv.y.shape(conv.out), conv.argument_types.get("y", conv.dtype))
     return Job(id, library, arguments)
 
 

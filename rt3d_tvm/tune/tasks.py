@@ -40,8 +40,9 @@ def extract_tasks(mod: tvm.IRModule) -> list[Task]:
                 found[index] = (layer, calls + 1)
                 break
         else:
-            arguments = tuple(constant(arg) for arg in binding.value.args[1].fields[1:5])
-            found.append((Layer(conv, arguments), 1))
+            _, *args = binding.value.args[1].fields
+            constants = tuple(constant(arg) for arg in args[: len(conv.constants)])
+            found.append((Layer(conv, constants), 1))
     names: dict[str, int] = {}
     tasks = []
     for layer, calls in found:
@@ -62,7 +63,8 @@ def title(conv: KGSConv3d) -> str:
     stride = "" if max(conv.stride) == 1 else f"/{by(conv.stride)}"
     points = "" if conv.weight_sets == 1 else f" in {conv.weight_sets} points"
     shape = f"{by((conv.filters, conv.data[1], *conv.kernel))}@{by(conv.data[2:])}{stride}"
-    return f"{shape}{points}, {share(conv):.0%}"
+    stored = f", {conv.dtype}" if conv.summed_dtype == "int32" else ""
+    return f"{shape}{points}, {share(conv):.0%}{stored}"
 
 
 def _one_record_serves(conv: KGSConv3d, other: KGSConv3d) -> bool:

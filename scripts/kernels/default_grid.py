@@ -38,6 +38,7 @@ from rt3d_tvm.compile.pipeline import phases
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.console import print_table, write_json
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.tune.check import random_inputs
 from rt3d_tvm.tune.tasks import Task, extract_tasks
 
 RUNS, WARM_UP = 7, 2
@@ -109,12 +110,11 @@ def name_of(choice: Choice) -> str:
 
 def compile_layer(layer: Layer, choices: list[Choice], target: Target, folder: Path) -> None:
     """Write a library with a function for each choice, and the arguments for all of them."""
-    conv, rng = layer.conv, np.random.default_rng(0)
-    arrays = {"x": rng.standard_normal(conv.x.shape(conv.data), dtype="float32")}
+    conv, values = layer.conv, random_inputs(layer)
+    arrays = {"x": conv.x.packed(values["x"])}
     if conv.residual:
-        shape = conv.residual.shape(conv.out)
-        arrays["residual"] = rng.standard_normal(shape, dtype="float32")
-    arrays["y"] = np.zeros(conv.y.shape(conv.out), "float32")
+        arrays["residual"] = conv.residual.packed(values["residual"])
+    arrays["y"] = np.zeros(conv.y.shape(conv.out), conv.argument_types.get("y", conv.dtype))
     functions, calls = {}, {}
     for choice in choices:
         name, variant = name_of(choice), choice.variant
@@ -122,7 +122,7 @@ def compile_layer(layer: Layer, choices: list[Choice], target: Target, folder: P
         functions[name] = func.with_attr("global_symbol", name)
         # Tiles of other widths share their weights.
         key = f"g{variant.g_m}_n{variant.channels}_c{variant.chunk}"
-        constants = [f"{key}_{i}" for i in range(4)]
+        constants = [f"{key}_{constant}" for constant in conv.constants]
         arrays |= dict(zip(constants, layer.packed(variant), strict=True))
         calls[name] = ["x", *constants, *(["residual"] if conv.residual else []), "y"]
     np.savez(folder / ARGUMENTS, **arrays)

@@ -122,6 +122,20 @@ class KGSConv3d(PackedConv3d):
         return {}
 
     @property
+    def constants(self) -> tuple[str, ...]:
+        """The kernel's arguments that follow from its weights: those behind its input, in order."""
+        return ("blocks", "offsets", "pointers", "bias")
+
+    @property
+    def weight_channels(self) -> int:
+        """Channels of a filter whose stored weights lie side by side."""
+        return self.tile.channels
+
+    def lanes_of(self, g_m: int, channels: int) -> int:
+        """Lanes of a vector of sums of ``g_m`` filters, where so many channels share it."""
+        return min(g_m * channels, self.y.c_block)
+
+    @property
     def chunks(self) -> int:
         """Number of chunks of channel groups."""
         return ceil_div(ceil_div(self.data[1], self.group.g_n), self.tile.chunk)

@@ -21,6 +21,7 @@ from typing import ClassVar
 import numpy as np
 import tvm
 
+from topi_sparse.cpu.dot_unit import CHANNELS, INSTRUCTIONS
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d, packed_conv3d, parameters
 from topi_sparse.cpu.quantized_tile import quantized_tile
 
@@ -88,6 +89,25 @@ class QuantizedKGSConv3d(KGSConv3d):
     def row_blocks_last(self) -> bool:
         """Whether the inputs of a tile should stay in L1 for all row blocks."""
         return False
+
+    @property
+    def other_types(self) -> dict[str, str]:
+        """As in KGSConv3d; the instruction decides which tile is fast."""
+        return {"result": self.result, "instruction": self.instruction}
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """As in KGSConv3d."""
+        return (*super().constants, "scale", *(("planes",) if self.corrects_planes else ()))
+
+    @property
+    def weight_channels(self) -> int:
+        """As in KGSConv3d: the four of a lane."""
+        return CHANNELS
+
+    def lanes_of(self, g_m: int, channels: int) -> int:
+        """As in KGSConv3d; a filter has as many sums as the instruction makes."""
+        return min(g_m * INSTRUCTIONS[self.instruction].parts, self.y.c_block)
 
     @property
     def argument_types(self) -> dict[str, str]:

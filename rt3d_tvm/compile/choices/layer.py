@@ -74,7 +74,7 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A kgs_conv3d with its constants (blocks, offsets, pointers, bias), as `lower` leaves it."""
+    """A kgs_conv3d with its constants (``conv.constants`` names them), as `lower` leaves it."""
 
     conv: KGSConv3d
     constants: tuple[np.ndarray, ...]
@@ -100,7 +100,7 @@ class Layer:
         conv, kept, weights = self.conv, self.conv.kept, self.conv.weights
         if variant.g_m != conv.group.g_m:
             kept, weights = self._counts(variant.g_m)
-        lanes, item = min(variant.g_m * variant.channels, conv.y.c_block), {}
+        lanes, item = conv.lanes_of(variant.g_m, variant.channels), {}
         if variant.rows:
             lanes = min(variant.rows * variant.channels, MOST_LANES)
             item = {"rows_per_item": variant.rows, "texture": variant.texture}
@@ -122,15 +122,14 @@ class Layer:
         weights = self._packed(variant)
         blocks = np.concatenate([weight.blocks for weight in weights])
         offsets = self.definition(variant).offsets(weights[0].columns)
-        bias = np.zeros(self._in_blocks_of(variant.g_m).stored_filters, self.constants[3].dtype)
-        bias[: self.conv.filters] = self.constants[3][: self.conv.filters]
-        return (blocks, offsets, weights[0].pointers, bias)
+        of_filters = (self._padded(values, variant.g_m) for values in self.constants[3:])
+        return (blocks, offsets, weights[0].pointers, *of_filters)
 
     def weights(self) -> list[np.ndarray]:
         """The dense weights (M, N, KD, KH, KW), one for each set."""
         if ("dense",) not in self._kept:
             conv = self.conv
-            blocks, offsets, pointers, _ = self.constants
+            blocks, offsets, pointers = self.constants[:3]
             self._kept[("dense",)] = [
                 KGSWeight(
                     shape=(conv.filters, conv.data[1], *conv.kernel),
@@ -140,7 +139,7 @@ class Layer:
                     columns=conv.columns(offsets, pointers),
                     blocks=part,
                     pointers=pointers,
-                    channels=conv.tile.channels,
+                    channels=conv.weight_channels,
                 ).decompress()
                 for part in np.split(blocks, conv.weight_sets)
             ]
@@ -151,9 +150,18 @@ class Layer:
         for key in [key for key in self._kept if key[0] != "counts"]:
             del self._kept[key]
 
-    def _in_blocks_of(self, g_m: int) -> KGSConv3d:
-        """The kernel with row blocks of another height, and all else as it is."""
-        return replace(self.conv, group=replace(self.conv.group, g_m=g_m))
+    def _in_blocks_of(self, g_m: int, channels: int | None = None) -> KGSConv3d:
+        """The kernel with row blocks of another height, whose vectors so many channels share."""
+        conv = self.conv
+        tile = conv.tile if channels is None else replace(conv.tile, channels=channels)
+        return replace(conv, group=replace(conv.group, g_m=g_m), tile=tile)
+
+    def _padded(self, values: np.ndarray, g_m: int) -> np.ndarray:
+        """Rows with a number for each filter, padded for row blocks of another height."""
+        rows = values.reshape(-1, self.conv.stored_filters)
+        padded = np.zeros((len(rows), self._in_blocks_of(g_m).stored_filters), values.dtype)
+        padded[:, : self.conv.filters] = rows[:, : self.conv.filters]
+        return padded.ravel()
 
     def _counts(self, g_m: int) -> tuple[int, int]:
         """Kept columns and stored weights of a set in row blocks of that height."""
@@ -175,7 +183,7 @@ class Layer:
                     group=replace(self.conv.group, g_m=variant.g_m),
                     chunk=variant.chunk,
                     row_multiple=self._in_blocks_of(variant.g_m).row_multiple,
-                    channels=variant.channels,
+                    channels=self._in_blocks_of(variant.g_m, variant.channels).weight_channels,
                     kept=mask,
                 )
                 for weight in weights

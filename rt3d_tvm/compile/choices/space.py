@@ -11,11 +11,13 @@ import tvm
 from tvm.target import Target
 
 from rt3d_tvm.compile.choices.layer import Layer, Variant
+from rt3d_tvm.compile.choices.quantized_tiles import quantized_tiles
 from rt3d_tvm.compile.choices.tiles import tile_decisions, tiles
 from rt3d_tvm.compile.choices.work_items import item_decisions, work_items
 from schedules.decisions import DECISIONS_ATTRIBUTE, Decisions, scheduled
 from schedules.table import kernel_rule
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d
+from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d
 from topi_sparse.opencl.kgs_conv3d import OpenCLKGSConv3d
 
 
@@ -33,6 +35,7 @@ class Space:
 
 SPACES = {
     KGSConv3d.name: Space(variants=tiles, decisions=tile_decisions),
+    QuantizedKGSConv3d.name: Space(variants=quantized_tiles, decisions=tile_decisions),
     OpenCLKGSConv3d.name: Space(variants=work_items, decisions=item_decisions),
 }
 

@@ -37,7 +37,7 @@ def tiles(layer: Layer, target: Target, heights: Sequence[int] | None) -> list[V
         for lanes, channels in lane_mappings(replace(conv.group, g_m=g_m), unit):
             vectors = g_m * channels // lanes
             for width in range(1, min(conv.out[4], unit.registers) + 1):
-                if _worth(vectors * width, width, conv.out[4], unit.registers):
+                if is_worthwhile(vectors * width, width, conv.out[4], unit.registers):
                     tile = Variant(g_m=g_m, width=width, chunk=default.chunk, channels=channels)
                     found += [replace(tile, chunk=chunk) for chunk in chunks]
     return list(dict.fromkeys(found))
@@ -49,7 +49,7 @@ def tile_decisions(conv: KGSConv3d, target: Target) -> tuple[Decisions, tuple]:
     return defaults(sch), listed(sch)
 
 
-def _worth(accumulators: int, width: int, out_width: int, registers: int) -> bool:
+def is_worthwhile(accumulators: int, width: int, out_width: int, registers: int) -> bool:
     """Whether a tile of so many accumulators keeps the pipes busy and stays in registers."""
     if accumulators >= registers or (accumulators < MIN_ACCUMULATORS and width < out_width):
         return False

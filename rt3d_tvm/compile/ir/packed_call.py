@@ -123,7 +123,4 @@ def packed_kernel(
 def tunable(func: tvm.tirx.PrimFunc | None) -> KGSConv3d | None:
     """The definition of a kernel that there is something to choose for, or None."""
     kernel = None if func is None else packed_kernel(func)
-    # A search knows the tiles of real numbers only.
-    if kernel is None or isinstance(kernel[1], QuantizedKGSConv3d):
-        return None
-    return kernel[1] if isinstance(kernel[1], KGSConv3d) else None
+    return kernel[1] if kernel is not None and isinstance(kernel[1], KGSConv3d) else None

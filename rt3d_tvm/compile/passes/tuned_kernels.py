@@ -103,7 +103,8 @@ class _Rewriter(relax.PyExprMutator):
             super().visit_var_binding_(binding)
             return
         x, *args = binding.value.args[1].fields
-        layer = Layer(conv, tuple(known_constant(arg) for arg in args[:4]))
+        count = len(conv.constants)
+        layer = Layer(conv, tuple(known_constant(arg) for arg in args[:count]))
         found = find(self.records, conv, self.device)
         if found is None or why_not(layer, found[0], self.target, self.group) is not None:
             super().visit_var_binding_(binding)
@@ -119,7 +120,7 @@ class _Rewriter(relax.PyExprMutator):
         tensors = [
             self.visit_expr(x),
             *(relax.const(value) for value in packed),
-            *(self.visit_expr(arg) for arg in args[4:]),
+            *(self.visit_expr(arg) for arg in args[count:]),
         ]
         function = decided(changed, record.choice.decisions)
         result = emit_call(self.builder_, conv.name, function, tensors)
