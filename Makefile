@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # Options for pytest: make test PYTEST_ARGS="-x tests/compile"
 PYTEST_ARGS ?=
+# Processes of tests at a time; 0 is none beside pytest's own.
+JOBS ?= auto
 VENV := .venv
 READY := $(VENV)/.ready
 
@@ -32,7 +34,7 @@ demo: $(READY)
 	$(VENV)/bin/python scripts/demo.py
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 test-full: $(READY)
 	$(VENV)/bin/python -m pytest -m "full or not full" $(PYTEST_ARGS)

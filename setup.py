@@ -43,7 +43,7 @@ setup(
         "tune": TUNE,
         "opencl": OPENCL,
         "test": [
-            *("pytest", "hypothesis", "ruff", "mypy", "pre-commit"),
+            *("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "pre-commit"),
             *(*PRUNE, *VIDEO, *CHARTS, *TUNE, *OPENCL),
         ],
     },

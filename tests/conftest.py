@@ -31,6 +31,18 @@ GROUP = KernelGroup(g_m=8, g_n=4)
 SCRIPTS = ROOT / "scripts"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each file to one of xdist's processes as a whole, and the emulated phone's files to one.
+
+    So that no two processes compile the same models for a file, or start a phone each.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        group = "phone" if item.get_closest_marker("phone") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @dataclass(frozen=True)
 class Compiled:
     """A reduced model, pruned to the paper's rate: its ONNX file, its artifact, the manifest."""
