@@ -1,4 +1,8 @@
-"""The one error that a user's input can cause."""
+"""The one error that a user's input can cause, and how it quotes the errors of other libraries."""
+
+# Characters. A library quotes what it read, and a damaged file can hold a word of any length.
+_MOST = 300
+_ENDING = 80
 
 
 class InputError(ValueError):
@@ -6,3 +10,17 @@ class InputError(ValueError):
 
     The command line prints it as one line and exits with status 2.
     """
+
+
+def words_of(error: BaseException, *, lines: int | None = None) -> str:
+    """What another library's error says, on one line of at most 300 characters.
+
+    ``lines``: only so many of its lines that are not blank; by default all. The name of its type
+    where it says nothing. A longer text loses its middle: its end often says where.
+    """
+    told = [line.strip() for line in str(error).splitlines() if line.strip()][:lines]
+    text = " ".join(" ".join(told).split()) or type(error).__name__
+    if len(text) <= _MOST:
+        return text
+    cut = " ... "
+    return text[: _MOST - _ENDING - len(cut)] + cut + text[-_ENDING:]

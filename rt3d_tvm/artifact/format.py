@@ -26,7 +26,7 @@ import numpy as np
 
 from rt3d_tvm.arguments import as_path
 from rt3d_tvm.artifact.mapped_file import MappedFile
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 
 MODEL, WEIGHTS, MANIFEST = "model.so", "weights.bin", "manifest.json"
 # Of the files together, raised when a field changes its meaning; and what loading reads in the
@@ -216,7 +216,7 @@ def _parsed(path: Path, data: bytes) -> dict:
     try:
         manifest = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+        raise InputError(f"{path}: not JSON: {words_of(error)}") from error
     if not isinstance(manifest, dict) or not set(manifest) >= _FIELDS:
         raise InputError(f"{path}: not the manifest of an artifact")
     if manifest["format"] != FORMAT:

@@ -35,7 +35,7 @@ from rt3d_tvm.artifact.threads import (
     set_threads,
     threads_used,
 )
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 
 # Some are of other modules now; release 0.1 had them all in this one.
 __all__ = [
@@ -122,7 +122,7 @@ def load(folder: str | Path, *, threads: int | None = None) -> Artifact:
     try:
         vm, used = thread.call(threads, start)
     except (RuntimeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = words_of(error, lines=1)
         raise InputError(f"{files.folder / MODEL}: cannot be loaded: {reason}") from error
     weights = [tvm.runtime.from_dlpack(value) for value in arrays]
     (taken,) = files.manifest["inputs"]

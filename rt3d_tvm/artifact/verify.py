@@ -11,7 +11,7 @@ from rt3d_tvm.arguments import as_path
 from rt3d_tvm.artifact.description import batches
 from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.opencl.artifact import load_here
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.numerics.distance import relative_distance
 from rt3d_tvm.precision import PRECISIONS, QUANTIZED
 
@@ -121,4 +121,4 @@ def reference_session(onnx_path: Path, *, threads: int | None = None, optimised:
             str(onnx_path), options, providers=["CPUExecutionProvider"]
         )
     except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile) as error:
-        raise InputError(f"{onnx_path}: ONNX Runtime cannot load it: {error}") from error
+        raise InputError(f"{onnx_path}: ONNX Runtime cannot load it: {words_of(error)}") from error

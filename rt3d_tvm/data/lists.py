@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rt3d_tvm.arguments import as_path
 from rt3d_tvm.data.motion import CLASSES, SETTINGS_FILE, SPLITS, read_settings, video_path
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 
 # The names under which the archives of the data sets unpack; the root itself does as well.
 _UCF_LISTS, _UCF_VIDEOS = ("ucfTrainTestlist",), ("UCF-101", "UCF101", "videos")
@@ -97,7 +97,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+        raise InputError(f"{path}: cannot be read: {words_of(error)}") from error
     lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))
     return [(number, line) for number, line in lines if line]
 
@@ -214,7 +214,7 @@ def _csv_rows(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+        raise InputError(f"{path}: cannot be read: {words_of(error)}") from error
     for number, row in enumerate(rows, 2):
         empty = [column for column in _KINETICS_COLUMNS if not row.get(column)]
         if empty:

@@ -23,7 +23,7 @@ import numpy as np
 from rt3d_tvm.arguments import as_path
 from rt3d_tvm.console import write_json
 from rt3d_tvm.data.generate import clutter, write_video
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.files.folders import check_empty, make_folder
 from rt3d_tvm.files.staging import remove_abandoned
 
@@ -322,7 +322,9 @@ def read_settings(root: Path) -> MotionSettings:
         settings = MotionSettings(**content["settings"])
         made_by = (content["generator"], tuple(content["classes"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not the settings of a generated set: {error}") from error
+        raise InputError(
+            f"{path}: not the settings of a generated set: {words_of(error)}"
+        ) from error
     if made_by != (GENERATOR, CLASSES):
         raise InputError(
             f"{path}: made by generator {made_by[0]} with {len(made_by[1])} classes; this version "

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import TypeGuard
 
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 
 COLOUR_ORDERS = ("rgb", "bgr")
 CROPS = (1, 3)
@@ -160,8 +160,7 @@ def from_json(texts: Mapping[str, str], where: str) -> Description:
         try:
             found[name] = json.loads(texts[name], parse_constant=_no_constant)
         except (ValueError, TypeError, RecursionError) as error:
-            reason = str(error) or type(error).__name__
-            raise InputError(f"{where}: {name}: not JSON: {reason}") from error
+            raise InputError(f"{where}: {name}: not JSON: {words_of(error)}") from error
     return from_fields(found, where)
 
 

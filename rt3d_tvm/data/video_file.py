@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from rt3d_tvm.data.orientation import orientation_of
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 
 # FFmpeg's readers of one file that holds its own frames or, for a clear word, sound. It has others
 # that open what the file names (playlists, SDP, scripts), a series of files, devices, or that play
@@ -138,7 +138,7 @@ def _file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise InputError(f"{path!r}: no name of a file: {error}") from error
+        raise InputError(f"{path!r}: no name of a file: {words_of(error)}") from error
     if file is None:
         raise InputError(f"{path}: not a file; a video file is expected")
     with file:

@@ -27,7 +27,7 @@ from torch import nn
 
 from rt3d_tvm.arguments import as_path
 from rt3d_tvm.data.preprocessing import Description
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.export.ceil_pools import write_out_ceil_pools
 from rt3d_tvm.export.model_file import whole_model
 from rt3d_tvm.export.model_output import exportable, output_of
@@ -149,7 +149,7 @@ def _export(model: nn.Module, clip: torch.Tensor) -> onnx.ModelProto:
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         # The cause says what was wrong with the model; the error itself, how to report a bug.
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        reason = words_of(error.__cause__ or error, lines=1)
         raise InputError(f"cannot export this {type(model).__name__}: {reason}") from error
     return program.model_proto
 
@@ -174,8 +174,7 @@ def _save(exported: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(path, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"the export is not valid ONNX: {reason}") from error
+        raise InputError(f"the export is not valid ONNX: {words_of(error)}") from error
 
 
 def _compare(path: Path, clip: np.ndarray, reference: np.ndarray) -> float:
@@ -192,7 +191,7 @@ def _compare(path: Path, clip: np.ndarray, reference: np.ndarray) -> float:
     except (Fail, InvalidArgument, InvalidGraph, NotImplemented, RuntimeException) as error:
         raise InputError(
             f"ONNX Runtime, which the export is compared with, does not run it: "
-            f"{str(error).splitlines()[0]}"
+            f"{words_of(error, lines=1)}"
         ) from error
     if output.shape != reference.shape:
         return inf

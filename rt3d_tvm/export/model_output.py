@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 
 # Of these ONNX has tensors, and numpy arrays to compare them with.
 _OUTPUTS = (
@@ -68,10 +68,8 @@ def output_of(model: nn.Module, clip: Tensor) -> np.ndarray:
         TypeError,
         ValueError,
     ) as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
-            f"this {name} does not take an input {list(clip.shape)}: "
-            f"{reason or type(error).__name__}"
+            f"this {name} does not take an input {list(clip.shape)}: {words_of(error, lines=1)}"
         ) from error
     if not isinstance(output, Tensor):
         raise InputError(

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rt3d_tvm.arguments import as_path
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.models import build_model
 
 # How a file of torch.save begins: a zip archive, before release 1.6 a pickle.
@@ -93,4 +93,4 @@ def _reading(path: str | Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"no weight file {path}") from error
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a safetensors file: {error}") from error
+        raise InputError(f"{path} is not a safetensors file: {words_of(error)}") from error

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rt3d_tvm.data.preprocessing import Description, from_json
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.files.whole_file import whole_file
 from rt3d_tvm.models import build_model, model_spec
 from rt3d_tvm.models.state_dict import read_metadata, read_state
@@ -78,7 +78,7 @@ def write_tensors(
         try:
             save_file(dict(tensors), temporary, metadata=dict(metadata))
         except SafetensorError as error:  # a full disk, in words of its own
-            raise InputError(f"{path}: cannot be written: {error}") from error
+            raise InputError(f"{path}: cannot be written: {words_of(error)}") from error
 
 
 def non_finite_weights(model: nn.Module) -> list[NonFinite]:
@@ -123,7 +123,8 @@ def read_info(path: str | Path) -> WeightsInfo:
         )
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{path} does not say which model it belongs to ({error}); files of `rt3d prune` do"
+            f"{path} does not say which model it belongs to ({words_of(error)}); files of "
+            "`rt3d prune` do"
         ) from error
     info = replace(info, description=from_json(metadata, str(path)))
     try:

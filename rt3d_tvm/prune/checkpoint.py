@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rt3d_tvm.arguments import as_path
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.models.weights import write_tensors
 
 _KEY, _CHECKSUM = "rt3d_pruning", "sha256"
@@ -66,7 +66,7 @@ def read_checkpoint(path: str | Path) -> dict:
     except FileNotFoundError as error:
         raise InputError(f"no checkpoint {path}") from error
     except (SafetensorError, OSError, ValueError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{path} is not a checkpoint: {error}") from error
+        raise InputError(f"{path} is not a checkpoint: {words_of(error)}") from error
     state = metadata.get(_KEY)
     if state is None:
         raise InputError(f"{path} is not a checkpoint of a Pruner, though a safetensors file")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.prune.inputs import ModelInputs, leaves
 from rt3d_tvm.prune.probe import Tensors, call, on_the_side
 from rt3d_tvm.prune.products import WeightSources
@@ -171,7 +171,7 @@ def _gradients(total: object, of: list[Tensor]) -> list[Tensor]:
     try:
         found = torch.autograd.grad(total, of, allow_unused=True)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = words_of(error, lines=1)
         raise InputError(f"the importance of layers needs gradients: {reason}") from error
     return [
         torch.zeros_like(shift) if gradient is None else gradient  # nothing downstream reads it

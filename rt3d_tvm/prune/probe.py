@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.prune.inputs import ModelInputs
 
 # What a model raises where it does not take an input.
@@ -188,7 +188,7 @@ def call(
         except InputError:
             raise
         except _DECLINED as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = words_of(error, lines=1)
             raise DoesNotRunError(f"the model does not take {inputs}: {reason}") from error
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 
 # What torch's optimizers keep in the shape of a parameter.
 _SHAPED = (
@@ -163,7 +163,7 @@ def check_random(path: str | Path, saved: object) -> dict[str, Tensor]:
     try:
         torch.Generator().set_state(there)
     except RuntimeError as error:
-        raise damaged(path, f"its random generator: {str(error).splitlines()[0]}") from error
+        raise damaged(path, f"its random generator: {words_of(error, lines=1)}") from error
     return dict(states)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rt3d_tvm.arguments import as_path
 from rt3d_tvm.console import write_json
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.files.folders import check_empty, check_makeable, half_written, make_folder
 from rt3d_tvm.files.staging import remove_abandoned
 from rt3d_tvm.files.whole_file import whole_file
@@ -108,7 +108,7 @@ def _read_settings(path: Path) -> dict:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as settings: {error}") from error
+        raise InputError(f"{path}: cannot be read as settings: {words_of(error)}") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path}: holds a {type(settings).__name__}, settings are a JSON object")
     return settings

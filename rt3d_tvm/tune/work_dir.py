@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rt3d_tvm.compile.choices.records import TUNED
 from rt3d_tvm.console import write_json
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.files.folders import check_empty, check_makeable, make_folder
 from rt3d_tvm.files.staging import remove_abandoned
 from rt3d_tvm.tune.log import TrialLog
@@ -42,7 +42,7 @@ def open_work(
             there = json.loads(path.read_text(encoding="utf-8"))
             differing = _differences(there, wanted)
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from error
+            raise InputError(f"{path}: cannot be read: {words_of(error)}") from error
         if differing:
             raise InputError(
                 f"{folder}: holds a search of something else ({'; '.join(differing)}); name "

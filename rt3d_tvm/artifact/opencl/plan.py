@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rt3d_tvm.artifact.format import BLANK, ArtifactFiles
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 
 # Beside the artifact's other files: the OpenCL C of all kernels, and the rest of the plan.
 SOURCE, PLAN = "kernels.cl", "plan.json"
@@ -127,7 +127,9 @@ class Plan:
             del fields["id"]
             plan = cls.of({**fields, "source": source})
         except (TypeError, KeyError) as error:
-            raise InputError(f"{files.folder / PLAN}: of another version: {error}") from error
+            raise InputError(
+                f"{files.folder / PLAN}: of another version: {words_of(error)}"
+            ) from error
         if (reason := plan.why_not(files.manifest)) is not None:
             raise InputError(f"{files.folder / PLAN}: not of this model: {reason}")
         return plan
