@@ -97,7 +97,7 @@ def read_float_model(path: str | Path) -> FloatModel:
     remove_dead_nodes(proto)
     remove_unused_outputs(proto)
     proto = _raised(proto, path)
-    _fold_constants(proto)
+    fold_constants(proto)
     _plain_biases(proto)
     _drop_unread(proto)
     _name_nodes(proto)
@@ -144,8 +144,8 @@ def _raised(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     return raised
 
 
-def _fold_constants(proto: onnx.ModelProto) -> None:
-    """Store what is computed of constants alone, which is where the quantiser looks for weights."""
+def fold_constants(proto: onnx.ModelProto) -> None:
+    """Store what is computed of constants alone, which is where readers look for weights."""
     graph = proto.graph
     constants = {"", *(tensor.name for tensor in graph.initializer)}
     folded, kept = [], []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -56,8 +57,11 @@ def emulate(
         except subprocess.TimeoutExpired as error:
             raise InputError(f"not finished after {timeout:g} s: raise --timeout") from error
         if done.returncode or not out.exists():
+            # QEMU says so before it begins, or the program ends by SIGILL.
+            lacking = done.returncode in (-signal.SIGILL, 128 + signal.SIGILL)
+            why = f"; {cpu} lacks one of its instructions, --cpu names another" if lacking else ""
             raise InputError(
-                f"the guest ended with status {done.returncode}\n{done.stdout[-3000:]}"
+                f"the guest ended with status {done.returncode}{why}\n{done.stdout[-3000:]}"
             )
         counts = json.loads(out.read_text())
     if missing := uncounted(counts["regions"]):
@@ -68,7 +72,9 @@ def emulate(
     return {**counts, "said": done.stdout}
 
 
-def run_python(script: Path, arguments: list, *, peers: bool, timeout: float) -> dict:
+def run_python(
+    script: Path, arguments: list, *, peers: bool, timeout: float, cpu: str = CPU
+) -> dict:
     """Run a script with the guest's Python, with TVM and, on demand, the peers at hand."""
     paths = [needed(HOME / "site"), HERE.parent / "peers", REPOSITORY]
     if peers:
@@ -85,7 +91,8 @@ def run_python(script: Path, arguments: list, *, peers: bool, timeout: float) ->
         "TVM_THREAD_POOL_SPIN_COUNT": "0",
     }
     python = needed(HOME / "root/usr/bin/python3.11")
-    return emulate([python, script, *arguments], environment=environment, timeout=timeout)
+    command = [python, script, *arguments]
+    return emulate(command, environment=environment, timeout=timeout, cpu=cpu)
 
 
 def needed(path: Path, flag: str = "") -> Path:

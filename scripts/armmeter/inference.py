@@ -4,31 +4,56 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import numpy as np
-from emulation import HERE, REPOSITORY, TIMEOUT_S, run_python
+from emulation import CPU, HERE, REPOSITORY, TIMEOUT_S, run_python
 from estimate import estimate, total
 
 from rt3d_tvm.artifact.load import MANIFEST, read_manifest
 from rt3d_tvm.artifact.verify import reference_session, relative_distance
+from rt3d_tvm.compile.onnx_quantized import write_as_qdq
+from rt3d_tvm.compile.onnx_rewrites import write_tensors
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.precision import QUANTIZED
+from rt3d_tvm.quantize.float_model import fold_constants
 
 MNN_CONVERT = REPOSITORY / ".venv-peers" / "bin" / "mnnconvert"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a model takes, and its multiply-adds: dense, and of weights that are not zero.
+
+    precision: fp32, or int8 of a file that is quantised, whole or in part.
+    """
+
+    shape: list[int]
+    dense_macs: int
+    kept_macs: int
+    precision: str
+
+
 def measure(
-    engine: str, model: Path, onnx_path: Path, *, layers: bool = False, timeout: float = TIMEOUT_S
+    engine: str,
+    model: Path,
+    onnx_path: Path,
+    *,
+    layers: bool = False,
+    timeout: float = TIMEOUT_S,
+    cpu: str = CPU,
 ) -> dict:
     """Count one inference and compare its output with ONNX Runtime's on this machine.
 
+    cpu: the processor that is emulated, by QEMU's name; the estimate is always of one A77 core.
     The result is what write_json takes: the regions (one, or one a call), the multiply-adds of the
     dense and of the kept weights, relerr and sensitivity. InputError for files that will not do.
     """
-    shape, dense_macs, kept_macs = count_macs(onnx_path)
+    work = count_macs(onnx_path)
     manifest = read_manifest(model / MANIFEST) if engine == "rt3d" else None
-    x, expected, sensitivity = reference(onnx_path, shape)
+    x, expected, sensitivity = reference(onnx_path, work)
     with tempfile.TemporaryDirectory(prefix="armmeter.") as folder:
         given, output = Path(folder) / "in.npy", Path(folder) / "out.npy"
         np.save(given, x)
@@ -39,10 +64,11 @@ def measure(
             [engine, model.absolute(), given, output, "layers" if layers else "run"],
             peers=engine != "rt3d",
             timeout=timeout,
+            cpu=cpu,
         )
         y = np.load(output)
     regions = counts["regions"]
-    precision = manifest["precision"]["name"] if manifest else "fp32"
+    precision = manifest["precision"]["name"] if manifest else work.precision
     calls = manifest["calls"] if layers else None
     if y.size != expected.size or len(regions) != (len(calls) if layers else 1):
         raise InputError(
@@ -52,8 +78,9 @@ def measure(
     return {
         "engine": engine,
         "model": str(model.name if engine == "rt3d" else onnx_path.stem),
-        "dense_macs": dense_macs,
-        "kept_macs": kept_macs,
+        "cpu": cpu,
+        "dense_macs": work.dense_macs,
+        "kept_macs": work.kept_macs,
         "rel_error": relative_distance(y.reshape(expected.shape), expected),
         "sensitivity": sensitivity,
         "threads": max(region["threads"] for region in regions),
@@ -66,8 +93,8 @@ def measure(
     }
 
 
-def count_macs(path: Path) -> tuple[list[int], int, int]:
-    """The input's shape, and the multiply-adds of an ONNX model: dense, and of weights not zero.
+def count_macs(path: Path) -> Work:
+    """The multiply-adds of an ONNX model, quantised ones included.
 
     InputError for a model that has not one float32 input of fixed shape.
     """
@@ -75,9 +102,14 @@ def count_macs(path: Path) -> tuple[list[int], int, int]:
     from google.protobuf.message import DecodeError
 
     try:
-        graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+        model = onnx.load(path)
     except (OSError, DecodeError) as error:
         raise InputError(f"{path}: {error}") from error
+    write_tensors(model)
+    write_as_qdq(model, path)
+    # A quantised weight is the constant that DequantizeLinear makes of it, with the same zeros.
+    fold_constants(model)
+    graph = onnx.shape_inference.infer_shapes(model).graph
     constants = {w.name: onnx.numpy_helper.to_array(w) for w in graph.initializer}
     types = {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.output, *graph.input)}
     inputs = [i.name for i in graph.input if i.name not in constants]
@@ -98,14 +130,21 @@ def count_macs(path: Path) -> tuple[list[int], int, int]:
         filters = weight.shape[0 if transposed or node.op_type == "Conv" else -1]
         dense += out * weight.size // filters
         kept += out * np.count_nonzero(weight) // filters
-    return shapes[inputs[0]], int(dense), int(kept)
+    quantised = any(node.op_type == "QuantizeLinear" for node in graph.node)
+    return Work(
+        shape=shapes[inputs[0]],
+        dense_macs=int(dense),
+        kept_macs=int(kept),
+        precision=QUANTIZED.name if quantised else "fp32",
+    )
 
 
-def reference(path: Path, shape: list[int]) -> tuple[np.ndarray, np.ndarray, float]:
+def reference(path: Path, work: Work) -> tuple[np.ndarray, np.ndarray, float]:
     """An input, ONNX Runtime's answer on this machine, and how far another input moves that."""
-    session = reference_session(path)
-    name = session.get_inputs()[0].name
-    xs = [np.random.default_rng(seed).standard_normal(shape, dtype="float32") for seed in (0, 1)]
+    # Of a quantised model on integers, as in `rt3d verify`.
+    session = reference_session(path, optimised=work.precision == QUANTIZED.name)
+    name, rngs = session.get_inputs()[0].name, map(np.random.default_rng, (0, 1))
+    xs = [rng.standard_normal(work.shape, dtype="float32") for rng in rngs]
     y, other = (session.run(None, {name: x})[0] for x in xs)
     return xs[0], y, relative_distance(other, y)
 

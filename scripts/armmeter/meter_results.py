@@ -37,10 +37,14 @@ def precision_of(result: Mapping) -> str:
     return result.get("precision", "fp32")
 
 
+def largest_error(result: Mapping) -> float:
+    """A larger error is another answer, in the precision of the model."""
+    return max(MAX_REL_ERROR, STATED[precision_of(result)].max_rel_error)
+
+
 def warnings(result: Mapping) -> list[str]:
     """What a reader of the figures has to know."""
-    found = []
-    limit = max(MAX_REL_ERROR, STATED[precision_of(result)].max_rel_error)
+    found, limit = [], largest_error(result)
     if not result["rel_error"] <= limit:
         found.append(f"relerr is above {limit:g}: not the reference's answer")
     if not result["sensitivity"] >= MIN_SENSITIVITY:

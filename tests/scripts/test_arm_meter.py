@@ -67,12 +67,13 @@ def test_a_row_is_held_against_its_precision(script, precision, rel_error, is_wr
 
 
 def test_multiply_adds_of_the_file_are_those_of_the_manifest(script, compiled):
-    shape, dense, kept = script("armmeter/inference.py").count_macs(compiled.onnx)
+    work = script("armmeter/inference.py").count_macs(compiled.onnx)
     layers = compiled.manifest["layers"]
-    assert list(shape) == list(compiled.manifest["inputs"][0]["shape"])
-    assert dense == sum(layer["dense_macs"] for layer in layers)
+    assert list(work.shape) == list(compiled.manifest["inputs"][0]["shape"])
+    assert work.dense_macs == sum(layer["dense_macs"] for layer in layers)
     # The manifest's are the density times the dense ones, rounded a layer.
-    assert abs(kept - sum(layer["kept_macs"] for layer in layers)) <= len(layers)
+    assert abs(work.kept_macs - sum(layer["kept_macs"] for layer in layers)) <= len(layers)
+    assert work.precision == "fp32"
 
 
 @pytest.mark.parametrize(

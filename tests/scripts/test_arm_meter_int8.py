@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.meter_regions import region
+from tests.quantized_models import net, quantized_by_onnxruntime
 
 METER = Path(__file__).parents[2] / "scripts" / "armmeter"
 CROSS = "aarch64-linux-gnu-"
@@ -111,6 +112,20 @@ def test_the_decoder_sees_what_the_disassembler_sees(tmp_path):
         *("dot_16b", "dot_8b", "mmla_16b", "mull_8h", "mull_4s", "adalp"),
         *("fma_4s", "fma_2s", "fma_8h", "fma_4h", "fma_2d", "fma_scalar"),
     }
+
+
+# --- the multiply-adds of a file
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_multiply_adds_of_a_quantised_file_are_those_of_the_float_one(script, tmp_path, form):
+    """A weight is zero in 8 bits where it was, or below half a step."""
+    count = script("armmeter/inference.py").count_macs
+    quantised = count(quantized_by_onnxruntime(tmp_path, net(3), format=form))
+    real = count(tmp_path / "real.onnx")
+    assert (quantised.shape, quantised.dense_macs) == (real.shape, real.dense_macs)
+    assert 0.97 * real.kept_macs < quantised.kept_macs <= real.kept_macs < real.dense_macs
+    assert (quantised.precision, real.precision) == ("int8", "fp32")
 
 
 # --- the self-check, under emulation
