@@ -126,7 +126,7 @@ def _bench_layers(args: argparse.Namespace, clip: np.ndarray, on: dict) -> int:
             )
             for timing in timings
         ],
-        columns=("layer", "ms", "share", "density", "useful GFLOP/s", "of the FMA peak"),
+        columns=("layer", "ms", "share", "density", "useful GFLOP/s", "of the peak"),
         title=f"{args.folder}: {f'{threads} threads' if threads else 'OpenCL'}, "
         f"median of {args.runs} runs",
     )

@@ -14,7 +14,7 @@ import numpy as np
 from rt3d_tvm.artifact.load import Artifact
 from rt3d_tvm.artifact.opencl.artifact import OpenCLArtifact, load_here
 from rt3d_tvm.measure import opencl_peak as opencl_peak
-from rt3d_tvm.measure.cpu_peak import MultiplyAdds
+from rt3d_tvm.measure.cpu_peak import FLOAT, INT, MultiplyAdds
 
 # Worker threads of an engine spin for a while after a run, in the way of the next engine's.
 PAUSE_S = 0.05
@@ -103,9 +103,10 @@ class CallTiming:
     """Milliseconds of one call inside a model: their median, and its share of all calls'.
 
     For layers (two, where one kernel computes both) also their density, the multiply-adds of their
-    kept weights at 2 FLOP each (``gflops``, useful ones only), and their share of the multiply-add
-    peak of the threads that ran them. Winograd's kernels need fewer than these: ``issued_share`` is
-    of those that the kernel issues, in float32's time.
+    kept weights at 2 operations each (``gflops``, useful ones only), and their share of the peak of
+    the threads that ran them: of float32's multiply-adds, of an 8-bit layer of int8's. Winograd's
+    kernels need fewer than these: ``issued_share`` is of those that the kernel issues, in the time
+    of that type.
     """
 
     function: str
@@ -140,31 +141,44 @@ def bench_layers(
     take its instrument off a loaded one again.
     """
     artifact = load_here(folder, threads=threads, device=device)
-    gflops: Callable[[], float]
+    looks: dict[str, Callable[[], float]] = {}
     run: Callable[[np.ndarray], list[float]]
+    types = {_arithmetic([layer]) for layer in artifact.manifest["layers"]}
     if isinstance(artifact, OpenCLArtifact):
-        gflops = partial(
+        looks[FLOAT] = partial(
             opencl_peak.multiply_add_peak, artifact.executor.device, artifact.accumulate
         )
         run = artifact.call_ms
     else:
-        run, gflops = call_timer(artifact), MultiplyAdds(artifact.threads).gflops
+        looks = {each: MultiplyAdds(artifact.threads, each).gflops for each in sorted(types)}
+        run = call_timer(artifact)
     run(x)  # makes threads and buffers
-    samples, peak = [], 0.0
+    samples, peaks = [], dict.fromkeys(looks, 0.0)
+
+    def look() -> None:
+        for each, gflops in looks.items():
+            peaks[each] = max(peaks[each], gflops())
+
     for _ in range(runs):
         samples.append(run(x))
         if len(samples) <= _PEAK_LOOKS:
-            peak = max(peak, gflops())
+            look()
     for _ in range(_PEAK_LOOKS):
-        timings = call_timings(artifact.manifest, list(zip(*samples, strict=True)), peak)
+        timings = call_timings(artifact.manifest, list(zip(*samples, strict=True)), peaks)
         if not any(timing.is_implausible for timing in timings):
             break
-        peak = max(peak, gflops())
+        look()
     return timings
 
 
+def _arithmetic(layers: Sequence[dict]) -> str:
+    """The type whose peak the kernel of these layers is rated by."""
+    return INT if any(layer["dtype"] in ("uint8", "int8") for layer in layers) else FLOAT
+
+
 def _issued(layers: Sequence[dict]) -> float:
-    """FLOP that the kernels of layers issue, in the time of float32's: float16's take half."""
+    """Operations that the kernels of layers issue, in the time of float32's or, of 8-bit ones,
+    int8's: float16's take half of float32's."""
     return sum(
         2 * (layer.get("issued_macs") or 0) / (2 if layer["dtype"] == "float16" else 1)
         for layer in layers
@@ -198,9 +212,12 @@ def call_timer(artifact: Artifact) -> Callable[[np.ndarray], list[float]]:
 
 
 def call_timings(
-    manifest: dict, samples: Sequence[Sequence[float]], peak: float
+    manifest: dict, samples: Sequence[Sequence[float]], peaks: Mapping[str, float]
 ) -> list[CallTiming]:
-    """The calls that a manifest lists with their times (ms), rated by the ``peak`` (GFLOP/s)."""
+    """The calls that a manifest lists with their times (ms).
+
+    peaks: in GFLOP/s, of float32 and, where there are 8-bit layers, of int8.
+    """
     layers = {layer["name"]: layer for layer in manifest["layers"]}
     medians = [statistics.median(taken) for taken in samples]
     timings = []
@@ -217,13 +234,13 @@ def call_timings(
             density = sum(layer["density"] * layer["dense_macs"] for layer in of_call)
             density /= sum(layer["dense_macs"] for layer in of_call)
             gflops = 2 * kept / ms / 1e6
-            timing = replace(timing, density=density, gflops=gflops)
-            # What is measured is the peak of floats, which says nothing of 8-bit products.
-            if not any(layer["dtype"] in ("uint8", "int8") for layer in of_call):
-                timing = replace(
-                    timing,
-                    peak_share=gflops / peak,
-                    issued_share=_issued(of_call) / ms / 1e6 / peak,
-                )
+            peak = peaks[_arithmetic(of_call)]
+            timing = replace(
+                timing,
+                density=density,
+                gflops=gflops,
+                peak_share=gflops / peak,
+                issued_share=_issued(of_call) / ms / 1e6 / peak,
+            )
         timings.append(timing)
     return timings

@@ -1,5 +1,8 @@
 """Timing: what is run how often, and that every call of a model is accounted for."""
 
+import re
+from collections import Counter
+
 import numpy as np
 import pytest
 import tvm
@@ -10,6 +13,7 @@ from rt3d_tvm.measure import cpu_peak
 from rt3d_tvm.measure.bench import Timing, bench, bench_layers, call_timings
 from rt3d_tvm.measure.cpu_peak import multiply_add_peak
 from tests.assembly import innermost_loops, multiply_adds
+from topi_sparse.cpu.dot_unit import dot_unit
 from topi_sparse.cpu.register_tile import vector_unit
 
 
@@ -55,11 +59,40 @@ def test_the_peak_is_that_of_multiply_adds():
     """The loop that is timed is multiply-adds on registers: as many as there are chains."""
     target = make_target("host")
     unit = vector_unit(target)
-    module = tvm.IRModule({"main": cpu_peak._multiply_adds(1, unit.lanes)})
+    module = tvm.IRModule(
+        {"main": cpu_peak.multiply_adds(1, unit.lanes, "float32", cpu_peak.multiplied)}
+    )
     loops = innermost_loops(tvm.compile(module, target=target).mod.inspect_source("s").splitlines())
     (loop,) = [loop for loop in loops if multiply_adds(loop)]
     assert len(multiply_adds(loop)) % cpu_peak._CHAINS == 0
     assert multiply_add_peak(1, repeats=1) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "mnemonics"),
+    [
+        ("x86-64-avx512-vnni", ["vpdpbusd"]),
+        ("x86-64-avx2", ["vpmaddwd", "vpaddd"]),
+        ("arm64-dotprod", ["sdot"]),
+        ("arm64", ["smull", "sadalp"]),
+    ],
+)
+def test_the_peak_of_8_bits_is_that_of_the_instructions_of_its_kernels(name, mnemonics):
+    """One of each a chain in each step, and no other vector instruction."""
+    target = make_target(name)
+    step = cpu_peak.step_of(unit := dot_unit(target))
+    module = tvm.IRModule({"main": cpu_peak.multiply_adds(1, unit.lanes, "int32", step)})
+    loops = innermost_loops(tvm.compile(module, target=target).mod.inspect_source("s").splitlines())
+    (loop,) = [loop for loop in loops if any(f"\t{mnemonics[0]}\t" in line for line in loop)]
+    vector = [line.split()[0] for line in loop if re.search(r"%[xyz]mm|\tv\d+\.", line)]
+    assert Counter(vector).keys() == set(mnemonics)
+    (each,) = set(Counter(vector).values())
+    assert each % cpu_peak._CHAINS == 0
+
+
+def test_the_peak_of_another_type_is_refused():
+    with pytest.raises(ValueError, match="no kernels of int4"):
+        cpu_peak.MultiplyAdds(1, "int4")
 
 
 def layer(name, *, kept, issued, dense=None, dtype="float32"):
@@ -92,11 +125,23 @@ MANIFEST = {
 
 
 def test_a_share_above_the_peak_is_believed_of_fewer_multiply_adds_only():
-    timings = call_timings(MANIFEST, [(1.0,)] * 6, 100.0)
+    timings = call_timings(MANIFEST, [(1.0,)] * 6, {"float32": 100.0})
     assert [timing.peak_share for timing in timings] == [2.0, 2.0, 2.0, 0.0, None, 4.0]
     shares = [timing.issued_share for timing in timings]
     assert shares == pytest.approx([2.2, 0.6, 1.0, 0.0, None, 2.8])
     assert [t.is_implausible for t in timings] == [True, False, False, False, False, True]
+
+
+def test_an_8_bit_layer_is_rated_by_the_peak_of_8_bits():
+    """The others as before: a share of float32's, and in float16's time."""
+    eight = layer("eight", kept=100_000_000, issued=150_000_000, dtype="uint8")
+    manifest = {
+        "layers": [*MANIFEST["layers"], eight],
+        "calls": [*MANIFEST["calls"], {"function": "g", "layers": ["eight"]}],
+    }
+    *others, timing = call_timings(manifest, [(1.0,)] * 7, {"float32": 100.0, "int8": 400.0})
+    assert (timing.gflops, timing.peak_share, timing.issued_share) == (200.0, 0.5, 0.75)
+    assert others[0].peak_share == 2.0
 
 
 def test_the_peak_is_measured_beside_the_layers_and_again_where_it_seems_too_low(
@@ -129,7 +174,7 @@ def test_shares_above_the_peak_are_explained_and_those_beyond_belief_are_told(mo
         (260.0, ["1 calls are above the peak: Winograd's"]),
         (20.0, ["direct + winograd seems to issue 1400% of the peak, 20 GFLOP/s"]),
     ):
-        timings = call_timings(MANIFEST, [(1.0,)] * 6, peak)
+        timings = call_timings(MANIFEST, [(1.0,)] * 6, {"float32": peak})
         monkeypatch.setattr("rt3d_tvm.measure.bench.bench_layers", lambda *a, t=timings, **k: t)
         assert cli.main(argv) == 0
         notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]

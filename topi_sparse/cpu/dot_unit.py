@@ -76,11 +76,14 @@ def _sdot(sums, inputs, weights, lanes: int):
 
 def _pmaddwd(sums, inputs, weights, lanes: int):
     """uint8 inputs and int8 weights as int16, whose products are summed in pairs."""
-    name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[lanes]
     data = tvm.tirx.reinterpret(f"uint8x{2 * lanes}", inputs).astype(f"int16x{2 * lanes}")
-    wide = weights.astype(f"int16x{2 * lanes}")
-    pairs = tvm.tirx.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.x86.{name}", data, wide)
-    return sums + pairs
+    return sums + summed_pairs(data, weights.astype(f"int16x{2 * lanes}"), lanes)
+
+
+def summed_pairs(data, weights, lanes: int):
+    """pmaddwd: the products of int16, the two of each lane summed in int32."""
+    name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[lanes]
+    return tvm.tirx.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.x86.{name}", data, weights)
 
 
 def _smull(sums, inputs, weights, lanes: int):
