@@ -155,8 +155,7 @@ def _core_values(
     threads = int(target.attrs.get("num-cores", 1))
     batch, _, depth, height, width = conv.out
     blocks, g_m, g_n = conv.rows[0], conv.group.g_m, conv.group.g_n
-    itemsize = np.dtype(conv.dtype).itemsize
-    columns = min(conv.tile.width, width)
+    columns, itemsize = min(conv.tile.width, width), np.dtype(conv.dtype).itemsize
     strips, rest = ceil_div(width, columns), width % columns
     # Outer and inner extents; a schedule without a decision leaves an axis in one piece outside.
     (p_out, p_in), (d_out, d_in), (h_out, h_in) = [
