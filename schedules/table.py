@@ -70,6 +70,7 @@ RULES: dict[str, tuple[ScheduleRule, ...]] = {
         KernelRule("quantized_kgs_conv3d", schedule_kgs_conv3d),
         KernelRule("kgs_conv2plus1d", schedule_kgs_conv2plus1d),
         KernelRule("depthwise_conv3d", schedule_depthwise_conv3d),
+        KernelRule("quantized_depthwise_conv3d", schedule_depthwise_conv3d),
         KernelRule("max_pool3d", schedule_max_pool3d),
         KernelRule("winograd_input", schedule_winograd_transform),
         KernelRule("winograd_output", schedule_winograd_transform),

@@ -103,6 +103,11 @@ class PackedConv3d(Windows):
         """The type of the sums."""
         return self.dtype
 
+    @property
+    def stored_filters(self) -> int:
+        """Filters with their padding: the length of the bias."""
+        raise NotImplementedError(f"{type(self).__name__} does not pad its filters")
+
     def prim_func(self) -> tvm.tirx.PrimFunc:
         """The kernel that this defines, not scheduled yet."""
         raise NotImplementedError(f"{type(self).__name__} defines more than one kernel")

@@ -4,25 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional
-from tvm.s_tir import dlight
 
-import schedules.table
 from rt3d_tvm.compile.targets import make_target
+from tests.quantized_kernels import TARGETS, compare, exact_sums, expected, run
 from tests.random_convolutions import draw_sizes
 from topi_sparse.cpu.dot_unit import dot_unit
 from topi_sparse.cpu.quantized_choice import quantized_group, quantized_tile_of
-from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedAdd, QuantizedKGSConv3d
+from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d
+from topi_sparse.cpu.quantized_sums import QuantizedAdd
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout
-
-# Of x86: with and without a dot product, wide and narrow.
-TARGETS = ("x86-64-avx2", "x86-64-avx512", "host")
 
 
 def pruned(rng, shape, *, density, group):
@@ -31,45 +25,6 @@ def pruned(rng, shape, *, density, group):
     keep = rng.random((-(-m // group.g_m), -(-n // group.g_n), *kernel)) < density
     keep = keep.repeat(group.g_m, 0).repeat(group.g_n, 1)[:m, :n]
     return (rng.integers(-127, 128, shape) * keep).astype("int8")
-
-
-def exact_sums(conv, x, weight, bias):
-    """The sums in float64, which holds them all exactly; (B, M, D, H, W) as int64."""
-    front, top, left, back, bottom, right = conv.padding
-    centred = torch.from_numpy(x.astype("float64") - conv.x.fill)
-    sums = functional.conv3d(
-        functional.pad(centred, (left, right, top, bottom, front, back)),
-        torch.from_numpy(weight.astype("float64")),
-        torch.from_numpy(bias.astype("float64")),
-        stride=conv.stride,
-        dilation=conv.dilation,
-    )
-    assert sums.abs().max() < 2**31
-    return sums.numpy().astype("int64")
-
-
-def expected(conv, sums, scale, residual):
-    """What ONNX's operators make of the sums, in float32 as ONNX Runtime computes them."""
-    value = sums.astype("float32") * scale.reshape(1, -1, 1, 1, 1)
-    if conv.is_real:
-        value = np.maximum(value, 0) if conv.relu else value
-        return value if conv.ceiling is None else np.minimum(value, np.float32(conv.ceiling))
-    if conv.added is not None:
-        added = conv.added
-        value = np.rint(np.clip(value, added.low, added.high)) * np.float32(added.step)
-        other = residual.astype("int32") - added.residual_zero
-        value = value + other.astype("float32") * np.float32(added.residual_step)
-        value = value * np.float32(added.per_step)
-    return np.rint(np.clip(value, conv.low, conv.high)).astype("int64") + conv.y.fill
-
-
-def run(conv, args, target):
-    mod = tvm.IRModule({"main": conv.prim_func().with_attr("global_symbol", "main")})
-    with target:
-        mod = dlight.ApplyDefaultSchedule(*schedules.table.rules("cpu"))(mod)
-    tensors = [tvm.runtime.tensor(arg) for arg in args]
-    tvm.compile(mod, target=target)["main"](*tensors)
-    return tensors[-1].numpy()
 
 
 def kernel_of(unit, weight, stored, *, group, tile, zero, y_zero, residual, real, **geometry):
@@ -130,17 +85,6 @@ def check(target_name, *, weight, data, group=None, zero, y_zero, seed=0, extrem
     y = run(conv, [*args, np.zeros(conv.y.shape(conv.out), conv.result)], target)
     compare(conv, conv.y.unpacked(y, conv.out), expected(conv, sums, scale, other))
     assert (y[:, :, :, :, [0, -1]] == conv.y.fill).all()
-
-
-def compare(conv, got, wanted):
-    if conv.is_real:  # one rounding of the sum to float32, one of the product
-        np.testing.assert_allclose(got, wanted, rtol=2 * 2.0**-23)
-    elif conv.added is None:
-        np.testing.assert_array_equal(got, wanted)
-    else:  # a multiply-add rounds once where two operations round twice: of ties one in a thousand
-        off = abs(got - wanted)
-        assert off.max(initial=0) <= 1
-        assert np.count_nonzero(off) <= max(2, off.size // 1000)
 
 
 PLAIN = {"stride": (1, 1, 1), "padding": (1,) * 6, "dilation": (1, 1, 1)}

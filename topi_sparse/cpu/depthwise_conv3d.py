@@ -8,6 +8,8 @@ memory the activations come from, not the multiply-adds.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +19,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from topi_sparse.activation import activated
+from topi_sparse.cpu.dot_unit import DotUnit
 from topi_sparse.cpu.register_tile import VectorUnit
 from topi_sparse.halo import fill_halo
 from topi_sparse.layout import PackedLayout, ceil_div
@@ -63,7 +66,7 @@ def packed_windows(weight: np.ndarray, c_block: int) -> np.ndarray:
     return np.ascontiguousarray(split.transpose(0, 2, 3, 4, 1)).ravel()
 
 
-def default_width(*, out_width: int, kernel_w: int, unit: VectorUnit) -> int:
+def default_width(*, out_width: int, kernel_w: int, unit: VectorUnit | DotUnit) -> int:
     """Output columns of the register tile: an accumulator and an input each, beside the weights.
 
     As many as there are registers for, in strips of equal width.
@@ -79,21 +82,28 @@ def depthwise_conv3d(conv: DepthwiseConv3d) -> tvm.tirx.PrimFunc:
     those of ``packed_windows``; bias holds the channels, padded with zeros. Blocks: "halo" writes
     y's zeros, "tile" all the rest.
     """
-    batch, _, depth, height, breadth = conv.out
-    width = min(conv.width, breadth)
-    strips, rest = ceil_div(breadth, width), breadth % width
-    lanes = conv.x.c_block
     shapes = {
         "x": conv.x.shape(conv.data),
-        "windows": (conv.stored_filters * conv.kernel[0] * conv.kernel[1] * conv.kernel[2],),
+        "windows": (conv.stored_filters * math.prod(conv.kernel),),
         "bias": (conv.stored_filters,),
         "residual": conv.residual and conv.residual.shape(conv.out),
         "y": conv.y.shape(conv.out),
     }
+    return packed_depthwise(conv, typed(shapes, conv.dtype), _register_tile)
+
+
+def packed_depthwise(
+    conv: DepthwiseConv3d, arguments: Mapping[str, tuple], of_tile: Callable[..., None]
+) -> tvm.tirx.PrimFunc:
+    """The loops over strips; ``of_tile(conv, args, acc, position, columns=)`` computes one."""
+    batch, _, depth, height, breadth = conv.out
+    width = min(conv.width, breadth)
+    strips, rest = ceil_div(breadth, width), breadth % width
+    lanes = conv.x.c_block
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        args = begin(DEPTHWISE_ATTRIBUTE, conv.to_json(), typed(shapes, conv.dtype))
+        args = begin(conv.name, conv.to_json(), arguments)
         with T.sblock("root"):
-            fill_halo(conv.y, conv.out, conv.dtype, args["y"])
+            fill_halo(conv.y, conv.out, arguments["y"][1], args["y"])
             extents = (batch, conv.blocks, depth, height, strips)
             with T.grid(*extents) as loops, T.sblock("tile"):
                 position = spatial(extents, loops)
@@ -101,15 +111,15 @@ def depthwise_conv3d(conv: DepthwiseConv3d) -> tvm.tirx.PrimFunc:
                 left = conv.y.halo_w + strip * width
                 T.reads(*(whole(args[name]) for name in args if name != "y"))
                 T.writes(args["y"][n, block, d, h + conv.y.halo_h, left : left + width, 0:lanes])
-                acc = T.sblock_alloc_buffer((width * lanes,), conv.dtype, layout=None)
+                acc = T.sblock_alloc_buffer((width * lanes,), conv.summed_dtype, layout=None)
                 if rest:
                     with T.If(strip < strips - 1):
                         with T.Then():
-                            _register_tile(conv, args, acc, position, columns=width)
+                            of_tile(conv, args, acc, position, columns=width)
                         with T.Else():
-                            _register_tile(conv, args, acc, position, columns=rest)
+                            of_tile(conv, args, acc, position, columns=rest)
                 else:
-                    _register_tile(conv, args, acc, position, columns=width)
+                    of_tile(conv, args, acc, position, columns=width)
     return builder.get()
 
 

@@ -7,6 +7,11 @@ An instruction multiplies 4 bytes of input, the same for all lanes, with 4 weigh
                      sums[m, 1] += x[2] w[m, 2] + x[3] w[m, 3]
 
 The second row is for processors without a dot product. None of them saturates.
+
+Where each filter has a channel to itself, the four bytes are of one channel: neighbours along W.
+Without a dot product they are taken one by one, each in a lane of int32::
+
+    pmaddwd, smlal   sums[c] += x[c] w[c]
 """
 
 from __future__ import annotations
@@ -56,10 +61,13 @@ class Instruction:
     """parts: sums of a filter. multiply: (sums, inputs, weights, lanes) -> sums.
 
     inputs: int32, the 4 bytes in each lane of as many filters; weights: int8, 4 a filter.
+    one_by_one: the same of int32 lanes that hold an input and a weight each; None where a dot
+    product takes four of a channel.
     """
 
     parts: int
     multiply: Callable
+    one_by_one: Callable | None = None
 
 
 def _vpdpbusd(sums, inputs, weights, lanes: int):
@@ -98,11 +106,23 @@ def _smull(sums, inputs, weights, lanes: int):
     return sums + pairs
 
 
+def _pmaddwd_of_lanes(sums, inputs, weights, lanes: int):
+    """The upper half of a lane holds the sign of the weight, and of the input, uint8, a zero."""
+    name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[lanes]
+    data, wide = (tvm.tirx.reinterpret(f"int16x{2 * lanes}", each) for each in (inputs, weights))
+    return sums + tvm.tirx.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.x86.{name}", data, wide)
+
+
+def _smlal(sums, inputs, weights, _lanes: int):
+    """Both are extended int8, of which LLVM makes an ``smlal`` of int16."""
+    return sums + inputs * weights
+
+
 INSTRUCTIONS = {
     "vpdpbusd": Instruction(parts=1, multiply=_vpdpbusd),
     "sdot": Instruction(parts=1, multiply=_sdot),
-    "pmaddwd": Instruction(parts=2, multiply=_pmaddwd),
-    "smull": Instruction(parts=2, multiply=_smull),
+    "pmaddwd": Instruction(parts=2, multiply=_pmaddwd, one_by_one=_pmaddwd_of_lanes),
+    "smull": Instruction(parts=2, multiply=_smull, one_by_one=_smlal),
 }
 
 

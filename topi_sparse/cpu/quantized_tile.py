@@ -26,9 +26,9 @@ import numpy as np
 import tvm
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.activation import activated
 from topi_sparse.cpu.dot_unit import CHANNELS, INSTRUCTIONS, broadcast
 from topi_sparse.cpu.kgs_tile import At, either
+from topi_sparse.cpu.quantized_sums import Results
 
 if TYPE_CHECKING:
     from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d
@@ -136,49 +136,14 @@ class QuantizedTile:
 
     def store(self) -> None:
         """Scale, round and store every result."""
+        conv, at = self.conv, self.at
         for i in range(self.columns):
             for r in range(self.rows // self.lanes):
-                T.buffer_store(self.args["y"], self._result(i, r), self._stored(self.conv.y, i, r))
-
-    def _result(self, i: int, r: int):
-        conv, at = self.conv, self.at
-        lane = T.Ramp(at.p * conv.group.g_m + r * self.lanes, 1, self.lanes)
-        total = self._total(i, r) + self.args["bias"][lane]
-        if conv.corrects_planes:
-            kd_begin, kd_end = conv.valid_locations(at.d)
-            planes = self.args["planes"]
-            behind, before = (
-                planes[T.Ramp(kd * conv.stored_filters + lane.base, 1, self.lanes)]
-                for kd in (kd_end, kd_begin)
-            )
-            total = total - (behind - before)
-        value = total.astype(f"float32x{self.lanes}") * self.args["scale"][lane]
-        if conv.is_real:
-            return activated(
-                value, relu=conv.relu, ceiling=conv.ceiling, dtype="float32", lanes=self.lanes
-            )
-        if conv.added is not None:
-            value = self._with_residual(value, i, r)
-        rounded = self._rounded(value, conv.low, conv.high).astype(f"int32x{self.lanes}")
-        zero = T.Broadcast(tvm.tirx.const(conv.y.fill, "int32"), self.lanes)
-        return (rounded + zero).astype(f"{conv.result}x{self.lanes}")
-
-    def _with_residual(self, value, i: int, r: int):
-        added = self.conv.added
-        other = self.args["residual"][tuple(self._stored(self.conv.residual, i, r))]
-        other = other.astype(f"int32x{self.lanes}")
-        other = other - T.Broadcast(tvm.tirx.const(added.residual_zero, "int32"), self.lanes)
-        value = self._rounded(value, added.low, added.high) * self._real(added.step)
-        value = value + other.astype(f"float32x{self.lanes}") * self._real(added.residual_step)
-        return value * self._real(added.per_step)
-
-    def _rounded(self, value, low: int, high: int):
-        """Within the bounds, then to the nearest whole number, of two the even one."""
-        value = T.max(T.min(value, self._real(high)), self._real(low))
-        return tvm.tirx.nearbyint(value)
-
-    def _real(self, value: float):
-        return T.Broadcast(tvm.tirx.const(value, "float32"), self.lanes)
+                first = at.p * conv.group.g_m + r * self.lanes
+                results = Results(conv=conv, args=self.args, d=at.d, first=first, lanes=self.lanes)
+                residual = self._stored(conv.residual, i, r) if conv.added is not None else []
+                value = results.of(self._total(i, r), residual)
+                T.buffer_store(self.args["y"], value, self._stored(conv.y, i, r))
 
     def _total(self, i: int, r: int):
         """The sums of a vector of filters."""

@@ -14,6 +14,10 @@ from topi_sparse import packed
 from topi_sparse.cpu.depthwise_conv3d import DepthwiseConv3d, depthwise_conv3d
 from topi_sparse.cpu.kgs_conv2plus1d import KGSConv2Plus1D, kgs_conv2plus1d
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d, kgs_conv3d
+from topi_sparse.cpu.quantized_depthwise_conv3d import (
+    QuantizedDepthwiseConv3d,
+    quantized_depthwise_conv3d,
+)
 from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d, quantized_kgs_conv3d
 from topi_sparse.cpu.winograd import WinogradConv3d, winograd_input, winograd_output
 from topi_sparse.layout import PackedLayout
@@ -32,6 +36,7 @@ PACKED_KERNELS: dict[str, tuple[type[PackedKernel], Callable[..., tvm.tirx.PrimF
     "kgs_conv2plus1d": (KGSConv2Plus1D, kgs_conv2plus1d),
     "opencl_kgs_conv3d": (OpenCLKGSConv3d, opencl_kgs_conv3d),
     "depthwise_conv3d": (DepthwiseConv3d, depthwise_conv3d),
+    "quantized_depthwise_conv3d": (QuantizedDepthwiseConv3d, quantized_depthwise_conv3d),
     "winograd_input": (WinogradConv3d, winograd_input),
     "winograd_output": (WinogradConv3d, winograd_output),
 }
