@@ -17,6 +17,7 @@ from rt3d_tvm.compile.onnx_file import (
     load_external_data,
     read_model,
 )
+from rt3d_tvm.compile.onnx_pads import merge_pads
 from rt3d_tvm.compile.onnx_quantized import check_quantization, write_as_qdq
 from rt3d_tvm.compile.onnx_rewrites import (
     remove_dead_nodes,
@@ -94,6 +95,8 @@ def _accepted_model(path: Path) -> tuple[onnx.ModelProto, dict[str, list[int]]]:
     remove_dead_nodes(model)
     remove_unused_outputs(model)
     write_padding(model, shapes)
+    merge_pads(model, shapes)
+    remove_dead_nodes(model)
     return model, shapes
 
 
