@@ -26,6 +26,7 @@ from rt3d_tvm.compile.passes.conv2plus1d import Conv2Plus1D
 from rt3d_tvm.compile.passes.evaluate_constants import EvaluateConstants
 from rt3d_tvm.compile.passes.fully_connected import FullyConnectedAsConv3d
 from rt3d_tvm.compile.passes.keep_packed import KeepPacked
+from rt3d_tvm.compile.passes.kept_axes import KeptAxes
 from rt3d_tvm.compile.passes.limit_fusion import LimitFusion
 from rt3d_tvm.compile.passes.move_dequantize import MoveDequantize
 from rt3d_tvm.compile.passes.own_result import OwnResult
@@ -59,6 +60,7 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         ("zero_factors", ZeroFactors()),
         ("evaluate_constants", EvaluateConstants()),
         ("clip", ClipAsOperators()),
+        ("kept_axes", KeptAxes()),
         # A pool or a view between a dequantisation and a layer would keep the layer in float32.
         ("move_before_layers", MoveDequantize()),
         # Before the weights are folded into real numbers.
