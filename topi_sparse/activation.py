@@ -20,7 +20,12 @@ def activated(value, *, relu: bool, ceiling: float | None, dtype: str, lanes: in
 
 
 def upper_bound(value: float, dtype: str) -> tvm.tirx.PrimExpr:
-    """The constant, or the nearest finite number of the type; an infinity bounds nothing."""
+    """The constant, or the nearest finite number of the type; an infinity bounds nothing.
+
+    Of whole numbers it is one of the type.
+    """
+    if np.issubdtype(np.dtype(dtype), np.integer):
+        return tvm.tirx.const(int(value), dtype)
     limits = np.finfo(dtype)
     if not np.isinf(value):
         value = float(np.clip(value, limits.min, limits.max))

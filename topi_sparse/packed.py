@@ -71,6 +71,13 @@ def minimum(
     return _elementwise([x], y, data, dtype, lambda a: te.min(a, upper_bound(bound, dtype)))
 
 
+def maximum(
+    data: Shape, x: PackedLayout, y: PackedLayout, dtype: str, *, bound: float
+) -> tirx.PrimFunc:
+    """max(x, bound)."""
+    return _elementwise([x], y, data, dtype, lambda a: te.max(a, upper_bound(bound, dtype)))
+
+
 def add(data: Shape, layouts: Sequence[PackedLayout], y: PackedLayout, dtype: str):
     """a + b, of one shape each."""
     return _elementwise(layouts, y, data, dtype, lambda a, b: a + b)

@@ -11,7 +11,13 @@ from rt3d_tvm.artifact.load import load
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.frontend import import_onnx, layer_names
 from rt3d_tvm.errors import InputError
-from tests.quantized_models import SHAPE, net, quantized_by_onnxruntime, run_by_onnxruntime
+from tests.quantized_models import (
+    SHAPE,
+    net,
+    quantized_by_onnxruntime,
+    run_by_onnxruntime,
+    separable_net,
+)
 
 EIGHT = "quantized_kgs_conv3d"
 
@@ -45,6 +51,26 @@ def test_pictures_are_computed_like_clips_of_one_frame(tmp_path):
     manifest = compile_onnx(path, tmp_path / "artifact")
     assert [layer["kernel"] for layer in manifest["layers"]] == [EIGHT] * 6
     x = inputs(SHAPE[:2] + SHAPE[3:])
+    np.testing.assert_array_equal(load(tmp_path / "artifact").run(x), run_by_onnxruntime(path, x))
+
+
+@pytest.mark.parametrize(
+    ("axes", "target", "options"),
+    [
+        (3, "host", {}),
+        (3, "host", {"activations": "int8"}),
+        (2, "host", {"format": "QOperator"}),
+        (2, "x86-64-avx2", {}),
+    ],
+)
+def test_a_depthwise_separable_network_stays_in_8_bits(tmp_path, axes, target, options):
+    path = quantized_by_onnxruntime(tmp_path, separable_net(axes), **options)
+    manifest = compile_onnx(path, tmp_path / "artifact", target=target)
+    kernels = {layer["name"]: layer["kernel"] for layer in manifest["layers"]}
+    assert {kernels.pop("a"), kernels.pop("d")} == {"quantized_depthwise_conv3d"}
+    assert [*kernels.values()] == [EIGHT] * 6
+    assert manifest["layout_changes"] == 2
+    x = inputs(SHAPE if axes == 3 else SHAPE[:2] + SHAPE[3:])
     np.testing.assert_array_equal(load(tmp_path / "artifact").run(x), run_by_onnxruntime(path, x))
 
 

@@ -120,7 +120,7 @@ def _concat_why_not(call: relax.Call, _block: int) -> str | None:
     return None
 
 
-def _minimum_why_not(call: relax.Call, _block: int) -> str | None:
+def _bound_why_not(call: relax.Call, _block: int) -> str | None:
     bound = constant(call.args[1])
     return None if bound is not None and bound.ndim == 0 else "its bound is no constant scalar"
 
@@ -167,8 +167,14 @@ OPERATORS = {
         make=lambda call, data, layouts, y, dtype: packed.relu(data[0], layouts[0], y, dtype),
     ),
     "relax.minimum": PackedOperator(
-        why_not=_minimum_why_not,
+        why_not=_bound_why_not,
         make=lambda call, data, layouts, y, dtype: packed.minimum(
+            data[0], layouts[0], y, dtype, bound=float(constant(call.args[1]))
+        ),
+    ),
+    "relax.maximum": PackedOperator(
+        why_not=_bound_why_not,
+        make=lambda call, data, layouts, y, dtype: packed.maximum(
             data[0], layouts[0], y, dtype, bound=float(constant(call.args[1]))
         ),
     ),

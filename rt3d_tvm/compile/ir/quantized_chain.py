@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from tvm import relax
@@ -90,20 +90,17 @@ class QuantizedChains:
     def why_real(self, layer: relax.VarBinding) -> str | None:
         """Why a layer that has 8-bit tensors is none of them all; None where it has none."""
         data, weight = layer.value.args
-        x = self._quantized(data)
+        x = self._data(data)
         dequantized = self._bound.get(weight)
         stored = dequantized is not None and is_op(dequantized, "relax.dequantize")
         if x is None:
             return "its weight is quantised, and not what it reads" if stored else None
-        groups = int(getattr(layer.value.attrs, "groups", 1))
-        if groups > 1 and (known_shape(weight)[:2] == (groups, 1)):
-            return "each filter sees one channel, for which there is no 8-bit kernel"
         return "its weight is not one of 8 bits with a scale for each filter"
 
     def chain_from(self, layer: relax.VarBinding) -> QuantizedChain | None:
         """The chain that begins with a layer; None where that is not one of 8-bit tensors."""
         call = layer.value
-        x, weight = self._quantized(call.args[0]), self._weight(call)
+        x, weight = self._data(call.args[0]), self._weight(call)
         if x is None or weight is None or static_shape(call.args[0]) is None:
             return None
         found = _Sum(bindings=[layer])
@@ -126,6 +123,7 @@ class QuantizedChains:
                 residual=None if added is None else added.quantization,
                 inner_relu=added is not None and found.relu,
                 inner_ceiling=None if added is None else found.ceiling,
+                depthwise=is_depthwise(values, conv_groups(call)),
             ),
             x=x[0],
             residual=None if added is None else added.var,
@@ -190,8 +188,21 @@ class QuantizedChains:
         found = _quantization(call)
         return None if found is None else (call.args[0], found)
 
+    def _data(self, expr: relax.Expr) -> tuple[relax.Var, Quantization] | None:
+        """The same of what a layer reads, which may be multiplied by a number: a Gemm's alpha."""
+        call = self._bound.get(expr)
+        if call is None or not is_op(call, "relax.multiply"):
+            return self._quantized(expr)
+        found, factor = self._quantized(call.args[0]), constant(call.args[1])
+        if found is None or factor is None or factor.size != 1 or not 0 < factor < np.inf:
+            return None
+        return found[0], replace(found[1], scale=found[1].scale * float(factor.item()))
+
     def _weight(self, call: relax.Call) -> tuple[np.ndarray, np.ndarray] | None:
-        """The weight as int8 (M, N, KD, KH, KW), and the scale of each filter."""
+        """The weight as int8 (M, N, KD, KH, KW), and the scale of each filter.
+
+        N is 1 where each filter has a channel to itself; other groups are written out, with zeros.
+        """
         found = self._stored_weight(call.args[1])
         if found is None:
             return None
@@ -203,10 +214,9 @@ class QuantizedChains:
             layouts = (call.attrs.data_layout, call.attrs.kernel_layout)
             if rank == 1 or layouts != _PLAIN[rank]:
                 return None
-            groups = int(call.attrs.groups)
-            if is_depthwise(values, groups):
-                return None
-            values = values if groups == 1 else ungrouped(values, groups)
+            groups = conv_groups(call)
+            if groups > 1 and not is_depthwise(values, groups):
+                values = ungrouped(values, groups)
             values = values.reshape(*values.shape[:2], *(1,) * (3 - rank), *values.shape[2:])
         filters = values.shape[0]
         if scales.size != 1 and not scales.size == scales.shape[0] == filters:
@@ -292,6 +302,11 @@ class QuantizedChains:
             along[int(call.attrs.axis) % stored.ndim] = -1
         scale, zero = (each.astype("float64").reshape(along) for each in (scale, zero))
         return (stored.astype("float64") - zero) * scale
+
+
+def conv_groups(call: relax.Call) -> int:
+    """The groups of a convolution; a matrix is one."""
+    return 1 if is_op(call, "relax.matmul") else int(call.attrs.groups)
 
 
 def _quantization(call: relax.Call) -> Quantization | None:

@@ -187,7 +187,7 @@ def _layouts(
             layouts[var], dtypes[var] = kernel[1].y, dtype_of(var)
         elif change is not None:
             source = call.args[1].fields[0]
-            if source in layouts and dtypes[source] == change["dtype"]:
+            if source in layouts and _serves(layouts[source], dtypes[source], change):
                 layouts[var], dtypes[var] = layouts[source], dtypes[source]
         elif isinstance(call, relax.Call):
             forms = [
@@ -214,6 +214,16 @@ def _layouts(
         if layout_change(mod, binding.value) is not None and binding.var in layouts:
             layouts[binding.var] = layouts[binding.value.args[1].fields[0]]
     return layouts, reasons
+
+
+def _serves(layout: PackedLayout, dtype: str, change: dict) -> bool:
+    """Whether a packed value is what a layout change gives, but for its halo.
+
+    A quantised value may be read with another zero point than it is stored with, by which it would
+    have to be surrounded.
+    """
+    filled = change["kind"] == "unpack" or layout.fill == change["layout"]["fill"]
+    return filled and dtype == change["dtype"]
 
 
 def _layout_changes(mod: tvm.IRModule) -> int:

@@ -15,6 +15,8 @@ After::
     lv1 = R.call_tir(cls.quantized_kgs_conv3d, (lv, blocks, offsets, pointers, bias, scale))
     yq = R.call_tir(cls.unpack, (lv1,))
 
+or quantized_depthwise_conv3d, where each filter has a channel to itself.
+
 A residual may follow: dequantize, add of another dequantized value, ReLU, quantize. All 8-bit
 values of the module become the type that the target's instructions take (uint8, or int8), their
 zero points with them.
@@ -34,11 +36,10 @@ from tvm.target import Target
 from rt3d_tvm.compile.backends import backend_of
 from rt3d_tvm.compile.ir.dataflow import bindings, rewritten, static_shape, users
 from rt3d_tvm.compile.ir.packed_call import emit_pack, emit_unpack
-from rt3d_tvm.compile.ir.quantized_chain import QuantizedChain, QuantizedChains
+from rt3d_tvm.compile.ir.quantized_chain import QuantizedChain, QuantizedChains, conv_groups
 from rt3d_tvm.compile.ir.report import ConvReport, weights_digest
 from rt3d_tvm.compile.kernels.kernel import Kernel
 from rt3d_tvm.compile.kernels.quantized import quantized, why_not_quantized
-from rt3d_tvm.compile.passes.stored_type import why_not as why_not_stored
 from rt3d_tvm.compile.passes.stored_type import with_stored_type
 from topi_sparse.kernel_group import KernelGroup
 
@@ -61,7 +62,7 @@ class QuantizedConv3d:
         self, mod: tvm.IRModule, _context: tvm.transform.PassContext
     ) -> tvm.IRModule:
         """The module with its quantised layers as kernels; as it is where it has none."""
-        if self.unit is None or why_not_stored(mod["main"]) is not None:
+        if self.unit is None:
             return mod
         mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
         mod = with_stored_type(mod, self.unit.stored)
@@ -153,17 +154,22 @@ class _Rewriter(relax.PyExprMutator):
 
 def _report(chain: QuantizedChain, kernel: Kernel) -> ConvReport:
     conv = chain.convolution
-    density = np.count_nonzero(conv.weight) / conv.weight.size
-    macs = int(np.prod(conv.out)) * int(np.prod(conv.weight.shape[1:]))
+    filters, channels, *window = conv.weight.shape
+    # Those that a filter sees; in the weight there are zeros for the others.
+    seen = channels if conv.depthwise else channels // conv_groups(chain.bindings[0].value)
+    shape = (filters, seen, *window)
+    density = np.count_nonzero(conv.weight) / np.prod(shape)
+    macs = int(np.prod(conv.out)) * int(np.prod(shape[1:]))
+    group = getattr(kernel.products, "group", None)
     return ConvReport(
-        weight=conv.weight.shape,
+        weight=shape,
         out=conv.out,
         density=density,
         dense_macs=macs,
         kept_macs=round(macs * density),
         issued_macs=kernel.issued_macs,
         kernel=kernel.name,
-        group=str(kernel.products.group),
+        group=str(group) if group else None,
         weights_digest=weights_digest(kernel.products, kernel.pack()),
         dtype=kernel.products.dtype,
         weight_dtype="int8",
