@@ -65,6 +65,12 @@ SAME = {"pool_size": (3, 3, 3), "strides": (1, 1, 1), "padding": (1, 1, 1)}
                 b.emit(relax.op.nn.max_pool3d(y, **POOL)), relax.const(0.5)
             ),
         ),
+        (
+            "maximum",
+            lambda b, y: relax.op.maximum(
+                b.emit(relax.op.nn.max_pool3d(y, **POOL)), relax.const(-0.5)
+            ),
+        ),
         ("add", lambda b, y: relax.op.add(y, b.emit(relax.op.nn.max_pool3d(y, **SAME)))),
     ],
 )
