@@ -78,10 +78,9 @@ def input_strength(
         layer = None if product.source is None else survey.layer(product.source.names[0])
         if layer is None or layer.name not in names:
             return
-        x, name = product.read.double(), layer.name
-        total = x.square().sum(dim=[0, *range(2, x.dim())])
-        squares[name] = squares.get(name, 0) + total
-        positions[name] = positions.get(name, 0) + x.numel() // x.shape[1]
+        total, count = product.channel_squares()
+        squares[layer.name] = squares.get(layer.name, 0) + total
+        positions[layer.name] = positions.get(layer.name, 0) + count
 
     with on_the_side(model):
         tensors = Tensors.copied(model)

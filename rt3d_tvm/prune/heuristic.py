@@ -57,6 +57,7 @@ class Heuristic:
         rate: float,
         input_shape: Sequence[int] | None = None,
         ignore: Iterable[str] = (),
+        linear: bool = False,
         group_sizes: Mapping[str, KernelGroup] | None = None,
         max_batches: int,
     ) -> dict[str, Tensor]:
@@ -67,7 +68,12 @@ class Heuristic:
         survey = model
         if not isinstance(survey, Survey):
             survey = survey_model(model, input_shape=input_shape)
-        layers = {"scheme": scheme, "ignore": tuple(ignore), "group_sizes": group_sizes}
+        layers = {
+            "scheme": scheme,
+            "ignore": tuple(ignore),
+            "linear": linear,
+            "group_sizes": group_sizes,
+        }
         names = layer_schemes(survey, **layers)
         strength = input_strength(survey, names, batches, max_batches=max_batches)
         now = unit_rate(survey, names)

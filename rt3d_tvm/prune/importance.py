@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
@@ -18,9 +19,17 @@ from rt3d_tvm.prune.products import WeightSources
 from rt3d_tvm.prune.survey import Survey, survey_model
 from rt3d_tvm.prune.weights import ComputedWeight
 
-_PRODUCTS = (
-    *(torch.conv1d, torch.conv2d, torch.conv3d, functional.linear),
-    *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
+# Products by a weight, and by how many axes their channels are followed.
+_CONVOLUTIONS = {
+    **dict.fromkeys((torch.conv1d, torch.conv_transpose1d), 1),
+    **dict.fromkeys((torch.conv2d, torch.conv_transpose2d), 2),
+    **dict.fromkeys((torch.conv3d, torch.conv_transpose3d), 3),
+}
+_PRODUCTS = {**_CONVOLUTIONS, functional.linear: 0}
+# Products of two factors, either of which may be the weight.
+_MATRIX_PRODUCTS = (
+    *(torch.matmul, Tensor.matmul, Tensor.__matmul__),
+    *(torch.mm, Tensor.mm, torch.bmm, Tensor.bmm),
 )
 # Norms that take their statistics from the input, which would divide the importance out.
 _LIVE_NORMS = (
@@ -43,12 +52,12 @@ def weight_importance(
     importance = {}
     for name, a in strength.items():
         layer = survey.layer(name)
-        magnitude = layer.weight.in_effect().detach().double().abs()
+        magnitude = layer.filters().double().abs()
         filters = magnitude.shape[0] // layer.conv_groups
         # In a grouped convolution weight[m, n] reads the n-th channel of the group of m.
         read = a.reshape(layer.conv_groups, -1).repeat_interleave(filters, dim=0)
         shaped = [1] * (magnitude.dim() - 2)
-        importance[name] = (
+        importance[name] = layer.axes.weight(
             magnitude * output[name].reshape(-1, 1, *shaped) * read.reshape(*read.shape, *shaped)
         )
     return importance
@@ -114,6 +123,10 @@ class _Magnitudes(TorchFunctionMode):
         if function in _LIVE_NORMS or _is_live_batch_norm(function, args, kwargs):
             # A copy: what follows may write into it.
             return (args[0] if args else kwargs["input"]).clone()
+        if function is functional.multi_head_attention_forward:
+            return self._attention(args, kwargs)
+        if function in _MATRIX_PRODUCTS and len(args) == 2:
+            return self._matrix_product(function, *args)
         if function not in _PRODUCTS:
             return function(*args, **kwargs)
         named = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
@@ -125,15 +138,46 @@ class _Magnitudes(TorchFunctionMode):
             *args[3:],
             **named,
         )
+        axis = out.dim() - 1 - _PRODUCTS[function]
+        return self._shifted(out, weight, axis)
+
+    def _matrix_product(self, function, a: Tensor, b: Tensor) -> Tensor:
+        """Parameters have no sign already; computed weights lose it here."""
+        first, _ = self.sources.of(a)
+        second, _ = self.sources.of(b)
+        if first is None and second is None:
+            return function(a, b)
+        out = function(a.abs() if first else a, b.abs() if second else b)
+        # Of x @ W the filters are the last axis, of W @ x the one before the positions.
+        axis = out.dim() - (1 if second is not None or b.dim() == 1 else 2)
+        return self._shifted(out, b if second else a, axis)
+
+    def _attention(self, args: tuple, kwargs: dict) -> object:
+        """Attention calls no function that could be seen, but adds biases to its two products."""
+        signature = inspect.signature(functional.multi_head_attention_forward)
+        named = signature.bind(*args, **kwargs).arguments
+        for which in ("in_proj", "out_proj"):
+            weight, bias = named.get(f"{which}_weight"), f"{which}_bias"
+            shift = None if weight is None else self._shift_of(weight, weight.shape[0])
+            if shift is not None:
+                named[bias] = shift if named.get(bias) is None else named[bias] + shift
+        return functional.multi_head_attention_forward(**named)
+
+    def _shifted(self, out: Tensor, weight: Tensor, axis: int) -> Tensor:
+        shift = self._shift_of(weight, out.shape[axis])
+        return out if shift is None else out + shift.reshape(-1, *[1] * (out.dim() - 1 - axis))
+
+    def _shift_of(self, weight: Tensor, channels: int) -> Tensor | None:
+        """The zeros for this weight's channels; None if nobody asks for them."""
         source, _ = self.sources.of(weight)
         layer = None if source is None else self.survey.layer(source.names[0])
         if layer is None or layer.name not in self.names:
-            return out
+            return None
         if layer.name not in self.shifts:
             self.shifts[layer.name] = torch.zeros(
-                out.shape[1], dtype=out.dtype, device=out.device, requires_grad=True
+                channels, dtype=weight.dtype, device=weight.device, requires_grad=True
             )
-        return out + self.shifts[layer.name].reshape(-1, *[1] * (out.dim() - 2))
+        return self.shifts[layer.name]
 
 
 def _is_live_batch_norm(function: object, args: tuple, kwargs: Mapping) -> bool:

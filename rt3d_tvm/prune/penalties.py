@@ -34,7 +34,7 @@ class Penalties:
         self._of = {
             name: LayerPenalty.of(
                 self._algorithm,
-                self._survey.layer(name).weight.in_effect().detach(),
+                self._survey.layer(name).filters(),
                 scheme=scheme,
                 conv_groups=self._survey.layer(name).conv_groups,
                 cost=self._costs[name],
@@ -46,19 +46,19 @@ class Penalties:
         """Add their gradients to those of the weights; whether these had any."""
         found = False
         for name in self._schemes:
-            weight = self._survey.layer(name).weight
-            if weight.has_gradient:
+            layer = self._survey.layer(name)
+            if layer.weight.has_gradient:
                 found = True
                 if name in self._of:
-                    weight.add_gradient_(self._of[name].gradient(weight.in_effect()))
+                    gradient = self._of[name].gradient(layer.filters())
+                    layer.weight.add_gradient_(layer.axes.weight(gradient))
         return found
 
     @torch.no_grad()
     def value(self) -> float:
         """Their sum, a term of the loss."""
         terms = (
-            penalty.value(self._survey.layer(name).weight.in_effect())
-            for name, penalty in self._of.items()
+            penalty.value(self._survey.layer(name).filters()) for name, penalty in self._of.items()
         )
         return sum(terms, start=0.0)
 

@@ -50,8 +50,9 @@ class Product:
 
     ``weight`` is the factor that does not depend on the input, None where both do. ``source`` is
     the parameter it is, None if it was computed from one on the way or is only a part of one.
-    ``as_it_is`` says whether its axes are those of the source. ``operator`` is convolution,
-    transposed convolution or matrix product. ``module`` is the innermost one that was running.
+    ``as_it_is`` says whether the source's axes are those of filters and channels, and ``weight``
+    then has them; ``inputs_first`` is that of `FilterAxes`. ``operator`` is convolution, transposed
+    convolution or matrix product. ``module`` is the innermost one that was running.
     """
 
     operator: str
@@ -61,8 +62,20 @@ class Product:
     weight: Tensor | None
     source: Source | None
     as_it_is: bool
+    inputs_first: bool
     conv_groups: int
     macs: int
+    # Of ``read``: where the channels are that each filter reads.
+    channel_axis: int = 1
+
+    def channel_squares(self) -> tuple[Tensor, int]:
+        """The sum of squares of each input channel, in float64, and over how many positions."""
+        x = self.read
+        channel_axis = self.channel_axis % x.dim()
+        others = [axis for axis in range(x.dim()) if axis != channel_axis]
+        squares = x.double().square()
+        # The sum over no axis at all is, in torch, that over every axis.
+        return squares.sum(others) if others else squares, x.numel() // x.shape[channel_axis]
 
 
 class WeightSources:
@@ -82,7 +95,24 @@ class WeightSources:
         source, tensor = self._found.get(storage(weight), (None, weight))
         if source is None or tensor.numel() != weight.numel():
             return None, False
-        return source, tensor.shape == weight.shape and tensor.stride() == weight.stride()
+        return source, _same(tensor, weight)
+
+    def matrix_of(self, weight: Tensor) -> tuple[Source | None, Tensor | None, bool]:
+        """The source of a factor of a matrix product; all of it, if it is that or its transpose;
+        and whether it is the transpose. Axes of 1 behind a matrix, as of a 1x1x1 convolution, are
+        none.
+        """
+        source, _ = self.of(weight)
+        if source is None:
+            return None, None, False
+        _, own = self._found[storage(weight)]
+        if own.dim() >= 2 and own.numel() == own.shape[0] * own.shape[1]:
+            matrix = own.flatten(1)
+            if _same(matrix, weight):
+                return source, own, False
+            if weight.dim() == 2 and _same(matrix, weight.t()):
+                return source, own, True
+        return source, None, False
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
@@ -154,13 +184,15 @@ class Products(TorchDispatchMode):
     def _convolution(self, args: tuple, out: Tensor) -> None:
         x, weight, transposed, groups = args[0], args[1], args[6], args[8]
         positions = x.numel() // x.shape[1] if transposed else out.numel() // out.shape[1]
-        self._tell(
-            "transposed convolution" if transposed else "convolution",
-            out,
-            x,
-            None if self._reads_input(weight) else weight,
-            weight.numel() * positions,
-            groups,
+        macs = weight.numel() * positions
+        if self._reads_input(weight):
+            weight, source, as_it_is = None, None, False
+        else:
+            source, as_it_is = self._sources.of(weight)
+        operator = "transposed convolution" if transposed else "convolution"
+        name, _ = self._module_now()
+        self._found(
+            Product(operator, name, out, x, weight, source, as_it_is, transposed, groups, macs)
         )
 
     def _matrix_product(self, a: Tensor, b: Tensor, out: Tensor) -> None:
@@ -168,21 +200,28 @@ class Products(TorchDispatchMode):
         if not reading:  # but what is added to the product
             return
         weight = None if len(reading) == 2 else b if reading[0] is a else a
-        columns = b.shape[-1] if b.dim() > 1 else 1
-        self._tell("matrix product", out, reading[0], weight, a.numel() * columns, 1)
-
-    def _tell(
-        self,
-        operator: str,
-        out: Tensor,
-        read: Tensor,
-        weight: Tensor | None,
-        macs: int,
-        groups: int,
-    ) -> None:
-        source, as_it_is = (None, False) if weight is None else self._sources.of(weight)
+        macs = a.numel() * (b.shape[-1] if b.dim() > 1 else 1)
+        source, own, swapped, behind = None, None, False, weight is b
+        if weight is not None:
+            weight = _one_of_batch(weight)
+            source, own, swapped = self._sources.matrix_of(weight)
         name, _ = self._module_now()
-        self._found(Product(operator, name, out, read, weight, source, as_it_is, groups, macs))
+        self._found(
+            Product(
+                "matrix product",
+                name,
+                out,
+                reading[0],
+                weight if own is None else own,
+                source,
+                own is not None,
+                # Behind the input a weight is [N, M], before it [M, N].
+                behind != swapped,
+                1,
+                macs,
+                channel_axis=-1 if behind or reading[0].dim() == 1 else -2,
+            )
+        )
 
     def _refuse_if_weighted(self, operator: str, given: list[Tensor]) -> None:
         for tensor in given:
@@ -211,6 +250,16 @@ def running_module(model: nn.Module) -> Iterator[Callable[[], tuple[str, str]]]:
             lambda _module, _inputs, _output: stack.pop() and None, always_call=True
         )
     yield lambda: stack[-1]
+
+
+def _same(tensor: Tensor, view: Tensor) -> bool:
+    return tensor.shape == view.shape and tensor.stride() == view.stride()
+
+
+def _one_of_batch(factor: Tensor) -> Tensor:
+    """The matrix that a batched product repeats, where it does: `linear` may be written so."""
+    repeated = factor.dim() == 3 and (factor.shape[0] == 1 or factor.stride(0) == 0)
+    return factor[0] if repeated else factor
 
 
 def _tensors(tree: object) -> Iterator[Tensor]:

@@ -19,7 +19,7 @@ from rt3d_tvm.prune.reach import warn_if_severed
 from rt3d_tvm.prune.report import LayerReport, ProjectionReport, print_report, report_masks
 from rt3d_tvm.prune.rollback import unchanged_on_error
 from rt3d_tvm.prune.schemes import Scheme
-from rt3d_tvm.prune.survey import Survey, observe, survey_model
+from rt3d_tvm.prune.survey import LINEAR, LayerWork, Survey, observe, survey_model
 from rt3d_tvm.prune.threshold import unit_macs, units_of, units_to_keep
 from rt3d_tvm.prune.weights import weight_at
 from topi_sparse.kernel_group import KernelGroup
@@ -51,8 +51,11 @@ def project_(
     example_inputs: object = None,
     order: int = 2,
     ignore: Iterable[str] = (),
+    linear: bool = False,
 ) -> ProjectionReport:
     """Zero the least important units of the model's convolutions, in place, down to ``rate``.
+
+    With ``linear`` those of its linear layers too.
 
     A weight that is computed, by weight_norm for instance, becomes a plain parameter on the way;
     an optimizer that was made before does not hold it. Arguments and errors are those of
@@ -61,12 +64,13 @@ def project_(
     """
     survey = survey_model(model, input_shape=input_shape, example_inputs=example_inputs)
     ignore = as_names(ignore, "ignore")
-    masks = choose_masks(survey, scheme=scheme, rate=rate, order=order, ignore=ignore)
+    layers = {"scheme": scheme, "ignore": ignore, "linear": linear}
+    masks = choose_masks(survey, rate=rate, order=order, **layers)
     with unchanged_on_error(survey.model):
         pruned = survey.with_plain_weights(masks)
         mask_(pruned, masks)
         check_masks_hold(pruned, masks)
-        schemes = layer_schemes(pruned, scheme=scheme, ignore=ignore)
+        schemes = layer_schemes(pruned, **layers)
         report = report_masks(
             pruned,
             masks,
@@ -88,15 +92,16 @@ def choose_masks(
     example_inputs: object = None,
     order: int = 2,
     ignore: Iterable[str] = (),
+    linear: bool = False,
     group_sizes: Mapping[str, KernelGroup] | None = None,
     importance: Mapping[str, Tensor] | None = None,
     exact: bool = True,
 ) -> dict[str, Tensor]:
     """Which weights stay, by layer name: bool masks of the weights' shapes.
 
-    ``rate`` is dense / kept MACs of the whole model, as the paper counts: linear layers and those
-    named in ``ignore`` are in the total on both sides but stay whole. The model is called with a
-    clip of ``input_shape`` or with ``example_inputs``, see `ModelInputs.of`.
+    ``rate`` is dense / kept MACs of the whole model, as the paper counts: linear layers, but with
+    ``linear``, and those named in ``ignore`` are in the total on both sides but stay whole. The
+    model is called with a clip of ``input_shape`` or with ``example_inputs``, see `ModelInputs.of`.
 
     One threshold serves all layers. It cuts the mean norm of each unit (see `Scheme.mean_norms`)
     over the RMS of its layer, so that a layer with a few strong units and many weak ones gives
@@ -121,7 +126,8 @@ def choose_masks(
     """
     check_rate(rate)
     survey = _surveyed(model, input_shape, example_inputs)
-    schemes = layer_schemes(survey, scheme=scheme, ignore=ignore, group_sizes=group_sizes)
+    pruned = {"scheme": scheme, "ignore": ignore, "linear": linear, "group_sizes": group_sizes}
+    schemes = layer_schemes(survey, **pruned)
     layers = [layer for layer in survey.layers if layer.name in schemes]
     given = {} if importance is None else importance
     units = [units_of(x, schemes[x.name], order, given.get(x.name)) for x in layers]
@@ -131,13 +137,18 @@ def choose_masks(
         dense=sum(layer.dense for layer in survey.layers),
         rate=rate,
         exact=exact,
-        staying=_staying(survey),
+        staying=_staying(survey, schemes),
     )
-    grids = [kept.reshape(of.grid) for of, kept in zip(units, keep, strict=True)]
     return {
-        layer.name: schemes[layer.name].spread(grid, layer.shape, groups=layer.conv_groups)
-        for layer, grid in zip(layers, grids, strict=True)
+        layer.name: _mask(layer, schemes[layer.name], kept.reshape(of.grid))
+        for layer, of, kept in zip(layers, units, keep, strict=True)
     }
+
+
+def _mask(layer: LayerWork, scheme: Scheme, kept: Tensor) -> Tensor:
+    """Units that are kept, as a mask of the layer's weight."""
+    filters = scheme.spread(kept, layer.filter_shape, groups=layer.conv_groups)
+    return layer.axes.weight(filters)
 
 
 def check_rate(rate: float) -> None:
@@ -153,20 +164,23 @@ def layer_schemes(
     input_shape: Sequence[int] | ModelInputs | None = None,
     example_inputs: object = None,
     ignore: Iterable[str] = (),
+    linear: bool = False,
     group_sizes: Mapping[str, KernelGroup] | None = None,
 ) -> dict[str, Scheme]:
     """The scheme of each layer that is to be pruned, in execution order.
 
-    These are the 2D and 3D convolutions that run and are not in ``ignore``, but for depthwise
-    ones and those whose weight cannot be pruned (`LayerWork.why_whole`). InputError for a name that
-    is no such layer, for one that is both ignored and given a group, and if no layer is left.
+    These are the convolutions that run, transposed ones too, and with ``linear`` the linear layers,
+    which are not in ``ignore``; but for depthwise ones and those whose weight cannot be pruned
+    (`LayerWork.why_whole`). InputError for a name that is no such layer, for one that is both
+    ignored and given a group, and if no layer is left.
     """
     if not isinstance(scheme, Scheme):
         raise InputError(
             f"scheme {scheme!r}: a Scheme is accepted, such as Scheme(name='kgs', group='8x4')"
         )
     survey = _surveyed(model, input_shape, example_inputs)
-    prunable = [layer.name for layer in survey.layers if layer.why_whole is None]
+    pruned = (None, LINEAR) if linear else (None,)
+    prunable = [layer.name for layer in survey.layers if layer.why_whole in pruned]
     everything = [layer.name for layer in survey.layers]
     ignored = _known("no layer to ignore named", survey, as_names(ignore, "ignore"), everything)
     groups = group_sizes or {}
@@ -181,7 +195,8 @@ def layer_schemes(
     if not schemes:
         whole = "; ".join(f"{x.name}: {x.why_whole}" for x in survey.layers if x.why_whole)
         raise InputError(
-            "the model has no convolution to prune; Conv2d and Conv3d are pruned"
+            "the model has no convolution to prune; convolutions of 1 to 3 dimensions are pruned, "
+            "transposed ones too, and linear layers where linear=True"
             + (f" ({whole})" if whole else "")
         )
     return schemes
@@ -257,14 +272,14 @@ def _undone(name: str, module: nn.Module) -> str:
     )
 
 
-def _staying(survey: Survey) -> str:
-    """Convolutions that would be pruned if their weights were parameters, as words to append."""
-    names = [
-        f"{layer.name!r} ({layer.why_whole})"
-        for layer in survey.layers
-        if layer.why_whole is not None and layer.why_whole.startswith("its weight")
-    ]
-    return f"; these stay whole: {', '.join(names)}" if names else ""
+def _staying(survey: Survey, schemes: Mapping[str, Scheme]) -> str:
+    """What keeps a rate from being higher and could be changed, as words to append."""
+    left = [x for x in survey.layers if x.why_whole is not None and x.name not in schemes]
+    names = [f"{x.name!r} ({x.why_whole})" for x in left if x.why_whole.startswith("its weight")]
+    words = f"; these stay whole: {', '.join(names)}" if names else ""
+    if any(x.why_whole == LINEAR for x in left):
+        words += "; linear=True prunes linear layers too"
+    return words
 
 
 def _surveyed(

@@ -49,7 +49,7 @@ ALGORITHMS: dict[str, type] = {kind.name: kind for kind in (Heuristic, Regulariz
 
 
 class Pruner:
-    """Prune the Conv2d and Conv3d of a model to a rate of its overall MACs.
+    """Prune the convolutions of a model to a rate of its overall MACs.
 
         pruner = Pruner(model, optimizer, Reweighted(), scheme=scheme, rate=3.6,
                         input_shape=(1, 3, 16, 112, 112))
@@ -65,7 +65,8 @@ class Pruner:
 
     The model stays what it is: its class, its state dict, its forward. ``rate`` is dense / kept
     MACs on ``input_shape``, or on ``example_inputs``, of which layers named in ``ignore`` keep all
-    theirs. ``group_sizes`` gives layers a kernel group other than that of ``scheme``.
+    theirs; with ``linear`` linear layers are pruned too, as 1x1x1 convolutions. ``group_sizes``
+    gives layers a kernel group other than that of ``scheme``.
 
     A weight that is computed, by weight_norm for instance, goes on being computed; its mask is
     behind that, and `strip` makes a plain parameter of what comes out.
@@ -87,6 +88,7 @@ class Pruner:
         input_shape: Sequence[int] | None = None,
         example_inputs: object = None,
         ignore: Iterable[str] = (),
+        linear: bool = False,
         group_sizes: Mapping[str, KernelGroup] | None = None,
     ) -> None:
         self.model = model
@@ -94,8 +96,12 @@ class Pruner:
         self.scheme = scheme
         self.rate = rate
         self.iteration = 0
-        self._ignore = tuple(sorted(set(as_names(ignore, "ignore"))))
-        self._group_sizes = dict(sorted((group_sizes or {}).items()))
+        self._layers: dict = {
+            "scheme": scheme,
+            "ignore": tuple(sorted(set(as_names(ignore, "ignore")))),
+            "linear": linear,
+            "group_sizes": dict(sorted((group_sizes or {}).items())),
+        }
         self._survey = survey_model(model, input_shape=input_shape, example_inputs=example_inputs)
         _refuse_untrainable(self._survey)
         self._schemes = layer_schemes(self._survey, **self._layers)
@@ -170,7 +176,7 @@ class Pruner:
         kept = total = 0
         for name, scheme in self._schemes.items():
             layer = self._survey.layer(name)
-            weight, groups = layer.weight.in_effect().detach(), layer.conv_groups
+            weight, groups = layer.filters(), layer.conv_groups
             rms = weight.double().square().mean().sqrt()
             norms = scheme.mean_norms(weight, groups=groups)
             strong = (norms > 0) & (norms >= threshold * rms)
@@ -286,10 +292,6 @@ class Pruner:
         self._penalties.restore(saved.penalties, device)
         return saved.extra
 
-    @property
-    def _layers(self) -> dict:
-        return {"scheme": self.scheme, "ignore": self._ignore, "group_sizes": self._group_sizes}
-
     def _rehearse(self) -> None:
         """Find now, not after the training, what `finalize` would fail by."""
         masks = choose_masks(self._survey, rate=self.rate, **self._layers)
@@ -320,8 +322,9 @@ class Pruner:
             "scheme": str(self.scheme),
             "rate": self.rate,
             "input shape": self._survey.inputs.plain,
-            "ignored layers": list(self._ignore),
-            "group sizes": {name: str(group) for name, group in self._group_sizes.items()},
+            "ignored layers": list(self._layers["ignore"]),
+            "linear layers": self._layers["linear"],
+            "group sizes": {name: str(g) for name, g in self._layers["group_sizes"].items()},
         }
 
     @property

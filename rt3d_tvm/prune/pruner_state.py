@@ -76,7 +76,8 @@ def read_pruner_state(
     saved = read_checkpoint(path)
     if saved.get("format") != FORMAT:
         raise InputError(f"{path} has format {shown(saved.get('format'))}; {FORMAT} is read here")
-    there = part(path, saved, "settings", Mapping)
+    # Versions before never pruned linear layers.
+    there = {"linear layers": False, **part(path, saved, "settings", Mapping)}
     for what, here in settings.items():
         if there.get(what) != here:
             value = shown(there.get(what))
@@ -125,7 +126,7 @@ def _penalties(
         scale = part(path, entry, "scale", (int, float))
         scale = check_finite(path, f"scale of layer {layer.name!r}", scale)
         factors = part(path, entry, "factors", Tensor)
-        units = schemes[layer.name].sizes(layer.shape, groups=layer.conv_groups)
+        units = schemes[layer.name].sizes(layer.filter_shape, groups=layer.conv_groups)
         if factors.shape != units.shape or not bool(torch.isfinite(factors).all()):
             raise damaged(path, f"its penalty of layer {layer.name!r} is not of that layer's units")
         penalties.setdefault(layer.name, (scale, factors))

@@ -96,10 +96,10 @@ def _layer_report(layer: LayerWork, scheme: Scheme | None, *, pruned: bool) -> L
         bias = layer.weight.module._parameters.get("bias")
         params = prod(layer.shape) + (0 if bias is None else bias.numel())
         if pruned:
-            empty = int((layer.weight.in_effect().flatten(1) == 0).all(1).sum())
-    why_whole = layer.why_whole
-    if scheme is None and why_whole is None:
-        why_whole = "ignored"
+            empty = int((layer.filters().flatten(1) == 0).all(1).sum())
+    why_whole = None
+    if scheme is None:
+        why_whole = layer.why_whole or "ignored"
     return LayerReport(
         name=layer.name,
         shape=layer.shape,

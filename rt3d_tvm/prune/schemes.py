@@ -50,8 +50,9 @@ SCHEMES = tuple(_BLOCKS)
 class Scheme:
     """How a weight may become sparse: a scheme's name and its kernel group (unused by ``filter``).
 
-    Weights are those of Conv3d [M, N / groups, kd, kh, kw] and Conv2d [M, N / groups, kh, kw], the
-    latter being depth 1. In a grouped convolution a kernel group never spans two of the ``groups``:
+    Weights are by filters (`FilterAxes`): [M, N / groups, kd, kh, kw] of Conv3d, without kd of
+    Conv2d and without both of Conv1d, and [M, N] of a linear layer, which is a 1x1x1 convolution.
+    In a grouped convolution a kernel group never spans two of the ``groups``:
     its filters share a list of kept input columns, and filters of different groups read different
     channels. Units come as a tensor [groups, P, Q, locations...], each of its extents being 1
     where the scheme does not tell units apart.
@@ -112,8 +113,8 @@ class Scheme:
     def _partition(self, shape: Sequence[int], groups: int) -> tuple[Shape, Shape]:
         """The weight's shape with the convolution's groups as an axis, and the block in it."""
         filters, *rest = shape
-        if len(shape) not in (4, 5):
-            raise InputError(f"a weight of Conv2d or Conv3d has 4 or 5 axes, got {list(shape)}")
+        if not 2 <= len(shape) <= 5:
+            raise InputError(f"a weight of filters has 2 to 5 axes, got {list(shape)}")
         if groups < 1 or filters % groups:
             raise InputError(f"{filters} filters do not divide into {groups} groups")
         view = (groups, filters // groups, *rest)

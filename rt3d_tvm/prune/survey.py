@@ -8,17 +8,18 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.prune.filter_axes import FilterAxes
 from rt3d_tvm.prune.inputs import ModelInputs
 from rt3d_tvm.prune.probe import Tensors, call, device_of, on_the_side, unwrapped
 from rt3d_tvm.prune.products import Product, Products, Source, WeightSources, running_module
 from rt3d_tvm.prune.weights import ComputedWeight, LayerWeight, weight_at
 
-# Why a linear layer stays whole: the paper counts it, and does not prune it.
+# Why a linear layer stays whole if nobody asks for more: the paper counts it and prunes it not.
 LINEAR = "a linear layer"
-_MATRIX_PRODUCT, _TRANSPOSED = "matrix product", "transposed convolution"
+_MATRIX_PRODUCT = "matrix product"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,25 @@ class LayerWork:
     sources: tuple[str, ...] = ()
     shape: tuple[int, ...]
     conv_groups: int
+    inputs_first: bool = False
     positions: int
     dense: int
     kept: int
     weight: LayerWeight | None
     why_whole: str | None
+
+    @property
+    def axes(self) -> FilterAxes:
+        """Where the weight has its filters."""
+        return FilterAxes(conv_groups=self.conv_groups, inputs_first=self.inputs_first)
+
+    def filters(self) -> Tensor:
+        """The weight in effect by filters, without a gradient."""
+        return self.axes.filters(self.weight.in_effect().detach())
+
+    @property
+    def filter_shape(self) -> tuple[int, ...]:
+        return self.axes.shape(self.shape)
 
     @property
     def kept_macs(self) -> int:
@@ -90,6 +105,7 @@ class _Found:
     macs: int = 0
     kept: int = 0
     groups: set[int] = field(default_factory=set)
+    inputs_first: set[bool] = field(default_factory=set)
     operators: set[str] = field(default_factory=set)
     as_it_is: bool = True
 
@@ -167,9 +183,9 @@ def _add(found: dict[object, _Found], product: Product) -> None:
     entry.macs += product.macs
     entry.kept += round(product.macs * share)
     entry.operators.add(product.operator)
-    if product.operator != _MATRIX_PRODUCT:
-        entry.groups.add(product.conv_groups)
-        entry.as_it_is &= product.as_it_is
+    entry.groups.add(product.conv_groups)
+    entry.inputs_first.add(product.inputs_first)
+    entry.as_it_is &= product.as_it_is
 
 
 def _layer(model: nn.Module, found: _Found) -> LayerWork:
@@ -196,7 +212,8 @@ def _layer(model: nn.Module, found: _Found) -> LayerWork:
         tied=tuple(names[1:]),
         sources=source.names,
         shape=shape,
-        conv_groups=max(found.groups, default=1),
+        conv_groups=max(found.groups),
+        inputs_first=found.inputs_first == {True},
         positions=found.macs // prod(shape),
         dense=found.macs,
         kept=found.macs,
@@ -206,20 +223,20 @@ def _layer(model: nn.Module, found: _Found) -> LayerWork:
 
 
 def _why_whole(weight: LayerWeight, shape: tuple[int, ...], found: _Found) -> str | None:
-    """Why a weight cannot be pruned; None if it can."""
-    if found.operators == {_MATRIX_PRODUCT}:
-        return LINEAR
-    if _TRANSPOSED in found.operators:
-        return "a transposed convolution"
-    if len(shape) not in (4, 5):
-        return "a 1D convolution" if len(shape) == 3 else f"a weight of shape {list(shape)}"
+    """Why a weight cannot be pruned; None if it can. `LINEAR` if nothing else speaks against it."""
+    if not 2 <= len(shape) <= 5:
+        return f"a weight of shape {list(shape)}"
     if not weight.parameters():
         return "a buffer, no parameter"
     if not found.as_it_is:
         return "its weight is a parameter under another shape"
     if len(found.groups) > 1:
         return "its weight is used with different numbers of conv groups"
-    if max(found.groups) > 1 and shape[1] == 1:
+    if len(found.inputs_first) > 1:
+        return "its weight is used with its filters on one axis and on the other"
+    groups = max(found.groups)
+    axes = FilterAxes(conv_groups=groups, inputs_first=found.inputs_first == {True})
+    if groups > 1 and axes.shape(shape)[1] == 1:
         # A filter of one channel is no part of a kernel group; kernels skip no zeros in it.
         return "depthwise: its filters read one channel each"
     value = weight.in_effect()
@@ -227,4 +244,4 @@ def _why_whole(weight: LayerWeight, shape: tuple[int, ...], found: _Found) -> st
         return f"its weights are {value.dtype}"
     if any(n > 1 and step == 0 for n, step in zip(shape, value.stride(), strict=True)):
         return "its weights share their memory"
-    return None
+    return LINEAR if found.operators == {_MATRIX_PRODUCT} else None

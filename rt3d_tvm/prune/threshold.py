@@ -30,13 +30,13 @@ def units_of(layer: LayerWork, scheme: Scheme, order: int, importance: Tensor | 
 
     InputError for weights that are not finite, or without values on the meta device.
     """
-    weight = layer.weight.in_effect().detach()
+    weight = layer.filters()
     if weight.is_meta:
         raise InputError(f"layer {layer.name!r} is on the meta device: its weights have no values")
     if not bool(torch.isfinite(weight).all()):
         raise InputError(f"layer {layer.name!r} has weights that are not finite")
     groups = layer.conv_groups
-    compared = weight if importance is None else importance
+    compared = weight if importance is None else layer.axes.filters(importance)
     norms = scheme.mean_norms(compared, order=order, groups=groups)
     left = _left(weight, scheme, groups)
     # The best unit stays: one of those that are left, even if none of them is of any importance.
@@ -55,8 +55,7 @@ def units_of(layer: LayerWork, scheme: Scheme, order: int, importance: Tensor | 
 
 def unit_macs(layer: LayerWork, scheme: Scheme) -> int:
     """MACs of the units of a layer that are left, as kernels compute them."""
-    weight = layer.weight.in_effect().detach()
-    return int(_left(weight, scheme, layer.conv_groups).sum()) * layer.positions
+    return int(_left(layer.filters(), scheme, layer.conv_groups).sum()) * layer.positions
 
 
 def _left(weight: Tensor, scheme: Scheme, groups: int) -> Tensor:

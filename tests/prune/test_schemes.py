@@ -110,8 +110,8 @@ def test_what_is_not_a_scheme_or_a_weight_is_refused():
     with pytest.raises(InputError, match="filter, vanilla, kgs"):
         Scheme(name="irregular", group=group)
     scheme = Scheme(name="kgs", group=group)
-    with pytest.raises(InputError, match="4 or 5 axes"):
-        scheme.norms(torch.ones(4, 4, 3))
+    with pytest.raises(InputError, match=r"2 to 5 axes, got \[4\]"):
+        scheme.norms(torch.ones(4))
     with pytest.raises(InputError, match="1 or 2, got 3"):
         scheme.norms(torch.ones(4, 4, 3, 3), order=3)
     with pytest.raises(InputError, match=r"5 filters .* 2 groups"):

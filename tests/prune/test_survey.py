@@ -56,7 +56,7 @@ def test_products_outside_of_modules_are_counted_and_pruned():
         "Bare": 4 * 4 * 9 * 12 * 12,
         "out": 2 * 5 * 4,
     }
-    assert [name for name, layer in found.items() if layer.why_whole is None] == ["a", "cube"]
+    assert [name for name, layer in found.items() if layer.why_whole is None] == ["a", "cube", "up"]
     report = project_(model, scheme=scheme(), rate=2.0, input_shape=SHAPE)
     assert report.rate == pytest.approx(2.0, rel=0.01)
     assert torch.count_nonzero(model.cube) < 0.7 * model.cube.numel()
