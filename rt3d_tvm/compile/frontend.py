@@ -18,13 +18,14 @@ from rt3d_tvm.compile.onnx_file import (
     read_model,
 )
 from rt3d_tvm.compile.onnx_pads import merge_pads
-from rt3d_tvm.compile.onnx_quantized import check_quantization, write_as_qdq
+from rt3d_tvm.compile.onnx_quantized import write_as_qdq
 from rt3d_tvm.compile.onnx_rewrites import (
     remove_dead_nodes,
     remove_unused_outputs,
     write_padding,
     write_tensors,
 )
+from rt3d_tvm.compile.quantization_checks import check_quantization
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.numerics.non_finite import in_graph, refuse
 
@@ -91,7 +92,7 @@ def _accepted_model(path: Path) -> tuple[onnx.ModelProto, dict[str, list[int]]]:
     write_as_qdq(model, path)
     check_graph(model, path)
     shapes = check_shapes(model, path)
-    check_quantization(model, path)
+    check_quantization(model, shapes, path)
     remove_dead_nodes(model)
     remove_unused_outputs(model)
     write_padding(model, shapes)

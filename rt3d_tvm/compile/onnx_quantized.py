@@ -1,4 +1,4 @@
-"""Quantised ONNX: operators on 8-bit tensors written as plain ones between conversions, checked.
+"""Quantised ONNX: operators on 8-bit tensors written as plain ones between conversions.
 
 ONNX has two ways to say the same: plain operators between DequantizeLinear and QuantizeLinear
 ("QDQ"), and operators of their own (QLinearConv, onnxruntime's QLinearAdd ...). What follows knows
@@ -43,7 +43,7 @@ def write_as_qdq(model: onnx.ModelProto, path: Path) -> None:
         model.opset_import.extend(others)
 
 
-def _constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+def constant_tensors(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     """Every constant of a file by its name: initializers, what a Constant holds, their copies."""
     found = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
@@ -69,7 +69,7 @@ class _Writer:
         self._graph, self.path = model.graph, path
         versions = [e.version for e in model.opset_import if e.domain in ("", "ai.onnx")]
         self._opset = versions[0] if versions else 0
-        self._constants = _constants(model)
+        self._constants = constant_tensors(model)
         self._used = {name for node in model.graph.node for name in (*node.input, *node.output)}
         self._used.update(self._constants)
 
@@ -275,52 +275,3 @@ _FORMS: dict[str, Callable[..., list[onnx.NodeProto]]] = {
     "QLinearSigmoid": _elementwise("Sigmoid", 1),
     "QLinearLeakyRelu": _elementwise("LeakyRelu", 1),
 }
-
-
-def check_quantization(model: onnx.ModelProto, path: Path) -> None:
-    """InputError for conversions that are not of 8 bit, or have no constant scale above zero."""
-    from onnx import numpy_helper
-
-    tensors = _constants(model)
-    constants = set(tensors)
-    for node in model.graph.node:
-        if all(not name or name in constants for name in node.input):
-            constants.update(node.output)
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            continue
-        where = f"{path}: node {label_of(node)}"
-        if any(a.name == "block_size" and a.i for a in node.attribute):
-            raise InputError(
-                f"{where}: scales for blocks are not accepted; one for a tensor or axis is"
-            )
-        _check_type(node, tensors, where)
-        scale = tensors.get(node.input[1])
-        if scale is None:
-            raise InputError(f"{where}: its scale {node.input[1]!r} is not a constant of the file")
-        values = numpy_helper.to_array(scale).astype("float64")
-        wrong = values[~(np.isfinite(values) & (values > 0))]
-        if wrong.size:
-            raise InputError(
-                f"{where}: its scale holds {wrong.flat[0]:g}; numbers above 0 are accepted"
-            )
-        if values.size != 1 and node.input[0] not in constants:
-            raise InputError(
-                f"{where}: {values.size} scales for a tensor that is computed; one is accepted, "
-                "and more for weights"
-            )
-
-
-def _check_type(node: onnx.NodeProto, tensors: dict, where: str) -> None:
-    """The type that a conversion is from or to, where the file says it."""
-    from onnx import TensorProto
-
-    stated = {a.name: a.i for a in node.attribute}.get("output_dtype", 0)
-    zero = tensors.get(node.input[2]) if len(node.input) > 2 else None
-    source = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-    accepted = [TensorProto.UINT8, TensorProto.INT8]
-    if source is not None:
-        accepted.append(TensorProto.INT32)
-    for found in (stated, zero and zero.data_type, source and source.data_type):
-        if found and found not in accepted:
-            name = TensorProto.DataType.Name(found).lower()
-            raise InputError(f"{where}: type {name} is not accepted; uint8 and int8 are")

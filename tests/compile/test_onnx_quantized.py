@@ -182,6 +182,76 @@ def test_what_is_not_accepted_is_named(tmp_path, arguments, message):
         import_onnx(tmp_path / "m.onnx")
 
 
+def stored_in_32_bits(name, kind, number):
+    """A zero point in the field that ONNX has for small types as well."""
+    return TensorProto(name=name, data_type=kind, int32_data=[number])
+
+
+@pytest.mark.parametrize(
+    ("constant", "message"),
+    [
+        (
+            stored_in_32_bits("zero", TensorProto.UINT8, 300),
+            "node quantize: its zero point holds 300; uint8 is from 0 to 255",
+        ),
+        (
+            stored_in_32_bits("zero", TensorProto.INT8, -129),
+            "node quantize: its zero point holds -129; int8 is from -128 to 127",
+        ),
+        (
+            numpy_helper.from_array(np.zeros(3, "uint8"), "zero"),
+            "node quantize: 3 zero points, and 1 for the scale; as many are accepted, or one",
+        ),
+        (
+            numpy_helper.from_array(np.full((1, 1), 0.1, "float32"), "scale"),
+            r"node quantize: its scale has the shape \[1, 1\]; one number is accepted",
+        ),
+    ],
+)
+def test_a_constant_that_does_not_fit_is_named(tmp_path, constant, message):
+    nodes, constants = qdq()
+    kept = [each for each in constants if each.name != constant.name]
+    onnx.save(model(nodes, [*kept, constant]), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=message):
+        import_onnx(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("weight", "scales", "axis", "message"),
+    [
+        (np.zeros((3, 3, 1, 1, 1), "int8"), 2, 0, "2 scales along axis 0, which is 3 long"),
+        (np.zeros((3, 3, 1, 1, 1), "int8"), 3, 5, "axis 5 of a tensor of 5 axes; -5 to 4 are"),
+        (np.zeros((3, 3, 1, 1, 1), "int16"), 3, 0, "type int16 is not accepted; uint8 and int8"),
+        (
+            TensorProto(data_type=TensorProto.INT8, dims=[3, 3, 1, 1, 1], int32_data=[200] * 9),
+            *(3, 0, "its tensor holds 200; int8 is from -128 to 127"),
+        ),
+    ],
+)
+def test_a_weight_that_is_not_accepted_is_named(tmp_path, weight, scales, axis, message):
+    nodes, constants = qdq()
+    nodes[1].output[0] = "real"
+    names = ["w", "scales", "zeros"]
+    nodes += [
+        helper.make_node("DequantizeLinear", names, ["weight"], "of weight", axis=axis),
+        helper.make_node("Conv", ["real", "weight"], ["y"]),
+    ]
+    if isinstance(weight, np.ndarray):
+        zeros = np.zeros(scales, weight.dtype)
+        weight = numpy_helper.from_array(weight)
+    else:
+        zeros = np.zeros(scales, "int8")
+    weight.name = "w"
+    constants += [
+        weight,
+        numpy_helper.from_array(np.full(scales, 0.1, "float32"), "scales"),
+        numpy_helper.from_array(zeros, "zeros"),
+    ]
+    onnx.save(model(nodes, constants), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=f"node of weight: {message}"):
+        import_onnx(tmp_path / "m.onnx")
+
+
 def test_a_scale_that_is_computed_is_refused(tmp_path):
     nodes, constants = qdq()
     nodes[0].input[1] = "other"

@@ -21,8 +21,10 @@ from tvm.tirx.script.builder import ir as T
 from topi_sparse.activation import activated
 from topi_sparse.windows import PackedConv3d
 
-# The largest product of an activation and a weight: so many of them are added up in int32.
-MAX_TERMS = (2**31 - 1) // (255 * 127) - 1
+# What an activation less its zero point is at most; and how many of its largest products with a
+# weight are added up in int32.
+MAX_ACTIVATION = 255
+MAX_TERMS = (2**31 - 1) // (MAX_ACTIVATION * 127) - 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from rt3d_tvm.compile.ir.dataflow import (
     scale_and_zero,
     static_shape,
 )
+from rt3d_tvm.compile.ir.stored_weight import beyond_int8, centred
 from rt3d_tvm.compile.kernels.quantized import Quantization, QuantizedConvolution
 
 CONVOLUTIONS = {"relax.nn.conv1d": 1, "relax.nn.conv2d": 2, "relax.nn.conv3d": 3}
@@ -95,6 +96,11 @@ class QuantizedChains:
         stored = dequantized is not None and is_op(dequantized, "relax.dequantize")
         if x is None:
             return "its weight is quantised, and not what it reads" if stored else None
+        if dequantized is not None and (span := beyond_int8(dequantized)) is not None:
+            return (
+                f"its weight less its zero point is from {span[0]} to {span[1]}; what fits int8, "
+                "-128 to 127, has an 8-bit kernel"
+            )
         return "its weight is not one of 8 bits with a scale for each filter"
 
     def chain_from(self, layer: relax.VarBinding) -> QuantizedChain | None:
@@ -242,17 +248,12 @@ class QuantizedChains:
         values, scale, zero = map(constant, call.args)
         if values is None or scale is None or zero is None or str(values.dtype) not in EIGHT_BIT:
             return None
+        if beyond_int8(call) is not None:
+            return None
         shape = [1] * values.ndim
         if scale.size > 1:
             shape[int(call.attrs.axis) % values.ndim] = scale.size
-        centred = values.astype("int16") - zero.astype("int16").reshape(
-            shape if zero.size > 1 else (1,) * values.ndim
-        )
-        if centred.size and not -128 <= centred.min() <= centred.max() <= 127:
-            return None
-        return centred.astype("int8"), scale.reshape(
-            shape if scale.size > 1 else (1,) * values.ndim
-        )
+        return centred(call).astype("int8"), scale.reshape(shape)
 
     def _scaled_weight(self, call: relax.Call) -> tuple[np.ndarray, np.ndarray] | None:
         """The same of a constant that is cast and multiplied by its scales."""

@@ -15,7 +15,7 @@ from topi_sparse.cpu.dot_unit import CHANNELS, DotUnit
 from topi_sparse.cpu.quantized_choice import quantized_group, quantized_tile_of
 from topi_sparse.cpu.quantized_depthwise_conv3d import QuantizedDepthwiseConv3d
 from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d
-from topi_sparse.cpu.quantized_sums import MAX_TERMS, QuantizedAdd
+from topi_sparse.cpu.quantized_sums import MAX_ACTIVATION, MAX_TERMS, QuantizedAdd
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout
@@ -65,6 +65,12 @@ def why_not_quantized(conv: QuantizedConvolution) -> str | None:
     terms = math.prod(conv.weight.shape[1:])
     if terms > MAX_TERMS:
         return f"its sums have {terms} terms; up to {MAX_TERMS} are sure to fit int32"
+    if conv.bias is not None:
+        steps = conv.bias / (conv.scales.astype("float64") * conv.x.scale)
+        products = MAX_ACTIVATION * abs(conv.weight.astype("int64")).sum(axis=(1, 2, 3, 4))
+        most = float((abs(steps) + products).max())
+        if not most < 2**31:
+            return f"with its bias its sums reach {most:.3g} steps; below {2**31} they fit int32"
     return None
 
 
