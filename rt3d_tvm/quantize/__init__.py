@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,6 +94,7 @@ def quantize_onnx(
     check_writable(output)
     _check_settings(method, count, max_drop, labelled)
     model = path if isinstance(path, FloatModel) else read_float_model(path)
+    _check_other(output, model.path, clips)
     reasons = _excluded(model, as_names(exclude, "exclude"))
     progress("read clips")
     read = _calibration(model, clips, count, preprocessing)
@@ -198,6 +200,13 @@ def _check_settings(
         raise InputError(f"max_drop {max_drop}: 0 to 100 points of accuracy are accepted")
     if labelled is None:
         raise InputError(f"max_drop {max_drop:g}: labelled clips are needed to measure it on")
+
+
+def _check_other(output: Path, *read: object) -> None:
+    """InputError for an output that is one of the files that are read."""
+    for path in read:
+        if isinstance(path, str | Path) and os.path.realpath(path) == os.path.realpath(output):
+            raise InputError(f"output {output}: is a file that is read; another one is accepted")
 
 
 def _excluded(model: FloatModel, exclude: Sequence[str]) -> dict[str, str]:

@@ -76,6 +76,11 @@ REFUSED = [
         "no clip can be cut from its 2 files: passed over: ",
     ),
     ("quantize {flow}/m.onnx --clips {here} -o {here}", "is a folder"),
+    ("quantize {flow}/m.onnx --clips {here} -o {flow}/m.onnx", "m.onnx: is a file that is read"),
+    (
+        "quantize {flow}/m.onnx --clips {here}/text.txt -o {here}/text.txt",
+        "text.txt: is a file that is read",
+    ),
     ("quantize {flow}/m.onnx --clips {here} -o /proc/q", "/proc/q: cannot be written"),
     ("quantize {flow}/m.onnx --clips {here} --count 0 -o {here}/q", "'0': a whole number"),
     ("quantize {flow}/m.onnx --clips {here} --count 10001 -o {here}/q", "count 10001: 1 to 10000"),
