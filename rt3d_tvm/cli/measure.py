@@ -211,6 +211,7 @@ def add_groups(commands: Commands) -> None:
     groups.add_argument(
         "--groups", type=kernel_group, nargs="+", metavar="MxN", help="default: g_n of 4"
     )
+    groups.add_argument("--int8", action="store_true", help="time the layers in 8 bits")
     groups.add_argument("--densities", type=finite, nargs="+", metavar="D", help="kept share")
     add_target(groups, measured=True)
     add_runs(groups, default=10)
@@ -236,6 +237,7 @@ def _groups(args: argparse.Namespace) -> int:
             groups=args.groups or GROUPS,
             densities=args.densities or DENSITIES,
             target=args.target,
+            int8=args.int8,
             runs=args.runs,
             share=SHARE if args.share is None else args.share,
             tracker=args.tracker,
@@ -249,7 +251,8 @@ def _groups(args: argparse.Namespace) -> int:
     print_table(
         [(*case, *times) for case, times in rows.items()],
         columns=("layer", "times", "density", *(f"{size} ms" for size in sizes)),
-        title=f"target {args.target}, medians of {args.runs} runs in turns",
+        title=f"target {args.target}, {'in 8 bits, ' if args.int8 else ''}medians of {args.runs} "
+        "runs in turns",
     )
     print_table(
         [(size, worst) for size, worst in choice.slowdown.items()],

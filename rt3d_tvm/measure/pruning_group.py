@@ -31,7 +31,9 @@ from rt3d_tvm.devices.tracker import NO_TRACKER
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.staging import scratch_folder
 from rt3d_tvm.measure.bench import call_timer
+from rt3d_tvm.measure.synthesised_layer import synthesised_weight, write_layer
 from rt3d_tvm.tune.tasks import extract_tasks
+from topi_sparse.cpu.dot_unit import CHANNELS
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.opencl.work_item import item_pruning_group, work_item
 
@@ -40,10 +42,6 @@ GROUPS = tuple(KernelGroup(g_m=g_m, g_n=4) for g_m in (4, 8, 16, 32))
 DENSITIES = (0.48, 0.28)
 # How much slower than the fastest size the recommended one may be.
 SHARE = 0.10
-# Deviation of the log of a location's importance, so that row blocks keep unequal numbers of
-# columns, as in trained nets.
-_SIGMA = 0.6
-
 # Starts an artifact on the device that the choice is for: a function that runs it once on an input
 # and returns the milliseconds that its convolution took, or the whole run where only that is seen.
 Timer = Callable[[Path, np.ndarray], Callable[[], float]]
@@ -66,10 +64,11 @@ class GroupChoice:
     """What was timed, and the size recommended.
 
     slowdown: of each size, at the density where it is worst, its time over all layers divided by
-    the time of the fastest size at that density.
+    the time of the fastest size at that density. int8: whether layers were timed in 8 bits.
     """
 
     target: str
+    int8: bool
     share: float
     timings: tuple[GroupTiming, ...]
     slowdown: dict[str, float]
@@ -82,6 +81,7 @@ def choose_group(
     groups: Sequence[KernelGroup | str] = GROUPS,
     densities: Sequence[float] = DENSITIES,
     target: str = "host",
+    int8: bool = False,
     runs: int = 10,
     share: float = SHARE,
     timer: Timer | None = None,
@@ -92,24 +92,28 @@ def choose_group(
     """Time every layer at every density in groups of every size, and recommend a size.
 
     layers: how often the model has a layer of each shape. Runs are timed by ``timer``, by default
-    here, which takes the target "host"; or on a device of ``tracker`` under ``key``. InputError for
-    a size without a kernel, for bad numbers, and for a device that does not answer.
+    here, which takes the target "host"; or on a device of ``tracker`` under ``key``. ``int8``: in 8
+    bits. InputError for a size without a kernel, for bad numbers, and for a device that does not
+    answer.
     """
     say = progress or (lambda stage: None)
     sizes = [as_group(group, "groups") for group in groups]
     tracker = None if tracker is None else as_address(tracker, "tracker")
     _check(layers, sizes, densities, target, share, timer is not None or tracker is not None)
+    if int8:
+        _check_int8(sizes, target)
     if tracker is None and key is not None:
         raise InputError(NO_TRACKER)
     with contextlib.ExitStack() as stack:
         if tracker is None:
-            time_layer = partial(_time_layer, target=target, timer=timer or _time_here)
+            time_layer = partial(_time_layer, target=target, timer=timer or _time_here, int8=int8)
         else:
-            time_layer = stack.enter_context(_device_timer(tracker, key, target, say))
+            time_layer = stack.enter_context(_device_timer(tracker, key, target, say, int8))
         timings = _timings(layers, sizes, densities, runs, time_layer, say)
     slowdown = slowdowns(timings)
     return GroupChoice(
         target=target,
+        int8=int8,
         share=share,
         timings=tuple(timings),
         slowdown={str(size): slowdown[str(size)] for size in sizes},
@@ -174,54 +178,6 @@ def heaviest(layers: Mapping[ConvShape, int], count: int) -> dict[ConvShape, int
     return {layer: layers[layer] for layer in order[:count]}
 
 
-def synthesised_weight(
-    layer: ConvShape, *, group: KernelGroup, density: float, seed: int = 0
-) -> np.ndarray:
-    """Random float32 (M, N, KD, KH, KW) that keeps ``density`` of its kernel groups' locations.
-
-    The most important are kept, wherever they are, so that row blocks keep unequal numbers.
-    """
-    rng = np.random.default_rng(seed)
-    blocks = (-(-layer.filters // group.g_m), -(-layer.channels // group.g_n))
-    importance = rng.lognormal(sigma=_SIGMA, size=(*blocks, *layer.kernel))
-    importance *= rng.lognormal(sigma=_SIGMA, size=(*blocks, 1, 1, 1))
-    kept = max(round(density * importance.size), 1)
-    mask = importance >= np.partition(importance.ravel(), -kept)[-kept]
-    mask = mask.repeat(group.g_m, 0)[: layer.filters].repeat(group.g_n, 1)[:, : layer.channels]
-    weight = rng.standard_normal((layer.filters, layer.channels, *layer.kernel))
-    return np.where(mask, weight, 0).astype("float32")
-
-
-def write_layer(layer: ConvShape, weight: np.ndarray, path: Path) -> None:
-    """An ONNX file of this convolution, with bias and ReLU, and nothing else."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    data = (1, layer.channels, *layer.data)
-    bias = np.linspace(-1, 1, layer.filters, dtype="float32")
-    graph = helper.make_graph(
-        [
-            helper.make_node(
-                "Conv",
-                ["x", "layer.weight", "layer.bias"],
-                ["y"],
-                strides=layer.stride,
-                pads=layer.padding * 2,
-            ),
-            helper.make_node("Relu", ["y"], ["z"]),
-        ],
-        "layer",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, data)],
-        [helper.make_tensor_value_info("z", TensorProto.FLOAT, (1, layer.filters, *layer.out))],
-        [
-            numpy_helper.from_array(weight, "layer.weight"),
-            numpy_helper.from_array(bias, "layer.bias"),
-        ],
-    )
-    opset = helper.make_opsetid("", 18)
-    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
-
-
 def _time_layer(
     layer: ConvShape,
     groups: Sequence[KernelGroup],
@@ -230,6 +186,7 @@ def _time_layer(
     *,
     target: str,
     timer: Timer,
+    int8: bool,
 ) -> dict[KernelGroup, list[float]]:
     """Milliseconds of each run, the sizes in turns, so that a drifting clock meets them all."""
     x = np.random.default_rng(1).standard_normal((1, layer.channels, *layer.data), "float32")
@@ -237,7 +194,8 @@ def _time_layer(
         timers = {}
         for group in groups:
             onnx_path, artifact = folder / "layer.onnx", folder / str(group)
-            write_layer(layer, synthesised_weight(layer, group=group, density=density), onnx_path)
+            weight = synthesised_weight(layer, group=group, density=density)
+            write_layer(layer, weight, onnx_path, int8=int8)
             # Directly: no density in question is high enough for another algorithm.
             compile_onnx(onnx_path, artifact, target=target, group=group, winograd=False)
             timers[group] = timer(artifact, x)
@@ -251,7 +209,7 @@ def _time_layer(
 
 @contextlib.contextmanager
 def _device_timer(
-    tracker: tuple[str, int], key: str | None, target: str, say: Callable[[str], None]
+    tracker: tuple[str, int], key: str | None, target: str, say: Callable[[str], None], int8: bool
 ) -> Iterator[Callable[..., dict[KernelGroup, list[float]]]]:
     """What times a layer on a device, the convolution alone, as a search for tuned kernels does."""
     from rt3d_tvm.tune.builder import Builder
@@ -281,7 +239,8 @@ def _device_timer(
         ) -> dict[KernelGroup, list[float]]:
             tasks, path = [], folder / "layer.onnx"
             for group in groups:
-                write_layer(layer, synthesised_weight(layer, group=group, density=density), path)
+                weight = synthesised_weight(layer, group=group, density=density)
+                write_layer(layer, weight, path, int8=int8)
                 (task,) = extract_tasks(lower(import_onnx(path), replace(direct, group=group)))
                 tasks.append(task)
             kernels = [task.layer.conv for task in tasks]
@@ -307,6 +266,16 @@ def _time_here(folder: Path, x: np.ndarray) -> Callable[[], float]:
     run = call_timer(artifact)
     layer = [bool(call["layers"]) for call in artifact.manifest["calls"]]
     return lambda: sum(ms for ms, counts in zip(run(x), layer, strict=True) if counts)
+
+
+def _check_int8(groups: Sequence[KernelGroup], target: str) -> None:
+    if backend_of(made := make_target(target)).dot_unit(made) is None:
+        raise InputError(f"target {target!r} has no 8-bit kernels: leave int8 out")
+    if others := [group for group in groups if group.g_n != CHANNELS]:
+        raise InputError(
+            f"group {others[0]}: 8-bit kernels are made for {CHANNELS} channels, such as "
+            f"{others[0].g_m}x{CHANNELS}"
+        )
 
 
 def _check(

@@ -17,9 +17,8 @@ from rt3d_tvm.measure.pruning_group import (
     heaviest,
     recommend,
     slowdowns,
-    synthesised_weight,
-    write_layer,
 )
+from rt3d_tvm.measure.synthesised_layer import synthesised_weight, write_layer
 from rt3d_tvm.models.conv_shapes import conv_shapes
 from rt3d_tvm.tune import defaults, openers
 from rt3d_tvm.tune import fleet as devices
@@ -27,6 +26,7 @@ from tests.servers import serving
 from topi_sparse.cpu.register_tile import columns_by_row_block
 from topi_sparse.kernel_group import KernelGroup
 
+EIGHT = "quantized_kgs_conv3d"
 SMALL = ConvShape.parse("16x8x1x3x3@2x6x6")
 SIZES = [KernelGroup(g_m=4, g_n=4), KernelGroup(g_m=8, g_n=4)]
 
@@ -87,7 +87,8 @@ def test_the_file_of_a_layer_is_that_convolution(tmp_path):
     assert np.max(abs(y - expected.numpy())) <= 4 * bound
 
 
-def test_what_is_timed_is_compiled_as_every_model_is():
+@pytest.mark.parametrize(("int8", "kernel"), [(False, "kgs_conv3d"), (True, EIGHT)])
+def test_what_is_timed_is_compiled_as_every_model_is(int8, kernel):
     seen = {}
 
     def timer(folder, x):
@@ -96,14 +97,40 @@ def test_what_is_timed_is_compiled_as_every_model_is():
         seen[folder.name] = (entry["kernel"], entry["group"], entry["density"], x.shape)
         return lambda: float(np.isfinite(artifact.run(x)).all())
 
-    choice = choose_group({SMALL: 3}, groups=SIZES, densities=[0.5], runs=1, timer=timer)
+    choice = choose_group({SMALL: 3}, groups=SIZES, densities=[0.5], runs=1, timer=timer, int8=int8)
+    assert choice.int8 == int8
     assert {name: found[:2] for name, found in seen.items()} == {
-        "4x4": ("kgs_conv3d", "4x4"),
-        "8x4": ("kgs_conv3d", "8x4"),
+        "4x4": (kernel, "4x4"),
+        "8x4": (kernel, "8x4"),
     }
     assert all(found[2] == pytest.approx(0.5, abs=0.02) for found in seen.values())
     assert [timing.samples_ms for timing in choice.timings] == [(1.0,), (1.0,)]
     assert choice.recommended == "4x4"
+
+
+def test_the_file_of_an_8_bit_layer_has_results_of_many_steps(tmp_path):
+    """A scale that does not fit would let nearly all of them be the same."""
+    layer = ConvShape.parse("8x4x3x3x3@4x7x7")
+    weight = synthesised_weight(layer, group=KernelGroup(g_m=4, g_n=4), density=0.5)
+    write_layer(layer, weight, tmp_path / "x.onnx", int8=True)
+    x = np.random.default_rng(0).standard_normal((1, 4, 4, 7, 7), "float32")
+    (y,) = onnxruntime.InferenceSession(tmp_path / "x.onnx").run(None, {"x": x})
+    write_layer(layer, weight, tmp_path / "float.onnx")
+    (expected,) = onnxruntime.InferenceSession(tmp_path / "float.onnx").run(None, {"x": x})
+    assert len(np.unique(y)) > 30
+    assert abs(y - expected).max() < 0.1 * expected.max()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"groups": ["8x2"]}, "group 8x2: 8-bit kernels are made for 4 channels, such as 8x4"),
+        ({"target": "arm64-v8.2", "groups": ["8x4"]}, "only host can be timed"),
+    ],
+)
+def test_what_cannot_be_timed_in_8_bits_is_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        choose_group({SMALL: 1}, densities=[0.5], runs=1, int8=True, **fields)
 
 
 def test_sizes_are_timed_in_turns():
