@@ -11,6 +11,8 @@ CHARTS = ["matplotlib"]
 # The package xgboost without what it brings for GPUs.
 TUNE = ["xgboost-cpu", *COMPILE]
 OPENCL = ["pyopencl"]
+# The programs of `rt3d bundle`, linked for other machines.
+BUNDLE = ["ziglang"]
 
 # Read, not imported: a build in an environment of its own has no path to the package.
 about: dict[str, str] = {}
@@ -23,7 +25,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["rt3d_tvm*", "topi_sparse*", "schedules*"]),
-    package_data={"rt3d_tvm": ["py.typed", "compile/choices/shipped/*/*/*.jsonl"]},
+    package_data={
+        "rt3d_tvm": ["py.typed", "compile/choices/shipped/*/*/*.jsonl", "bundle/c/*"],
+    },
     install_requires=[
         # Both exact: apache-tvm-ffi 0.1.15 crashes apache-tvm 0.27 in JSON serialisation.
         "apache-tvm==0.27.0.post1",
@@ -42,9 +46,10 @@ setup(
         "charts": CHARTS,
         "tune": TUNE,
         "opencl": OPENCL,
+        "bundle": BUNDLE,
         "test": [
             *("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "pre-commit"),
-            *(*PRUNE, *VIDEO, *CHARTS, *TUNE, *OPENCL),
+            *(*PRUNE, *VIDEO, *CHARTS, *TUNE, *OPENCL, *BUNDLE),
         ],
     },
     entry_points={"console_scripts": ["rt3d = rt3d_tvm.cli:main"]},

@@ -40,11 +40,13 @@ ALLOWED = {
 FLOORS = (
     *("package", "errors", "arguments", "precision", "conv_shape", "numerics", "files", "console"),
     *("data", "models", "prune", "export"),
-    *("artifact", "compile", "quantize", "devices", "tune", "measure"),
+    *("artifact", "compile", "quantize", "bundle", "devices", "tune", "measure"),
     *("classify", "cli"),
 )
 PRUNING = ("models", "prune", "data", "export")
-COMPILER = ("compile", "artifact", "quantize", "classify", "devices", "tune", "measure")
+COMPILER = (
+    *("compile", "artifact", "quantize", "bundle", "classify", "devices", "tune", "measure"),
+)
 
 
 def modules(root: Path) -> dict[str, Path]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rt3d_tvm.artifact.format import MANIFEST, MODEL, WEIGHTS
+from rt3d_tvm.artifact.calls import CALLS
+from rt3d_tvm.artifact.format import KERNELS, MANIFEST, MODEL, WEIGHTS
 from rt3d_tvm.artifact.opencl.plan import PLAN, SOURCE
 
-_FILES = {MODEL, WEIGHTS, SOURCE, PLAN}
+_FILES = {MODEL, WEIGHTS, KERNELS, CALLS, SOURCE, PLAN}
 # What every version has in its manifest, and begins its weights with.
 _FIELDS, _BRAND = {"format", "id", "inputs", "outputs", "weights", "sha256"}, b"rt3d-tvm"
 

@@ -4,6 +4,7 @@ model.so      the code, then a seal
 weights.bin   a seal, then each weight at a multiple of 64 bytes, one directly after the other
 manifest.json the description of the model and of the files
 kernels.cl, plan.json   beside them where the target is OpenCL
+kernels.o, calls.json   beside them where it is a CPU: what `rt3d bundle` makes a C library of
 
 One id stands in every file. It is the SHA-256 of the manifest with its own id left blank, and the
 manifest has the SHA-256 of what the other files hold: no byte of them is left out. A seal has
@@ -29,6 +30,8 @@ from rt3d_tvm.artifact.mapped_file import MappedFile
 from rt3d_tvm.errors import InputError, words_of
 
 MODEL, WEIGHTS, MANIFEST = "model.so", "weights.bin", "manifest.json"
+# The kernels of model.so before they were linked.
+KERNELS = "kernels.o"
 # Of the files together, raised when a field changes its meaning; and what loading reads in the
 # manifest.
 FORMAT = 3
@@ -37,7 +40,13 @@ _FIELDS = {"format", "id", "inputs", "outputs", "weights", "sha256"}
 ALIGNMENT = 64
 # The kind of file, the CRC-32 of the manifest and of what the file holds, its size, the id.
 SEAL = struct.Struct("<16sIIQ32s")
-KINDS = {MODEL: b"rt3d-tvm library", WEIGHTS: b"rt3d-tvm weights"}
+KINDS = {
+    MODEL: b"rt3d-tvm library",
+    WEIGHTS: b"rt3d-tvm weights",
+    KERNELS: b"rt3d-tvm objects",
+}
+# What of the files is at the end of compiled code.
+_CODE = (MODEL, KERNELS)
 # What stands instead of an id while it is not known, and while it is checked.
 BLANK = "0" * 64
 
@@ -47,13 +56,13 @@ def write_artifact(
 ) -> dict:
     """Complete an artifact in ``folder``, where model.so already is, as the linker wrote it.
 
-    texts: the further files by name, each with a `BLANK` where its id goes. Returns the manifest
-    with its id and with what it says of the files.
+    So may kernels.o be, as the compiler wrote it. texts: the further files by name, each with a
+    `BLANK` where its id goes. Returns the manifest with its id and with what it says of the files.
     """
     index, size = weight_index(weights)
-    library = (folder / MODEL).read_bytes()
+    code = {name: (folder / name).read_bytes() for name in _CODE if (folder / name).is_file()}
     held: dict[str, Iterable[bytes | memoryview]] = {
-        MODEL: [library],
+        **{name: [data] for name, data in code.items()},
         WEIGHTS: _padded(weights),
         **{name: [text.encode()] for name, text in texts.items()},
     }
@@ -75,9 +84,10 @@ def write_artifact(
         crcs = zlib.crc32(text.encode()), sums[name][0]
         return SEAL.pack(KINDS[name], *crcs, file_size, bytes.fromhex(manifest["id"]))
 
-    with (folder / MODEL).open("ab") as file:
-        file.write(seal(MODEL, len(library) + SEAL.size))
-        _to_disk(file)
+    for name, data in code.items():
+        with (folder / name).open("ab") as file:
+            file.write(seal(name, len(data) + SEAL.size))
+            _to_disk(file)
     with (folder / WEIGHTS).open("wb") as file:
         file.write(seal(WEIGHTS, size))
         file.writelines(_padded(weights))
@@ -114,10 +124,11 @@ class ArtifactFiles:
 
     def code(self) -> bytes:
         """The library, without its seal."""
-        data = _read(self.folder, MODEL)
-        cut = max(len(data) - SEAL.size, 0)
-        self._check(MODEL, data[cut:], memoryview(data)[:cut], len(data))
-        return data[:cut]
+        return self._sealed(MODEL)
+
+    def kernels(self) -> bytes:
+        """The object file of the kernels, without its seal."""
+        return self._sealed(KERNELS)
 
     def weights(self) -> tuple[MappedFile, list[np.ndarray]]:
         """The weights as arrays on the mapped file; its checksum is taken, and nothing copied."""
@@ -146,12 +157,19 @@ class ArtifactFiles:
             data: np.ndarray | bytes = MappedFile(_existing(self.folder, name)).data
             if name == WEIGHTS:
                 data = data[SEAL.size :]
-            elif name == MODEL:
+            elif name in _CODE:
                 data = data[: -SEAL.size]
             else:
                 data = self.text(name).encode()
             if hashlib.sha256(data).hexdigest() != expected:
                 raise _not_described(self.folder / name)
+
+    def _sealed(self, name: str) -> bytes:
+        """Compiled code, without the seal at its end."""
+        data = _read(self.folder, name)
+        cut = max(len(data) - SEAL.size, 0)
+        self._check(name, data[cut:], memoryview(data)[:cut], len(data))
+        return data[:cut]
 
     def _check(self, name: str, seal: bytes, held: np.ndarray | memoryview, size: int) -> None:
         """InputError unless a file of that size and seal holds what it was sealed with."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rt3d_tvm.cli import build, data, device, measure, models, quantize, run, training, tune
+from rt3d_tvm.cli import build, bundle, data, device, measure, models, quantize, run, training, tune
 from rt3d_tvm.cli.command import EXIT_BROKEN_PIPE, EXIT_INPUT, EXIT_INTERRUPTED, run_command
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.whole_file import FULL
@@ -26,6 +26,7 @@ from rt3d_tvm.package.version import __version__
 _COMMANDS = (
     *(models.add_models, training.add_train, training.add_prune),
     *(build.add_export, quantize.add_quantize, build.add_compile, build.add_verify),
+    bundle.add_bundle,
     *(measure.add_bench, measure.add_groups, tune.add_tune, run.add_run),
     *(device.add_remote, device.add_tracker, device.add_rpc_server),
     *(measure.add_doctor, data.add_data),

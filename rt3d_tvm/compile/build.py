@@ -17,9 +17,10 @@ import tvm
 from tvm import relax
 
 from rt3d_tvm.arguments import as_flag, as_path
+from rt3d_tvm.artifact.calls import CALLS, WHY_NONE
 from rt3d_tvm.artifact.folder import why_kept
-from rt3d_tvm.artifact.format import MODEL, write_artifact
-from rt3d_tvm.artifact.opencl.plan import Plan
+from rt3d_tvm.artifact.format import KERNELS, MODEL, write_artifact
+from rt3d_tvm.compile.calls import list_calls
 from rt3d_tvm.compile.choices.records import RecordSet, read_database, shipped_records
 from rt3d_tvm.compile.frontend import import_onnx
 from rt3d_tvm.compile.interface import interface_of
@@ -90,19 +91,19 @@ def compile_onnx(
     )
     report("write")
     with whole_folder(out_dir, why_kept=why_kept) as folder:
-        write_library(executable, folder / MODEL, linked_for)
+        kernels = folder / KERNELS if CALLS in lowered.texts else None
+        write_library(executable, folder / MODEL, linked_for, kernels=kernels)
         about = {**_described(onnx_path.name, options, lowering), **interface}
-        texts = {} if lowered.plan is None else lowered.plan.texts()
-        return write_artifact(folder, {**about, **lowered.about}, lowered.weights, texts)
+        return write_artifact(folder, {**about, **lowered.about}, lowered.weights, lowered.texts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Lowered:
-    """A module on planned storages, its weights, and what the manifest says of both."""
+    """A module on planned storages, its weights, what else is written, and the manifest's part."""
 
     mod: tvm.IRModule
     weights: list[np.ndarray]
-    plan: Plan | None
+    texts: dict[str, str]
     about: dict
 
 
@@ -132,8 +133,20 @@ def _lowered(
     planned, largest = planned_bytes(mod)
     about |= {"planned_activation_bytes": planned, "largest_activation_bytes": largest}
     make_plan = lowering.backend.plan
-    plan = None if make_plan is None else make_plan(mod, lowering.target, inputs=inputs)
-    return _Lowered(mod=mod, weights=weights, plan=plan, about=about)
+    if make_plan is not None:
+        texts = make_plan(mod, lowering.target, inputs=inputs).texts()
+    else:
+        texts, why_none = _call_list(mod, inputs)
+        about |= {} if why_none is None else {WHY_NONE: why_none}
+    return _Lowered(mod=mod, weights=weights, texts=texts, about=about)
+
+
+def _call_list(mod: tvm.IRModule, inputs: int) -> tuple[dict[str, str], str | None]:
+    """The file of a module's calls by name; or why there is none: the VM is needed then."""
+    try:
+        return {CALLS: list_calls(mod, inputs=inputs).text()}, None
+    except ValueError as error:
+        return {}, str(error)
 
 
 def _finalizing(lowering: Lowering) -> tvm.transform.Pass:

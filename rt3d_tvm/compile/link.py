@@ -32,10 +32,17 @@ _HOST_VARIABLES, _NDK_VARIABLES = ("CXX", "CC"), ("TVM_NDK_CC",)
 _PR_SET_PDEATHSIG = 1
 
 
-def write_library(module: Executable, path: Path, target: Target) -> None:
+# TVM's name of the object file with the code of the kernels; what else it links are the VM's lists.
+_KERNELS = "lib0.o"
+
+
+def write_library(
+    module: Executable, path: Path, target: Target, *, kernels: Path | None = None
+) -> None:
     """Write a compiled module as the shared library ``path``, for ``target``.
 
-    InputError where no linker is there, and with what the linker or the disk says where it fails.
+    kernels: where to keep the object file of its kernels. InputError where no linker is there, and
+    with what the linker or the disk says where it fails.
     """
     arguments = export_arguments(target)
     objects = path.with_name(f"{path.name}.objects")
@@ -45,6 +52,8 @@ def write_library(module: Executable, path: Path, target: Target) -> None:
         module.export_library(str(path), workspace_dir=str(objects), **arguments)
 
     reason = _why_failed(export)
+    if reason is None and kernels is not None:
+        (objects / _KERNELS).rename(kernels)
     shutil.rmtree(objects)
     if reason is not None:
         raise InputError(f"{path.name} cannot be made: {reason}")

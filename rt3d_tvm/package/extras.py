@@ -42,6 +42,7 @@ EXTRAS = (
     _extra("xgboost", "tune", "tune", "xgboost-cpu", "xgboost"),
     _extra("matplotlib", "charts", "prune --data"),
     _extra("pyopencl", "opencl", "run, bench, tune for OpenCL"),
+    _extra("ziglang", "bundle", "bundle --program"),
 )
 
 

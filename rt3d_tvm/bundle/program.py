@@ -1,0 +1,156 @@
+"""Programs of a bundle: one static file that runs from its folder, for any Linux or Android."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rt3d_tvm.artifact.cpu_features import check_runs_here
+from rt3d_tvm.artifact.format import ArtifactFiles
+from rt3d_tvm.bundle.tables import SOURCES
+from rt3d_tvm.data.preprocessing import Preprocessing, from_fields
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.package.extras import extra_of
+from rt3d_tvm.precision import PRECISIONS, QUANTIZED
+
+PROGRAMS = ("bench", "classify")
+# What each is made of besides the library, and what lies beside it when it runs.
+_SOURCES = {"bench": ("bench.c", "device.h"), "classify": ("classify.c", "frames.h")}
+_SHARED = ("program.c",)
+EXPECTED, LABELS = "expected.bin", "labels.txt"
+_INPUT_SEED = 0
+
+
+def check_programs(programs: Sequence[str]) -> tuple[str, ...]:
+    """The names, each once; InputError for one that there is not, and without a linker for them."""
+    if unknown := [name for name in programs if name not in PROGRAMS]:
+        raise InputError(f"program {unknown[0]!r:.60}: {' or '.join(PROGRAMS)} is accepted")
+    if programs and importlib.util.find_spec("ziglang") is None:
+        raise InputError(
+            "programs are linked by the Python package ziglang, which is not installed: "
+            f"{extra_of('ziglang').remedy}"
+        )
+    return tuple(dict.fromkeys(programs))
+
+
+def write_programs(
+    made: Path,
+    programs: Sequence[str],
+    about: dict,
+    files: ArtifactFiles,
+    onnx_path: Path | None,
+) -> None:
+    """Link programs in the folder of a bundle, with what lies beside them.
+
+    about: what describes the bundle. onnx_path: the model file; ONNX Runtime then says what output
+    to expect, and otherwise the artifact does where this machine can run it.
+    """
+    if not programs:
+        return
+    described = from_fields(files.manifest, f"{files.folder}: manifest.json")
+    settings = {**_model(about), **_check_of(files.manifest)}
+    if "classify" in programs:
+        settings |= _clips(files, described.preprocessing)
+        if described.labels is not None:
+            text = "".join(f"{label}\n" for label in described.labels)
+            (made / LABELS).write_text(text, encoding="utf-8")
+    if "bench" in programs:
+        _write_expected(made, files, onnx_path)
+    lines = [f"#define {name} {value}" for name, value in settings.items()]
+    text = "\n".join([f'#include "{about["name"]}.h"', "", *lines, ""])
+    (made / "program.h").write_text(text, encoding="utf-8")
+    for name in (*_SHARED, *(source for program in programs for source in _SOURCES[program])):
+        shutil.copyfile(SOURCES / name, made / name)
+    for program in programs:
+        _link(made, program, about)
+
+
+def _model(about: dict) -> dict[str, object]:
+    name = about["name"]
+    return {
+        "MODEL(function)": f"{name}_##function",
+        "MODEL_TYPE": name,
+        "ARTIFACT": f'"{about["artifact"]}"',
+        "EMBEDDED": int(about["embedded"]),
+    }
+
+
+def _check_of(manifest: dict) -> dict[str, object]:
+    """How far an output may be from the expected one."""
+    precision = manifest.get("precision", {})
+    return {"LIMIT": precision.get("max_rel_error", PRECISIONS["fp32"].max_rel_error)}
+
+
+def _clips(files: ArtifactFiles, used: Preprocessing | None) -> dict[str, object]:
+    """How frames become the input; InputError for a model that does not say it."""
+    if used is None:
+        raise InputError(
+            f"{files.folder}: the model does not say how frames become its input, which program "
+            "classify needs; rt3d export writes it into the ONNX file of this package's models"
+        )
+    short = used.resize if isinstance(used.resize, int) else 0
+    height, width = (0, 0) if isinstance(used.resize, int) else used.resize
+    (taken,), given = files.manifest["inputs"], files.manifest["outputs"]
+    return {
+        "BATCH": taken["shape"][0],
+        "FRAMES": used.frames,
+        "STRIDE": used.stride,
+        "SIZE": used.size,
+        "RESIZE_SHORT": short,
+        "RESIZE_HEIGHT": height,
+        "RESIZE_WIDTH": width,
+        "CLASSES": given[0]["shape"][-1],
+        "MEAN": ", ".join(f"{value!r}f" for value in used.mean),
+        "STD": ", ".join(f"{value!r}f" for value in used.std),
+        "BLUE_FIRST": int(used.colour_order == "bgr"),
+    }
+
+
+def _write_expected(made: Path, files: ArtifactFiles, onnx_path: Path | None) -> None:
+    """A random input, and the output that it should have, where something can tell."""
+    (taken,) = files.manifest["inputs"]
+    if taken["dtype"] != "float32":
+        raise InputError(f"{files.folder}: its input is {taken['dtype']}; bench takes float32")
+    rng = np.random.default_rng(_INPUT_SEED)
+    x = rng.standard_normal(taken["shape"], dtype="float32")
+    x.tofile(made / "input0.bin")
+    expected = _expected(files, onnx_path, x)
+    if expected is not None:
+        expected.astype("float32").tofile(made / EXPECTED)
+
+
+def _expected(files: ArtifactFiles, onnx_path: Path | None, x: np.ndarray) -> np.ndarray | None:
+    if onnx_path is not None:
+        from rt3d_tvm.artifact.verify import reference_session
+
+        optimised = files.manifest.get("precision", {}).get("name") == QUANTIZED.name
+        session = reference_session(onnx_path, optimised=optimised)
+        return session.run(None, {session.get_inputs()[0].name: x})[0]
+    try:
+        check_runs_here(files.manifest, files.folder)
+    except InputError:  # code for another processor, and nothing here to run it
+        return None
+    from rt3d_tvm.artifact.load import load
+
+    return load(files.folder).run(x)
+
+
+def _link(made: Path, program: str, about: dict) -> None:
+    """One static file, without symbols; InputError with what the linker says."""
+    name, machine = about["name"], about["processor"]["machine"]
+    embedded = ["weights.S"] if about["embedded"] else []
+    command = [
+        *(sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-musl", "-static"),
+        *("-std=c11", "-O2", "-s", "-I.", "-Wl,-z,max-page-size=16384", "-Wl,-z,noexecstack"),
+        *(f"{program}.c", f"{name}.c", f"{name}.o", *embedded, "-lm", "-o", program),
+    ]
+    done = subprocess.run(command, cwd=made, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = " / ".join(line.strip() for line in done.stderr.splitlines()[-3:])
+        raise InputError(f"program {program} cannot be linked: {said}")
