@@ -64,26 +64,22 @@ def edit_manifest(folder: Path, change: Callable[[dict], object]) -> None:
 
 def reseal(folder: Path) -> None:
     """Write the checksums and ids anew: what is left to find are the contents themselves."""
-    library = (folder / "model.so").read_bytes()[: -SEAL.size]
-    weights = (folder / "weights.bin").read_bytes()[SEAL.size :]
     manifest = json.loads((folder / "manifest.json").read_text())
-    held = {"model.so": library, "weights.bin": weights}
-    for name, data in held.items():
-        manifest["sha256"][name] = hashlib.sha256(data).hexdigest()
-    manifest["id"] = BLANK
+    sealed = [name for name in KINDS if name in manifest["sha256"]]
+    held = {}
+    for name in sealed:
+        data = (folder / name).read_bytes()
+        held[name] = data[SEAL.size :] if name == "weights.bin" else data[: -SEAL.size]
+        manifest["sha256"][name] = hashlib.sha256(held[name]).hexdigest()
+    old, manifest["id"] = manifest["id"], BLANK
     text = json.dumps(manifest, indent=1)
     manifest["id"] = hashlib.sha256(text.encode()).hexdigest()
     text = text.replace(BLANK, manifest["id"], 1)
     (folder / "manifest.json").write_text(text)
-    seals = {
-        name: SEAL.pack(
-            KINDS[name],
-            zlib.crc32(text.encode()),
-            zlib.crc32(data),
-            len(data) + SEAL.size,
-            bytes.fromhex(manifest["id"]),
-        )
-        for name, data in held.items()
-    }
-    (folder / "model.so").write_bytes(library + seals["model.so"])
-    (folder / "weights.bin").write_bytes(seals["weights.bin"] + weights)
+    for name in manifest["crc32"]:
+        content = (folder / name).read_text()
+        (folder / name).write_text(content.replace(old, manifest["id"], 1))
+    for name, data in held.items():
+        crcs = zlib.crc32(text.encode()), zlib.crc32(data)
+        seal = SEAL.pack(KINDS[name], *crcs, len(data) + SEAL.size, bytes.fromhex(manifest["id"]))
+        (folder / name).write_bytes(seal + data if name == "weights.bin" else data + seal)
