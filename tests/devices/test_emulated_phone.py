@@ -32,6 +32,7 @@ from tests.quantized_models import (
     net,
     quantized_by_onnxruntime,
     run_by_onnxruntime,
+    separable_net,
 )
 from tests.two_layers import write_two_layers
 
@@ -266,10 +267,13 @@ def _until(condition) -> bool:
     return True
 
 
+@pytest.mark.parametrize("network", [net, separable_net])
 @pytest.mark.parametrize("target", ["cortex-a77", "arm64"])
-def test_a_quantised_network_computes_there_what_onnx_runtime_does_here(phone, target, tmp_path):
+def test_a_quantised_network_computes_there_what_onnx_runtime_does_here(
+    phone, target, network, tmp_path
+):
     """With `sdot`, and on processors from before it."""
-    path = quantized_by_onnxruntime(tmp_path, net(3))
+    path = quantized_by_onnxruntime(tmp_path, network(3))
     manifest = compile_onnx(path, tmp_path / "artifact", target=target)
     assert {layer["dtype"] for layer in manifest["layers"]} == {"int8"}
     rng = np.random.default_rng(0)
