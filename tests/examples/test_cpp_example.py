@@ -11,6 +11,7 @@ import pytest
 import torch
 import tvm_ffi
 
+from rt3d_tvm.artifact.load import load
 from rt3d_tvm.artifact.verify import reference_session, relative_distance
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.link import GNU_LINKER
@@ -20,6 +21,7 @@ from rt3d_tvm.export import export_onnx
 from tests.artifact.networks import clip
 from tests.artifact.tampering import damaged, edit_manifest, reseal
 from tests.nan_models import diverged, spoiled
+from tests.quantized_models import SHAPE, net, quantized_by_onnxruntime
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cpp"
@@ -74,6 +76,19 @@ def check(command: list, folder: Path, onnx: Path, shape: list[int], tmp_path: P
 def test_it_computes_what_onnx_runtime_does(program, compiled, tmp_path):
     shape = compiled.manifest["inputs"][0]["shape"]
     check([program], compiled.folder, compiled.onnx, shape, tmp_path)
+
+
+def test_it_computes_in_8_bits_what_python_does(program, tmp_path):
+    onnx = quantized_by_onnxruntime(tmp_path, net(3))
+    manifest = compile_onnx(onnx, tmp_path / "artifact")
+    assert {layer["dtype"] for layer in manifest["layers"]} == {"uint8"}
+    clip = np.random.default_rng(2).standard_normal(SHAPE, dtype="float32")
+    clip.tofile(tmp_path / "clip.raw")
+    arguments = (tmp_path / "artifact", tmp_path / "clip.raw", "--output", tmp_path / "y.raw")
+    done = run(program, *arguments, "--runs", 1)
+    assert done.returncode == 0, done.stderr
+    logits = np.fromfile(tmp_path / "y.raw", "float32")
+    np.testing.assert_array_equal(logits, load(tmp_path / "artifact").run(clip).ravel())
 
 
 def test_it_refuses_what_does_not_fit(program, compiled_c3d, tmp_path):
