@@ -6,7 +6,8 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import onnx
@@ -25,6 +26,8 @@ METHODS = {
     "entropy": (CalibrationMethod.Entropy, {"num_bins": 1024}),
     "percentile": (CalibrationMethod.Percentile, {"num_bins": 2048, "symmetric": False}),
 }
+# By how much a clip may widen a histogram before it gets wider bins.
+MOST_GROWTH = 4
 # What onnxruntime can quantise, but two: the probabilities of a Softmax below 1/256 would all be
 # alike, and a BatchNormalization that no Conv takes in would get its factors in 8 bits.
 OPERATORS = sorted({*QLinearOpsRegistry, *QDQRegistry} - {"Softmax", "BatchNormalization"})
@@ -51,8 +54,11 @@ def ranges_of(model: FloatModel, batches: Sequence[np.ndarray], method: str) -> 
             extra_options=options,
         )
         # One batch at a time: the histograms' calibrators keep all tensors of what they are given.
-        for batch in batches:
+        for number, batch in enumerate(batches):
             calibrator.collect_data(_Reader({name: batch}))
+            if not number and kind is not CalibrationMethod.MinMax:
+                collector = calibrator.collector
+                collector.merge_histogram = partial(_merged, collector.merge_histogram)
         ranges = calibrator.compute_data()
     for tensor, found in ranges.items():
         if not np.isfinite(found.range_value).all():
@@ -61,6 +67,23 @@ def ranges_of(model: FloatModel, batches: Sequence[np.ndarray], method: str) -> 
                 "model that stays finite on them is accepted"
             )
     return ranges
+
+
+def _merged(merge: Callable, old: tuple, data: np.ndarray, *new: np.ndarray) -> tuple:
+    """A histogram with more data in it: onnxruntime's, or with bins that are as many as before.
+
+    onnxruntime keeps the width of the bins. After a clip of next to nothing, such as a black one,
+    the others would make millions of them.
+    """
+    counts, edges, low, high, threshold = old
+    least, most, beyond = new
+    if not 0 < MOST_GROWTH * threshold < beyond:
+        return merge(old, data, *new)
+    limits = (-beyond, beyond)
+    added, new_edges = np.histogram(data, len(counts), range=limits)
+    centres = (edges[1:] + edges[:-1]) / 2
+    moved, _ = np.histogram(centres, len(counts), range=limits, weights=counts)
+    return added + moved.astype(added.dtype), new_edges, min(low, least), max(high, most), beyond
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from rt3d_tvm.compile.frontend import layer_names
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.quantize import float_model, quantize_onnx
 from rt3d_tvm.quantize.float_model import read_float_model
-from rt3d_tvm.quantize.ranges import METHODS
+from rt3d_tvm.quantize.ranges import METHODS, ranges_of
 from tests.compile.onnx_models import make_model, tensor, weights
 from tests.quantize.conftest import LAYERS, SHAPE, network, some
 
@@ -26,6 +26,19 @@ def run(path, clips):
 
 def stored(path):
     return {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+
+
+@pytest.mark.parametrize("method", ["entropy", "percentile"])
+def test_a_clip_of_next_to_nothing_leaves_the_ranges_of_the_others(model, method):
+    """Bins as narrow as those of the first clip would be 1e9 times as many."""
+    read = read_float_model(model)
+    dark, others = some(1) * np.float32(1e-9), list(some(3)[:, None])
+    found = ranges_of(read, [dark, *others], method).data
+    expected = ranges_of(read, others, method).data
+    for name, alone in expected.items():
+        width = np.ptp(np.ravel(alone.range_value))
+        far = abs(np.ravel(found[name].range_value) - np.ravel(alone.range_value)).max()
+        assert far <= 0.3 * width, name
 
 
 @pytest.mark.parametrize("method", METHODS)
