@@ -1,8 +1,8 @@
-"""Run an artifact with TVM's runtime and numpy alone: python run_plain.py DIR [INPUT.npy].
+"""Run an artifact with TVM's runtime and numpy alone: python run_plain.py DIR [INPUT.npy ...].
 
-Prints the output as JSON. Set TVM_NUM_THREADS to the number of cores: left alone, TVM takes half of
-them on x86-64. `import tvm` would load the compiler as well, which takes 140 MB that running does
-not need.
+One file for each input, in the manifest's order. Prints each output as a line of JSON. Set
+TVM_NUM_THREADS to the number of cores: left alone, TVM takes half of them on x86-64. `import tvm`
+would load the compiler as well, which takes 140 MB that running does not need.
 """
 
 import ctypes
@@ -27,8 +27,8 @@ CPU, POOLED = 1, 2  # DLPack's device type, the Relax VM's kind of allocator
 SEAL, SEAL_BYTES = "<16sIIQ", 64
 
 
-def load_plain(folder: Path) -> tuple[dict, Callable[[np.ndarray], np.ndarray]]:
-    """The manifest of an artifact, and a function for one thread that runs it.
+def load_plain(folder: Path) -> tuple[dict, Callable[..., list[np.ndarray]]]:
+    """The manifest of an artifact, and a function of its inputs, for one thread, that runs it.
 
     Exits where its files are damaged or do not belong together, and where this processor cannot run
     its code. The weights stay in their file.
@@ -70,8 +70,13 @@ def load_plain(folder: Path) -> tuple[dict, Callable[[np.ndarray], np.ndarray]]:
             sys.exit(f"{folder}: weights.bin is not laid out as manifest.json says")
         weights.append(tvm_ffi.from_dlpack(values))
         position += -(-size // SEAL_BYTES) * SEAL_BYTES
-    main = vm["main"]
-    return manifest, lambda x: np.from_dlpack(main(tvm_ffi.from_dlpack(x), *weights))
+    main, several = vm["main"], len(manifest["outputs"]) > 1
+
+    def run(*inputs: np.ndarray) -> list[np.ndarray]:
+        result = main(*map(tvm_ffi.from_dlpack, inputs), *weights)
+        return [np.from_dlpack(each) for each in (result if several else [result])]
+
+    return manifest, run
 
 
 def leaves_memory(values: np.ndarray, within=None, ascending: bool = False, **_: object) -> bool:
@@ -97,11 +102,15 @@ def lacking(machine: str, features: dict[str, int]) -> list[str]:
 
 if __name__ == "__main__":
     manifest, run = load_plain(Path(sys.argv[1]))
-    shape = manifest["inputs"][0]["shape"]
-    clip = np.load(sys.argv[2]) if len(sys.argv) > 2 else np.zeros(shape, "float32")
-    output = run(clip)
-    if not np.isfinite(output).all():
-        sys.exit(
-            f"{sys.argv[1]}: {np.sum(~np.isfinite(output))} of its outputs are NaN or infinite"
-        )
-    print(json.dumps(output.tolist()))
+    taken = manifest["inputs"]
+    clips = [np.load(path) for path in sys.argv[2:]]
+    clips = clips or [np.zeros(each["shape"], each["dtype"]) for each in taken]
+    found = [(list(clip.shape), str(clip.dtype)) for clip in clips]
+    if found != [(each["shape"], each["dtype"]) for each in taken]:
+        sys.exit(f"{sys.argv[1]} takes {taken}, not {found}")
+    for output in run(*clips):
+        if not np.isfinite(output).all():
+            sys.exit(
+                f"{sys.argv[1]}: {np.sum(~np.isfinite(output))} of its outputs are NaN or infinite"
+            )
+        print(json.dumps(output.tolist()))

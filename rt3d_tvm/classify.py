@@ -11,6 +11,7 @@ import numpy as np
 
 from rt3d_tvm.artifact.description import batches, description_of, prepared
 from rt3d_tvm.artifact.load import Artifact, load
+from rt3d_tvm.artifact.tensors import the_one
 from rt3d_tvm.data.clips import VideoSource, read_clips
 from rt3d_tvm.data.labels import read_labels as read_labels
 from rt3d_tvm.data.labels import repeated
@@ -98,7 +99,7 @@ def classify_video(
 
 def check_labels(labels: Sequence[str] | None, manifest: dict) -> None:
     """InputError for labels that are not one for each class of the model."""
-    classes = manifest["outputs"][0]["shape"][-1]
+    classes = the_one(manifest, "outputs", "classification")["shape"][-1]
     if labels is not None and len(labels) != classes:
         raise InputError(
             f"{len(labels)} labels for a model of {classes} classes; one label each is accepted"

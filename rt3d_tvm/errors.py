@@ -1,4 +1,4 @@
-"""The one error that a user's input can cause, and how it quotes the errors of other libraries."""
+"""The one error that a user's input can cause, a warning, and how errors quote those of other libraries."""
 
 # Characters. A library quotes what it read, and a damaged file can hold a word of any length.
 _MOST = 300
@@ -24,3 +24,7 @@ def words_of(error: BaseException, *, lines: int | None = None) -> str:
         return text
     cut = " ... "
     return text[: _MOST - _ENDING - len(cut)] + cut + text[-_ENDING:]
+
+
+class UntestedOperators(UserWarning):
+    """A model that is compiled has operators that nobody has compared with ONNX Runtime."""

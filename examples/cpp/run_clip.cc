@@ -1,7 +1,9 @@
 // Runs an artifact of `rt3d compile` on a clip, with the TVM runtime and nothing else.
 //
-//   run_clip ARTIFACT CLIP.raw [--rgb24] [--threads N] [--runs N] [--output LOGITS.raw]
+//   run_clip ARTIFACT CLIP.raw... [--rgb24] [--threads N] [--runs N] [--output LOGITS.raw]
 //
+// One file for each input of the model, in the manifest's order. Of a model with several outputs
+// their names and shapes are printed instead of classes, and --output writes one after the other.
 // CLIP.raw holds the input's values as they lie in memory, in the order of the manifest's shape:
 // numpy's array.tofile() writes one. With --rgb24 it holds frames of 8-bit RGB, one after the
 // other, resized and cropped as `rt3d run ARTIFACT --describe` says; they are normalised as the
@@ -26,6 +28,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <memory>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -47,7 +50,8 @@ constexpr int kTop = 5, kWarmUp = 2;
 constexpr int kPooledAllocator = 2, kBigCores = 1;
 
 struct Options {
-  std::string folder, clip, output;
+  std::string folder, output;
+  std::vector<std::string> clips;
   bool rgb24 = false;
   int threads = 0, runs = 10;
 };
@@ -63,9 +67,29 @@ int Cores() {
   return sched_getaffinity(0, sizeof(allowed), &allowed) ? 1 : CPU_COUNT(&allowed);
 }
 
-// Prints the likeliest classes, and writes the logits to a file where one is named.
-void Report(const ffi::Tensor& logits, const std::vector<std::string>& labels,
-            const std::string& output) {
+// Writes what the model gave to a file, one output after the other.
+void Write(const std::vector<ffi::Tensor>& results, const std::string& output) {
+  std::ofstream out(output, std::ios::binary);
+  for (const ffi::Tensor& result : results) {
+    out.write(static_cast<const char*>(result.data_ptr()),
+              ffi::GetDataSize(result.numel(), result.dtype()));
+  }
+  if (!out.flush()) Fail(output + ": cannot be written");
+}
+
+// Names and shapes of several outputs.
+void List(const std::vector<ffi::Tensor>& results, const json::Array& entries) {
+  for (size_t i = 0; i < results.size(); ++i) {
+    std::string name = Get(entries[i], "name").cast<ffi::String>(), shape;
+    for (int axis = 0; axis < results[i].ndim(); ++axis) {
+      shape += (axis ? " x " : "") + std::to_string(results[i].size(axis));
+    }
+    std::printf("output %s: %s\n", name.c_str(), shape.c_str());
+  }
+}
+
+// Prints the likeliest classes.
+void Report(const ffi::Tensor& logits, const std::vector<std::string>& labels) {
   DLDataType dtype = logits.dtype();
   if (dtype.code != kDLFloat || dtype.bits != 32) Fail("the model's output is not float32");
   const float* values = static_cast<const float*>(logits.data_ptr());
@@ -76,11 +100,6 @@ void Report(const ffi::Tensor& logits, const std::vector<std::string>& labels,
          " values of the output are NaN or infinite: no class is the likeliest");
   }
   size_t classes = logits.size(logits.ndim() - 1);
-  if (!output.empty()) {
-    std::ofstream out(output, std::ios::binary);
-    out.write(reinterpret_cast<const char*>(values), logits.numel() * sizeof(float));
-    if (!out.flush()) Fail(output + ": cannot be written");
-  }
   std::vector<size_t> order(classes);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
@@ -111,20 +130,31 @@ void Run(const Options& options) {
   auto vm = Member(library, "vm_load_executable")().cast<ffi::Module>();
   Member(vm, "vm_initialization")(static_cast<int>(kDLCPU), 0, kPooledAllocator);
 
-  json::Value input = Get(manifest, "inputs").cast<json::Array>()[0];
-  Mapped clip(options.clip);
-  std::vector<float> values;
-  char* data = clip.data;
-  size_t size = clip.size;
-  if (options.rgb24) {
-    values = artifact::Normalised(manifest, clip, options.clip);
-    data = reinterpret_cast<char*>(values.data()), size = values.size() * sizeof(float);
+  auto inputs = Get(manifest, "inputs").cast<json::Array>();
+  auto outputs = Get(manifest, "outputs").cast<json::Array>();
+  if (options.clips.size() != inputs.size()) {
+    Fail(std::to_string(options.clips.size()) + " files for a model of " +
+         std::to_string(inputs.size()) + " inputs");
   }
-  std::vector<ffi::Tensor> tensors{artifact::View(input, data, size, options.clip)};
-  size_t taken = ffi::GetDataSize(tensors[0].numel(), tensors[0].dtype());
-  if (taken != size) {
-    Fail(options.clip + ": " + std::to_string(size) + " bytes, the model takes " +
-         std::to_string(taken) + ", float32; --rgb24 is for frames of 8-bit RGB");
+  if (options.rgb24 && inputs.size() > 1) Fail("--rgb24 is for a model of one input");
+  std::vector<std::unique_ptr<Mapped>> clips;
+  std::vector<float> values;
+  std::vector<ffi::Tensor> tensors;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const std::string& path = options.clips[i];
+    clips.push_back(std::make_unique<Mapped>(path));
+    char* data = clips[i]->data;
+    size_t size = clips[i]->size;
+    if (options.rgb24) {
+      values = artifact::Normalised(manifest, *clips[i], path);
+      data = reinterpret_cast<char*>(values.data()), size = values.size() * sizeof(float);
+    }
+    tensors.push_back(artifact::View(inputs[i], data, size, path));
+    size_t taken = ffi::GetDataSize(tensors[i].numel(), tensors[i].dtype());
+    if (taken != size) {
+      Fail(path + ": " + std::to_string(size) + " bytes, the model takes " +
+           std::to_string(taken) + ", float32; --rgb24 is for frames of 8-bit RGB");
+    }
   }
   for (const ffi::Tensor& weight : artifact::Weights(manifest, files.weights)) {
     tensors.push_back(weight);
@@ -141,7 +171,15 @@ void Run(const Options& options) {
     if (i >= kWarmUp) milliseconds.push_back(took.count());
   }
 
-  Report(result.cast<ffi::Tensor>(), artifact::Labels(manifest), options.output);
+  std::vector<ffi::Tensor> results;
+  if (outputs.size() == 1) {
+    results.push_back(result.cast<ffi::Tensor>());
+    Report(results[0], artifact::Labels(manifest));
+  } else {
+    for (const ffi::Tensor& each : result.cast<ffi::Array<ffi::Tensor>>()) results.push_back(each);
+    List(results, outputs);
+  }
+  if (!options.output.empty()) Write(results, options.output);
   std::sort(milliseconds.begin(), milliseconds.end());
   std::printf("median of %d runs: %.2f ms\n", options.runs, milliseconds[options.runs / 2]);
 }
@@ -177,10 +215,11 @@ Options Parse(int count, char** words) {
       Fail(word + ": --rgb24, --threads, --runs and --output are known");
     }
   }
-  if (places.size() != 2) {
-    Fail("run_clip ARTIFACT CLIP.raw [--rgb24] [--threads N] [--runs N] [--output LOGITS.raw]");
+  if (places.size() < 2) {
+    Fail("run_clip ARTIFACT CLIP.raw... [--rgb24] [--threads N] [--runs N] [--output LOGITS.raw]");
   }
-  options.folder = places[0], options.clip = places[1];
+  options.folder = places[0];
+  options.clips.assign(places.begin() + 1, places.end());
   return options;
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rt3d_tvm.artifact.tensors import the_one
 from rt3d_tvm.data.preprocessing import Description, Preprocessing, changed, from_fields
 from rt3d_tvm.errors import InputError
 
@@ -42,7 +43,7 @@ def prepared(
 
 def batches(clips: np.ndarray, manifest: dict) -> list[np.ndarray]:
     """The clips, as many at once as the model takes; the last ones are filled up with the last."""
-    batch = manifest["inputs"][0]["shape"][0]
+    batch = the_one(manifest, "inputs", "a video")["shape"][0]
     lacking = -len(clips) % batch
     filled = np.concatenate([clips, np.repeat(clips[-1:], lacking, axis=0)])
     return np.split(filled, len(filled) // batch)
@@ -50,7 +51,7 @@ def batches(clips: np.ndarray, manifest: dict) -> list[np.ndarray]:
 
 def clip_shape(manifest: dict, folder: Path) -> tuple[int, int, int]:
     """Clips in a batch, frames of a clip, height and width of a frame; InputError for others."""
-    shape = manifest["inputs"][0]["shape"]
+    shape = the_one(manifest, "inputs", "a video")["shape"]
     if len(shape) != 5 or shape[1] != 3 or shape[3] != shape[4]:
         raise InputError(
             f"{folder}: its input is {shape}; a model of RGB clips is expected: [clips, 3, frames, "

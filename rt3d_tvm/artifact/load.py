@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from rt3d_tvm.artifact.format import (
     read_manifest,
 )
 from rt3d_tvm.artifact.mapped_file import MappedFile
+from rt3d_tvm.artifact.tensors import Tensors, given, named
 from rt3d_tvm.artifact.threads import (
     KernelThread,
     available_cores,
@@ -46,7 +48,6 @@ __all__ = [
     "WEIGHTS",
     "Artifact",
     "available_cores",
-    "check_input",
     "elf_machine",
     "load",
     "load_library",
@@ -63,44 +64,39 @@ _libraries = itertools.count()
 class Artifact:
     """A loaded model: ``run`` takes and returns numpy arrays; the manifest says of what shape.
 
+    Where it has several inputs or outputs they are dicts of arrays by name.
+
     Any thread may call ``run``; calls take turns. All artifacts that run on several threads take
     turns with each other, too. One with ``threads=1`` runs beside others. A forked process may go
     on using it.
 
-    threads: how many really run it. input: where each run puts its input: a new tensor of a
+    threads: how many really run it. inputs: where each run puts its inputs: a new tensor of a
     clip's size would be new pages each time, which takes S3D some percent of a run.
     """
 
     manifest: dict
     vm: relax.VirtualMachine
-    input: tvm.runtime.Tensor
+    inputs: list[tvm.runtime.Tensor]
     weights: list[tvm.runtime.Tensor]
     threads: int
     weights_file: MappedFile
     thread: KernelThread
 
-    def run(self, x: np.ndarray) -> np.ndarray:
-        """The model's output for one float32 input.
+    def run(self, x: np.ndarray | Mapping[str, np.ndarray]) -> Tensors:
+        """The model's output for one float32 input, or for several by name.
 
-        InputError for another shape or type, and where somebody has written to weights.bin since
-        it was loaded.
+        InputError for another shape, type or name, and where somebody has written to weights.bin
+        since it was loaded.
         """
-        check_input(self.manifest, x)
+        taken = given(self.manifest, x)
         self.weights_file.check()
-        return self.thread.call(self.threads, self._run, x)
+        return named(self.manifest, self.thread.call(self.threads, self._run, taken))
 
-    def _run(self, x: np.ndarray) -> np.ndarray:
-        return self.vm["main"](self.input.copyfrom(x), *self.weights).numpy()
-
-
-def check_input(manifest: dict, x: np.ndarray) -> None:
-    """InputError where ``x`` has another shape or type than the model of ``manifest`` takes."""
-    expected = manifest["inputs"][0]
-    if list(x.shape) != expected["shape"] or str(x.dtype) != expected["dtype"]:
-        raise InputError(
-            f"input {expected['name']!r} is {x.dtype} of shape {tuple(x.shape)}; the model "
-            f"takes {expected['dtype']} of shape {tuple(expected['shape'])}"
-        )
+    def _run(self, taken: list[np.ndarray]) -> list[np.ndarray]:
+        held = [place.copyfrom(x) for place, x in zip(self.inputs, taken, strict=True)]
+        result = self.vm["main"](*held, *self.weights)
+        several = len(self.manifest["outputs"]) > 1
+        return [each.numpy() for each in result] if several else [result.numpy()]
 
 
 def load(folder: str | Path, *, threads: int | None = None) -> Artifact:
@@ -125,9 +121,8 @@ def load(folder: str | Path, *, threads: int | None = None) -> Artifact:
         reason = words_of(error, lines=1)
         raise InputError(f"{files.folder / MODEL}: cannot be loaded: {reason}") from error
     weights = [tvm.runtime.from_dlpack(value) for value in arrays]
-    (taken,) = files.manifest["inputs"]
-    clip = tvm.runtime.empty(taken["shape"], taken["dtype"])
-    return Artifact(files.manifest, vm, clip, weights, used, weights_file, thread)
+    inputs = [tvm.runtime.empty(each["shape"], each["dtype"]) for each in files.manifest["inputs"]]
+    return Artifact(files.manifest, vm, inputs, weights, used, weights_file, thread)
 
 
 def _read(folder: Path) -> tuple[ArtifactFiles, bytes, MappedFile, list[np.ndarray]]:

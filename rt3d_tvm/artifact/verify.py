@@ -11,6 +11,7 @@ from rt3d_tvm.arguments import as_path
 from rt3d_tvm.artifact.description import batches
 from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.opencl.artifact import load_here
+from rt3d_tvm.artifact.tensors import arrays, given, noise
 from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.numerics.distance import relative_distance
 from rt3d_tvm.precision import PRECISIONS, QUANTIZED
@@ -51,7 +52,8 @@ def verify(
     ``limit``: the largest error that passes; by default what the artifact's precision allows.
     ``device``: a part of the name of the OpenCL device to run an artifact for OpenCL on.
     InputError for an artifact whose files do not have the checksums of its manifest, and for an
-    ONNX file that ONNX Runtime does not load, whose input or output is another, or that gives NaN.
+    ONNX file that ONNX Runtime does not load, whose inputs or outputs are others, or that gives
+    NaN. Of several outputs the one that is farthest off counts.
     """
     onnx_path = as_path(onnx_path, "onnx_path")
     files = ArtifactFiles.open(folder)
@@ -61,39 +63,58 @@ def verify(
     # As it is written, a quantised graph is computed in float32; optimised, on integers.
     optimised = precision["name"] == QUANTIZED.name
     reference = reference_session(onnx_path, optimised=optimised)
-    expected_input = artifact.manifest["inputs"][0]
-    session_input = reference.get_inputs()[0]
-    taken = (session_input.type, session_input.shape)
-    if taken != ("tensor(float)", expected_input["shape"]):
-        raise InputError(
-            f"{onnx_path} takes {taken[0]} of shape {taken[1]}, the artifact tensor(float) of "
-            f"shape {expected_input['shape']}: they are not of one model"
-        )
+    _check_inputs(artifact.manifest, reference, onnx_path)
     rng = np.random.default_rng(seed)
-    drawn = (rng.standard_normal(expected_input["shape"], dtype="float32") for _ in range(inputs))
-    taken_inputs = drawn if clips is None else batches(clips, artifact.manifest)
+    drawn = (noise(artifact.manifest, rng) for _ in range(inputs))
     errors, references = [], []
-    for x in taken_inputs:
-        ref, y = reference.run(None, {session_input.name: x})[0], artifact.run(x)
-        if ref.shape != y.shape:
-            raise InputError(
-                f"{onnx_path} gives {ref.shape}, the artifact {y.shape}: they are not of one model"
-            )
-        if np.isnan(ref).any():
-            raise InputError(
-                f"{onnx_path}: {np.isnan(ref).sum()} of the {ref.size} values that ONNX Runtime "
-                "gives are NaN: there is nothing to compare with"
-            )
-        errors.append(relative_distance(y, ref))
-        references.append(ref)
+    for x in drawn if clips is None else batches(clips, artifact.manifest):
+        taken = given(artifact.manifest, x)
+        names = [each.name for each in reference.get_inputs()]
+        refs = reference.run(None, dict(zip(names, taken, strict=True)))
+        results = arrays(artifact.run(x))
+        _check_results(refs, results, onnx_path)
+        errors.append(max(map(relative_distance, results, refs)))
+        references.append(refs)
     return Verification(
         inputs=len(errors),
         limit=precision["max_rel_error"] if limit is None else limit,
         max_rel_error=max(errors),
         sensitivity=max(
-            (relative_distance(references[0], ref) for ref in references[1:]), default=None
+            (max(map(relative_distance, references[0], refs)) for refs in references[1:]),
+            default=None,
         ),
     )
+
+
+def _check_inputs(manifest: dict, reference, onnx_path: Path) -> None:
+    """InputError where ONNX Runtime takes another number, type or shape than the artifact."""
+    taken = [(each.type, list(each.shape)) for each in reference.get_inputs()]
+    expected = [("tensor(float)", each["shape"]) for each in manifest["inputs"]]
+    if taken != expected:
+        raise InputError(
+            f"{onnx_path} takes {_listed(taken)}, the artifact {_listed(expected)}: they are not "
+            "of one model"
+        )
+
+
+def _listed(tensors: list[tuple[str, list[int]]]) -> str:
+    return " and ".join(f"{kind} of shape {shape}" for kind, shape in tensors)
+
+
+def _check_results(refs: list[np.ndarray], results: list[np.ndarray], onnx_path: Path) -> None:
+    """InputError for results of other shapes, and for references that are not numbers."""
+    shapes = [[each.shape for each in found] for found in (refs, results)]
+    if shapes[0] != shapes[1]:
+        theirs, ours = (" and ".join(map(str, found)) for found in shapes)
+        raise InputError(
+            f"{onnx_path} gives {theirs}, the artifact {ours}: they are not of one model"
+        )
+    nans, count = sum(int(np.isnan(ref).sum()) for ref in refs), sum(ref.size for ref in refs)
+    if nans:
+        raise InputError(
+            f"{onnx_path}: {nans} of the {count} values that ONNX Runtime gives are NaN: there is "
+            "nothing to compare with"
+        )
 
 
 def reference_session(onnx_path: Path, *, threads: int | None = None, optimised: bool = True):

@@ -68,6 +68,11 @@ def add_kernels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accumulate", help="of fp16 kernels for adreno and opencl: fp32 (default) or fp16"
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse operators that nobody has compared with ONNX Runtime; default: a warning",
+    )
 
 
 def compile_options(args: argparse.Namespace) -> CompileOptions:
@@ -80,6 +85,7 @@ def compile_options(args: argparse.Namespace) -> CompileOptions:
         winograd=not args.direct,
         precision=args.precision,
         accumulate=args.accumulate,
+        strict=args.strict,
     )
 
 

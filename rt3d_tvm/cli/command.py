@@ -6,12 +6,13 @@ import argparse
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.arguments import output_file
-from rt3d_tvm.console import to_json, write_json
+from rt3d_tvm.console import printable, to_json, write_json
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.whole_file import check_writable, is_standard_output, may_be_file
 
@@ -49,10 +50,16 @@ def run_command(args: argparse.Namespace) -> int:
     elsewhere: contextlib.AbstractContextManager = contextlib.nullcontext()
     if any(map(is_standard_output, outputs)):
         elsewhere = contextlib.redirect_stdout(sys.stderr)
-    with elsewhere:
+    with elsewhere, warnings.catch_warnings():
+        warnings.showwarning = _show
         status = args.run(args)
     sys.stdout.flush()
     return status
+
+
+def _show(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
+    """One line of a warning, without the line of code that gave it."""
+    print(printable(f"rt3d: warning: {message}"), file=sys.stderr)
 
 
 def write_result(args: argparse.Namespace, value: object) -> None:

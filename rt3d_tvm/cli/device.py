@@ -119,10 +119,10 @@ def bench_on_device(args: argparse.Namespace) -> int:
     import numpy as np
 
     from rt3d_tvm.artifact.load import MANIFEST, read_manifest
+    from rt3d_tvm.artifact.tensors import noise
     from rt3d_tvm.devices.processor import hottest
 
-    taken = read_manifest(args.folder / MANIFEST)["inputs"][0]
-    clip = np.random.default_rng(0).standard_normal(taken["shape"]).astype(taken["dtype"])
+    clip = noise(read_manifest(args.folder / MANIFEST), np.random.default_rng(0))
     with progress("bench") as stage, _device(args) as device:
         stage(f"upload to {device.key} at {device.address}")
         artifact = device.load(args.folder, threads=args.threads)

@@ -26,8 +26,7 @@ from rt3d_tvm.console import print_table, printable, progress
 from rt3d_tvm.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from rt3d_tvm.artifact.tensors import Tensors
     from rt3d_tvm.cli.command import Commands
     from rt3d_tvm.measure.bench import CallTiming
 
@@ -70,11 +69,11 @@ def _bench(args: argparse.Namespace) -> int:
 
     from rt3d_tvm.artifact.load import MANIFEST, available_cores, read_manifest
     from rt3d_tvm.artifact.opencl.artifact import is_for_opencl, load_here
+    from rt3d_tvm.artifact.tensors import arrays, noise
     from rt3d_tvm.measure.bench import DeviceClock, bench
 
     manifest = read_manifest(args.folder / MANIFEST)
-    shape = manifest["inputs"][0]["shape"]
-    clip = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    clip = noise(manifest, np.random.default_rng(0))
     on_device, others = is_for_opencl(manifest), args.onnx is not None or args.torch is not None
     if args.layers and others:
         raise InputError("--layers times this artifact only; leave --onnx and --torch out")
@@ -85,14 +84,14 @@ def _bench(args: argparse.Namespace) -> int:
     if args.layers:
         return _bench_layers(args, clip, on)
     artifact = load_here(args.folder, **on)
-    if not np.isfinite(artifact.run(clip)).all():
+    if not all(np.isfinite(result).all() for result in arrays(artifact.run(clip))):
         print(f"note: the output of {args.folder} is NaN or infinite on a random clip")
     clock = DeviceClock(artifact) if on_device else None
-    engines: dict[str, Callable[[np.ndarray], object]] = {"rt3d": clock or artifact.run}
+    engines: dict[str, Callable[[Tensors], object]] = {"rt3d": clock or artifact.run}
     if args.onnx is not None:
-        engines["ONNX Runtime"] = _onnx_engine(args.onnx, shape, threads)
+        engines["ONNX Runtime"] = _onnx_engine(args.onnx, manifest, threads)
     if args.torch is not None:
-        engines["PyTorch"] = _torch_engine(args.torch, shape, threads)
+        engines["PyTorch"] = _torch_engine(args.torch, manifest, threads)
     timings = bench(engines, clip, runs=args.runs)
     if clock is not None:
         timings.insert(1, clock.timing(timings[0]))
@@ -109,7 +108,7 @@ def _bench(args: argparse.Namespace) -> int:
     return 0
 
 
-def _bench_layers(args: argparse.Namespace, clip: np.ndarray, on: dict) -> int:
+def _bench_layers(args: argparse.Namespace, clip: Tensors, on: dict) -> int:
     from rt3d_tvm.measure.bench import bench_layers
 
     timings = bench_layers(args.folder, clip, runs=args.runs, **on)
@@ -157,17 +156,24 @@ def _peak_notes(timings: list[CallTiming]) -> list[str]:
     return notes
 
 
-def _onnx_engine(path: Path, shape: list[int], threads: int) -> Callable[[np.ndarray], object]:
+def _onnx_engine(path: Path, manifest: dict, threads: int) -> Callable[[Tensors], object]:
+    from rt3d_tvm.artifact.tensors import arrays
     from rt3d_tvm.artifact.verify import reference_session
 
     session = reference_session(path, threads=threads)
-    taken = session.get_inputs()[0]
-    if taken.shape != shape:
-        raise InputError(f"{path} takes {taken.shape}, the artifact {shape}: not of one model")
-    return lambda clip: session.run(None, {taken.name: clip})
+    taken = session.get_inputs()
+    found, shapes = ([each.shape for each in taken], [e["shape"] for e in manifest["inputs"]])
+    if found != shapes:
+        theirs, ours = (" and ".join(map(str, each)) for each in (found, shapes))
+        raise InputError(f"{path} takes {theirs}, the artifact {ours}: not of one model")
+    names = [each.name for each in taken]
+    return lambda clip: session.run(None, dict(zip(names, arrays(clip), strict=True)))
 
 
-def _torch_engine(text: str, shape: list[int], threads: int) -> Callable[[np.ndarray], object]:
+def _torch_engine(text: str, manifest: dict, threads: int) -> Callable[[Tensors], object]:
+    from rt3d_tvm.artifact.tensors import arrays, the_one
+
+    shape = the_one(manifest, "inputs", "--torch")["shape"]
     name, colon, weights = text.partition(":")
     if not colon:
         raise InputError(f"--torch {text}: MODEL:WEIGHTS is accepted, such as c3d:w.safetensors")
@@ -185,9 +191,9 @@ def _torch_engine(text: str, shape: list[int], threads: int) -> Callable[[np.nda
         )
     torch.set_num_threads(threads)
 
-    def run(clip: np.ndarray) -> object:
+    def run(clip: Tensors) -> object:
         with torch.inference_mode():
-            return model(torch.from_numpy(clip))
+            return model(*map(torch.from_numpy, arrays(clip)))
 
     return run
 

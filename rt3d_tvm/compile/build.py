@@ -32,7 +32,14 @@ from rt3d_tvm.compile.memory.phases import planned_bytes
 from rt3d_tvm.compile.options import CompileOptions, Lowering, options_of
 from rt3d_tvm.compile.passes.keep_packed import CHANGES_ATTRIBUTE, UNPACKED_ATTRIBUTE
 from rt3d_tvm.compile.passes.lift_constants import lift_constants
-from rt3d_tvm.compile.pipeline import check_dump, lower, phases, run_phases, storage_phases
+from rt3d_tvm.compile.pipeline import (
+    cannot_lower,
+    check_dump,
+    lower,
+    phases,
+    run_phases,
+    storage_phases,
+)
 from rt3d_tvm.compile.processor_needs import processor_needs
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.folders import check_replaceable, whole_folder
@@ -75,20 +82,16 @@ def compile_onnx(
     records = [] if database is None else [read_database(database, lowering.target)]
     records += [shipped_records(lowering.target)] if as_flag(shipped, "shipped") else []
     report("import")
-    mod = import_onnx(onnx_path, allow_non_finite=allow_non_finite)
+    mod = import_onnx(onnx_path, allow_non_finite=allow_non_finite, strict=options.strict)
     interface = {
         **interface_of(mod),
+        "untested_operators": list(mod["main"].attrs["untested"]),
         "non_finite": list(mod["main"].attrs["non_finite"]),
     }
     report("lower")
     lowered = _lowered(mod, lowering, records, dump)
     report("generate code")
-    executable = relax.build(
-        lowered.mod,
-        lowering.target,
-        relax_pipeline=_finalizing(lowering),
-        tir_pipeline=lowering.backend.tir_pipeline(),
-    )
+    executable = _built(lowered.mod, lowering)
     report("write")
     with whole_folder(out_dir, why_kept=why_kept) as folder:
         kernels = folder / KERNELS if CALLS in lowered.texts else None
@@ -147,6 +150,19 @@ def _call_list(mod: tvm.IRModule, inputs: int) -> tuple[dict[str, str], str | No
         return {CALLS: list_calls(mod, inputs=inputs).text()}, None
     except ValueError as error:
         return {}, str(error)
+
+
+def _built(mod: tvm.IRModule, lowering: Lowering) -> relax.VMExecutable:
+    """The code of a module; InputError where TVM generates none of something in it."""
+    try:
+        return relax.build(
+            mod,
+            lowering.target,
+            relax_pipeline=_finalizing(lowering),
+            tir_pipeline=lowering.backend.tir_pipeline(),
+        )
+    except RuntimeError as error:  # TVM's own
+        raise InputError(cannot_lower(error)) from error
 
 
 def _finalizing(lowering: Lowering) -> tvm.transform.Pass:

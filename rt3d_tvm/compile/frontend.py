@@ -1,4 +1,4 @@
-"""ONNX -> Relax, strict: a file this module accepts is one the rest of the flow understands."""
+"""ONNX -> Relax: a file this module accepts is one the rest of the flow understands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.arguments import as_path
-from rt3d_tvm.compile.onnx_checks import check_graph, check_shapes
+from rt3d_tvm.compile.onnx_checks import check_interface, check_opset, check_shapes
 from rt3d_tvm.compile.onnx_file import (
     check_sizes,
     first_line,
@@ -17,16 +17,22 @@ from rt3d_tvm.compile.onnx_file import (
     load_external_data,
     read_model,
 )
+from rt3d_tvm.compile.onnx_fold import fold_constants
+from rt3d_tvm.compile.onnx_functions import write_out_functions
+from rt3d_tvm.compile.onnx_mends import mend_nodes
+from rt3d_tvm.compile.onnx_operators import check_nodes, refuse_nodes, untested
 from rt3d_tvm.compile.onnx_pads import merge_pads
 from rt3d_tvm.compile.onnx_quantized import write_as_qdq
+from rt3d_tvm.compile.onnx_resize import write_resizes
 from rt3d_tvm.compile.onnx_rewrites import (
+    alone,
     remove_dead_nodes,
     remove_unused_outputs,
     write_padding,
     write_tensors,
 )
 from rt3d_tvm.compile.quantization_checks import check_quantization
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, UntestedOperators
 from rt3d_tvm.numerics.non_finite import in_graph, refuse
 
 if TYPE_CHECKING:
@@ -34,63 +40,96 @@ if TYPE_CHECKING:
     import tvm
 
 
-def import_onnx(path: Path, *, allow_non_finite: bool = False) -> tvm.IRModule:
-    """Read an ONNX file into a Relax module whose ``main`` takes one tensor of clips or pictures.
+def import_onnx(
+    path: Path, *, allow_non_finite: bool = False, strict: bool = False
+) -> tvm.IRModule:
+    """Read an ONNX file into a Relax module whose ``main`` takes one tensor for each input.
 
-    The input is float32 of fixed shape (clips, channels, frames, height, width), or without frames;
-    there is one output. A Conv arrives as ``relax.nn.conv3d`` or ``conv2d`` followed by reshape and
-    add for its bias, its weights as constants. ``main`` has the attribute ``layer_names``:
-    `layer_names` of the file, in the order of the graph, since the importer keeps no name of a
-    node; `interface_of` reads another. Nodes that no output depends on are left out.
+    Inputs are float32 of fixed shape; several outputs are a tuple. A Conv arrives as
+    ``relax.nn.conv3d`` or ``conv2d`` followed by reshape and add for its bias, its weights as
+    constants. ``main`` has the attribute ``layer_names``: `layer_names` of the file, in the order
+    of the graph, since the importer keeps no name of a node; `interface_of` reads another. Nodes
+    that no output depends on are left out, and those that depend on no input are computed.
 
-    Raises InputError for anything else, naming the node or the tensor and what is accepted; and for
-    weights that are NaN or infinite unless ``allow_non_finite``: ``main`` then has the attribute
-    ``non_finite``, which lists them.
+    Operators that are not tested are named in one `UntestedOperators` warning and, as a list, in
+    the attribute ``untested``; with ``strict`` they are refused. Raises InputError for what cannot
+    be compiled, naming all nodes or the tensor and what is accepted; and for weights that are NaN
+    or infinite unless ``allow_non_finite``: the attribute ``non_finite`` then lists them.
     """
     path = as_path(path, "path")
-    model, shapes = _accepted_model(path)
+    model, shapes = _accepted_model(path, strict=strict)
     found = in_graph(model)
     if not allow_non_finite:
         refuse(found, where=path, command="compile")
 
-    from tvm.relax.frontend.onnx import from_onnx
-
     from rt3d_tvm.compile.interface import with_interface
 
-    # The importer reports by print and by warning, and its refusals are of all these kinds.
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            module = from_onnx(model, keep_params_in_input=False)
-        except (
-            ArithmeticError,
-            AssertionError,
-            AttributeError,
-            LookupError,
-            NotImplementedError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise InputError(
-                f"{path}: TVM cannot import this model: {first_line(error)}"
-            ) from error
+    module = _imported(model, path)
+    others = untested(model)
     attributes = {
         "layer_names": _layer_names(model, shapes),
         "non_finite": [str(each) for each in found],
+        "untested": others,
     }
     module["main"] = module["main"].with_attrs(attributes)
+    if others:
+        warnings.warn(
+            f"{path}: {', '.join(others)}: nobody has tested this, and it is compiled as TVM reads "
+            "it; `rt3d verify` tells whether the artifact computes what ONNX Runtime does",
+            UntestedOperators,
+            stacklevel=2,
+        )
     return with_interface(module, model, path)
 
 
-def _accepted_model(path: Path) -> tuple[onnx.ModelProto, dict[str, list[int]]]:
-    """The model with its weights, and the shapes of its tensors."""
+def _imported(model: onnx.ModelProto, path: Path) -> tvm.IRModule:
+    """What TVM's importer makes of a model; InputError with all nodes that it does not take."""
+    try:
+        return _from_onnx(model)
+    except _REFUSALS as error:
+        refused = []
+        for node in model.graph.node:
+            try:
+                _from_onnx(alone(model, node))
+            except _REFUSALS as reason:
+                said = f"TVM cannot import {node.op_type}: {first_line(reason)}"
+                refused.append((node, said))
+        refuse_nodes(refused, path)
+        raise InputError(f"{path}: TVM cannot import this model: {first_line(error)}") from error
+
+
+# The importer's refusals are of all these kinds.
+_REFUSALS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError),
+    *(RuntimeError, TypeError, ValueError),
+)
+
+
+def _from_onnx(model: onnx.ModelProto) -> tvm.IRModule:
+    from tvm.relax.frontend.onnx import from_onnx
+
+    # It reports by print and by warning.
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return from_onnx(model, keep_params_in_input=False)
+
+
+def _accepted_model(
+    path: Path, *, strict: bool = False
+) -> tuple[onnx.ModelProto, dict[str, list[int]]]:
+    """The model with its weights and without what is constant, and the shapes of its tensors."""
     model = read_model(path)
     load_external_data(model, path)
     check_sizes(model, path)
     write_tensors(model)
     write_as_qdq(model, path)
-    check_graph(model, path)
+    check_opset(model, path)
+    check_interface(model, path)
+    remove_dead_nodes(model)
+    model = write_out_functions(model, path)
+    write_tensors(model)
+    fold_constants(model, path)
+    check_nodes(model, path, strict=strict)
     shapes = check_shapes(model, path)
     check_quantization(model, shapes, path)
     remove_dead_nodes(model)
@@ -98,6 +137,8 @@ def _accepted_model(path: Path) -> tuple[onnx.ModelProto, dict[str, list[int]]]:
     write_padding(model, shapes)
     merge_pads(model, shapes)
     remove_dead_nodes(model)
+    mend_nodes(model, shapes, path)
+    write_resizes(model, shapes, path)
     return model, shapes
 
 

@@ -9,13 +9,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvm import relax
+
 from rt3d_tvm.compile.ir.dataflow import dtype_of, static_shape
 from rt3d_tvm.data.preprocessing import NAMES, from_json
 from rt3d_tvm.errors import InputError
 
 if TYPE_CHECKING:
     import onnx
-    from tvm import IRModule, relax
+    from tvm import IRModule
 
 # What the keys of an ONNX file's metadata begin with, so that they are nobody else's.
 PREFIX = "rt3d."
@@ -32,9 +34,11 @@ def with_interface(mod: IRModule, model: onnx.ModelProto, path: Path) -> IRModul
     inputs = [value.name for value in model.graph.input if value.name not in constants]
     outputs = [value.name for value in model.graph.output]
     described = from_json(_metadata(model, path), f"{path}: metadata")
+    result = main.body.body
+    given = [result] if len(outputs) == 1 else [relax.Var("", ty) for ty in result.ty.fields]
     interface: dict[str, Any] = {
         "inputs": [_signature(*pair) for pair in zip(inputs, main.params, strict=True)],
-        "outputs": [_signature(name, main.body.body) for name in outputs],
+        "outputs": [_signature(*pair) for pair in zip(outputs, given, strict=True)],
         **described.as_fields(),
     }
     try:

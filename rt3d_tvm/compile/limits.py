@@ -45,27 +45,23 @@ def check_weights(tensors: Iterable[onnx.TensorProto], path: Path) -> None:
         )
 
 
-def check_constants(graph: onnx.GraphProto, types: Types, path: Path) -> None:
-    """InputError where constants that follow from others take too much memory.
+def check_computed(total: int, node: onnx.NodeProto, path: Path) -> None:
+    """InputError where constants that follow from others take too much memory, up to a node.
 
-    types: the element type and shape of each tensor of which they are known.
+    total: the bytes of all of them, those of the node too.
     """
-    constant = {tensor.name for tensor in graph.initializer}
-    computed = 0
-    for node in graph.node:
-        if all(not name or name in constant for name in node.input):
-            constant.update(node.output)
-            computed += _result_bytes(node, types)
-            if computed > MAX_CONSTANT_BYTES:
-                raise InputError(
-                    f"{path}: node {node.name or node.output[0]!r} ({node.op_type}): constants "
-                    f"that are computed come to {computed} bytes with it; up to "
-                    f"{MAX_CONSTANT_BYTES} are accepted"
-                )
+    if total > MAX_CONSTANT_BYTES:
+        raise InputError(
+            f"{path}: node {node.name or node.output[0]!r} ({node.op_type}): constants that are "
+            f"computed come to {total} bytes with it; up to {MAX_CONSTANT_BYTES} are accepted"
+        )
 
 
 def check_results(graph: onnx.GraphProto, types: Types, path: Path) -> None:
-    """InputError where all results of a model take too much memory; types as for constants."""
+    """InputError where all results of a model take too much memory.
+
+    types: the element type and shape of each tensor of which they are known.
+    """
     results = sum(_result_bytes(node, types) for node in graph.node)
     if results > MAX_RESULT_BYTES:
         raise InputError(

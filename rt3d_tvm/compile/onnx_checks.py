@@ -1,4 +1,4 @@
-"""What of ONNX is accepted: operators, opsets, inputs and shapes; all else is refused by name."""
+"""What of an ONNX file is accepted: its opset, inputs, outputs and shapes; else it is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.compile.limits import check_constants, check_results
+from rt3d_tvm.compile.limits import check_results
 from rt3d_tvm.compile.onnx_file import first_line, label_of
 from rt3d_tvm.errors import InputError
 
@@ -14,63 +14,18 @@ if TYPE_CHECKING:
     import onnx
 
 MIN_OPSET, MAX_OPSET = 11, 23
-# What the axes of an input are, by their number.
-INPUT_AXES = {
-    4: "(pictures, channels, height, width)",
-    5: "(clips, channels, frames, height, width)",
-}
-AUTO_PADS = (b"NOTSET", b"VALID", b"SAME_UPPER", b"SAME_LOWER")
+# Of results: those of ArgMax and TopK are whole numbers.
+OUTPUT_TYPES = (1, 6, 7)  # TensorProto's FLOAT, INT32, INT64
 MAX_ELEMENTS = 2**31 - 1  # kernels index with 32 bits
 
-# What the exporter makes of 3D CNNs, and its close relatives. tests/compile/test_operators.py
-# compares each with ONNX Runtime at both ends of the range of opsets: add the test's row with the
-# operator.
-ACCEPTED_OPS = (
-    "Add",
-    "AveragePool",
-    "BatchNormalization",
-    "Clip",
-    "Concat",
-    "Constant",
-    "Conv",
-    "DequantizeLinear",
-    "Div",
-    "Dropout",
-    "Flatten",
-    "Gemm",
-    "GlobalAveragePool",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "LeakyRelu",
-    "MatMul",
-    "MaxPool",
-    "Mul",
-    "Pad",
-    "QuantizeLinear",
-    "ReduceMean",
-    "Relu",
-    "Reshape",
-    "Sigmoid",
-    "Softmax",
-    "Squeeze",
-    "Sub",
-    "Tanh",
-    "Transpose",
-    "Unsqueeze",
-)
-# Accepted where all they read are constants: what they give is one.
-FOLDED_OPS = ("Cast",)
 
-
-def check_graph(model: onnx.ModelProto, path: Path) -> None:
-    """InputError for operators, an opset or inputs and outputs that are not accepted."""
-    _check_opset(model, path)
-    _check_nodes(model, path)
-    _check_input_and_output(model, path)
-
-
-def _check_opset(model: onnx.ModelProto, path: Path) -> None:
+def check_opset(model: onnx.ModelProto, path: Path) -> None:
+    """InputError for an opset that is not accepted, and for weights that are stored as sparse."""
+    if model.graph.sparse_initializer:
+        raise InputError(
+            f"{path}: sparse_initializer is not accepted; store pruned weights as dense tensors "
+            "with zeros in them"
+        )
     versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if len(versions) != 1:
         raise InputError(
@@ -84,60 +39,21 @@ def _check_opset(model: onnx.ModelProto, path: Path) -> None:
         )
 
 
-def _check_nodes(model: onnx.ModelProto, path: Path) -> None:
-    constants = {tensor.name for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        is_constant = bool(node.input) and constants.issuperset(node.input)
-        if is_constant:
-            constants.update(node.output)
-        reason = None if is_constant and node.op_type in FOLDED_OPS else _why_not(node)
-        if reason is not None:
-            raise InputError(f"{path}: node {label_of(node)}: {reason}")
-    if model.graph.sparse_initializer:
-        raise InputError(
-            f"{path}: sparse_initializer is not accepted; store pruned weights as dense tensors "
-            "with zeros in them"
-        )
-
-
-def _why_not(node: onnx.NodeProto) -> str | None:
-    """The reason a node is not accepted, or None."""
-    if node.domain not in ("", "ai.onnx"):
-        return (
-            f"operator {node.op_type} of domain {node.domain!r} is not accepted; only the standard "
-            "domain is"
-        )
-    if node.op_type not in ACCEPTED_OPS:
-        return f"operator {node.op_type} is not accepted; accepted are " + ", ".join(ACCEPTED_OPS)
-    attributes = {attribute.name: attribute for attribute in node.attribute}
-    if "auto_pad" in attributes and attributes["auto_pad"].s not in AUTO_PADS:
-        padding = attributes["auto_pad"].s.decode(errors="replace")
-        return f"auto_pad {padding!r} is none; NOTSET, VALID, SAME_UPPER and SAME_LOWER are"
-    if "training_mode" in attributes and attributes["training_mode"].i:
-        return f"{node.op_type} in training mode is not accepted; export in eval mode"
-    if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
-        return "Dropout with an input for training mode is not accepted; export in eval mode"
-    if node.op_type == "Pad" and "mode" in attributes and attributes["mode"].s == b"wrap":
-        return "Pad mode wrap is not accepted; accepted are constant, edge, reflect"
-    return None
-
-
-def _check_input_and_output(model: onnx.ModelProto, path: Path) -> None:
-    from onnx import TensorProto
-
+def check_interface(model: onnx.ModelProto, path: Path) -> None:
+    """InputError for inputs and outputs that are not accepted."""
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
-    if len(inputs) != 1:
-        names = ", ".join(value.name for value in inputs) or "none"
-        raise InputError(f"{path}: {len(inputs)} inputs ({names}); exactly one is accepted")
-    if len(model.graph.output) != 1:
-        names = ", ".join(value.name for value in model.graph.output) or "none"
-        raise InputError(
-            f"{path}: {len(model.graph.output)} outputs ({names}); exactly one is accepted"
-        )
+    if not inputs:
+        raise InputError(f"{path}: it has no input; at least one is accepted")
+    for value in inputs:
+        _check_input(value, f"{path}: input {value.name!r}")
+    for value in model.graph.output:
+        _check_output(value, f"{path}: output {value.name!r}")
 
-    (value,) = inputs
-    where = f"{path}: input {value.name!r}"
+
+def _check_input(value: onnx.ValueInfoProto, where: str) -> None:
+    from onnx import TensorProto
+
     fixed = "export with fixed shapes: no dynamic_shapes, no dynamic_axes"
     if not value.type.HasField("tensor_type"):
         raise InputError(f"{where}: not a tensor; a float32 tensor is accepted")
@@ -146,9 +62,8 @@ def _check_input_and_output(model: onnx.ModelProto, path: Path) -> None:
         raise InputError(f"{where}: {_type_name(tensor.elem_type)}; float32 is accepted")
     if not tensor.HasField("shape"):
         raise InputError(f"{where}: no shape; {fixed}")
-    if len(tensor.shape.dim) not in INPUT_AXES:
-        accepted = " or ".join(f"{rank} {axes}" for rank, axes in INPUT_AXES.items())
-        raise InputError(f"{where}: {len(tensor.shape.dim)} dimensions; accepted are {accepted}")
+    if not tensor.shape.dim:
+        raise InputError(f"{where}: a number without dimensions; at least one is accepted")
     for i, dim in enumerate(tensor.shape.dim):
         if dim.HasField("dim_param"):
             raise InputError(f"{where}: dimension {i} is dynamic ({dim.dim_param!r}); {fixed}")
@@ -157,12 +72,15 @@ def _check_input_and_output(model: onnx.ModelProto, path: Path) -> None:
         if dim.dim_value < 1:
             raise InputError(f"{where}: dimension {i} is {dim.dim_value}; at least 1 is accepted")
 
-    (result,) = model.graph.output
-    kind = result.type.tensor_type.elem_type
-    if kind not in (TensorProto.UNDEFINED, TensorProto.FLOAT):
+
+def _check_output(value: onnx.ValueInfoProto, where: str) -> None:
+    from onnx import TensorProto
+
+    kind = value.type.tensor_type.elem_type
+    if kind not in (TensorProto.UNDEFINED, *OUTPUT_TYPES):
+        accepted = ", ".join(_type_name(known) for known in OUTPUT_TYPES)
         raise InputError(
-            f"{path}: output {result.name!r}: {_type_name(kind)}; float32 is accepted, such "
-            "as of a DequantizeLinear"
+            f"{where}: {_type_name(kind)}; accepted are {accepted}, such as of a DequantizeLinear"
         )
 
 
@@ -179,7 +97,6 @@ def check_shapes(model: onnx.ModelProto, path: Path) -> dict[str, list[int]]:
             f"{onnx.checker.MAXIMUM_PROTOBUF} are accepted"
         )
     inferred = _inferred(model, path)
-    check_constants(model.graph, _types(inferred), path)
     for value, known in zip(model.graph.output, inferred.output, strict=True):
         if not value.type.tensor_type.HasField("shape"):
             value.CopyFrom(known)

@@ -36,6 +36,24 @@ def write_tensors(model: onnx.ModelProto) -> None:
                 attribute.CopyFrom(onnx.helper.make_attribute("value", tensor))
 
 
+def alone(model: onnx.ModelProto, node: onnx.NodeProto) -> onnx.ModelProto:
+    """A model of one node, which reads the constants that it does in its model."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    types = {v.name: v.type for v in (*graph.input, *graph.value_info, *graph.output)}
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in node.input]
+    held = {tensor.name for tensor in constants}
+    values = [
+        [onnx.helper.make_value_info(name, types[name]) for name in names if name in types]
+        for names in (dict.fromkeys(set(node.input) - held), node.output)
+    ]
+    single = onnx.helper.make_graph([node], "alone", *values, constants)
+    made = onnx.helper.make_model(single, opset_imports=list(model.opset_import))
+    made.ir_version = model.ir_version
+    return made
+
+
 def remove_dead_nodes(model: onnx.ModelProto) -> None:
     """Drop nodes that no output depends on, so that the convolutions left are those compiled."""
     needed = {value.name for value in model.graph.output}
@@ -75,7 +93,7 @@ def write_padding(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -
 
     for node in model.graph.node:
         attributes = {attribute.name: attribute for attribute in node.attribute}
-        if "auto_pad" not in attributes:
+        if "auto_pad" not in attributes or node.op_type == "ConvTranspose":
             continue
         kind = attributes["auto_pad"].s.decode()
         kept = [attribute for attribute in node.attribute if attribute.name != "auto_pad"]

@@ -46,6 +46,7 @@ class CompileOptions:
     winograd    without it every convolution is computed directly
     precision   fp32, or fp16 where the target computes in it; by default fp16 for adreno, else fp32
     accumulate  in what kernels for OpenCL sum: fp32 (default) or fp16
+    strict      refuse operators that nobody has compared with ONNX Runtime, instead of a warning
     """
 
     target: str = "host"
@@ -53,12 +54,14 @@ class CompileOptions:
     winograd: bool = True
     precision: str | None = None
     accumulate: str | None = None
+    strict: bool = False
 
     def resolve(self) -> Lowering:
         """The target and types that the names stand for; InputError for what does not go."""
         target = make_target(self.target)
         precision = make_precision(self.precision or DEFAULT_PRECISION.get(self.target, "fp32"))
         backend = backend_of(target)
+        as_flag(self.strict, "strict")
         if precision.dtype == "float16" and not backend.computes_half(target):
             able = [known for known in sorted(TARGETS) if _computes_half(known)]
             raise InputError(

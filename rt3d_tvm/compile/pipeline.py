@@ -11,6 +11,7 @@ from pathlib import Path
 import tvm
 from tvm import relax
 from tvm.ir.transform import Pass
+from tvm.relax.backend import DispatchSortScan
 from tvm.s_tir import dlight
 
 import schedules.table
@@ -19,6 +20,7 @@ from rt3d_tvm.compile.legalize import QUANTIZATION
 from rt3d_tvm.compile.memory.phases import memory_phases
 from rt3d_tvm.compile.opencl.distinct_names import DistinctNames
 from rt3d_tvm.compile.options import Lowering
+from rt3d_tvm.compile.passes.bounded_take import BoundedTake
 from rt3d_tvm.compile.passes.clip import ClipAsOperators
 from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
 from rt3d_tvm.compile.passes.conv2d import Conv2dAsConv3d
@@ -57,6 +59,7 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
     )
     rules = schedules.table.rules(lowering.backend.name)
     return [
+        ("bounded_take", BoundedTake()),
         ("zero_factors", ZeroFactors()),
         ("evaluate_constants", EvaluateConstants()),
         ("clip", ClipAsOperators()),
@@ -78,6 +81,7 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         ("tuned_kernels", TunedKernels(target, records, lowering.group)),
         ("merge_reshapes", relax.transform.RemoveRedundantReshape()),
         ("own_result", OwnResult()),
+        ("sort", DispatchSortScan()),
         ("legalize", relax.transform.LegalizeOps(QUANTIZATION)),
         ("annotate", relax.transform.AnnotateTIROpPattern()),
         ("limit_fusion", LimitFusion()),
@@ -128,7 +132,7 @@ def run_phases(
             try:
                 mod = phase(mod)
             except RuntimeError as error:  # TVM's own; a pass of this project says ValueError
-                raise InputError(f"phase {name}: {_first_line(error)}") from error
+                raise InputError(f"phase {name}: {cannot_lower(error)}") from error
             if dump is not None:
                 with whole_file(dump / name) as temporary:
                     temporary.write_text(mod.script(), encoding="utf-8")
@@ -149,7 +153,7 @@ def _begin_dump(folder: Path, names: Sequence[str]) -> None:
     make_folder(folder)
 
 
-def _first_line(error: Exception) -> str:
-    """What TVM says, without the stack of its calls."""
+def cannot_lower(error: Exception) -> str:
+    """What TVM says of a model that it cannot lower, without the stack of its calls."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"TVM cannot lower this model: {lines[0] if lines else type(error).__name__}"

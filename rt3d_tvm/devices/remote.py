@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 from rt3d_tvm.arguments import as_address, as_path
 from rt3d_tvm.artifact.cpu_features import lacking_there
 from rt3d_tvm.artifact.format import MANIFEST, MODEL, WEIGHTS, read_manifest
-from rt3d_tvm.artifact.load import check_input, elf_machine
+from rt3d_tvm.artifact.load import elf_machine
 from rt3d_tvm.artifact.opencl.artifact import is_for_opencl
+from rt3d_tvm.artifact.tensors import Tensors, given, named
 from rt3d_tvm.devices import session as remote_session
 from rt3d_tvm.devices.defaults import DEADLINE_S, WAIT_S
 from rt3d_tvm.devices.device import UPLOAD_BYTES_PER_S, Device, DeviceFailure
@@ -216,12 +218,21 @@ class RemoteArtifact:
     upload_bytes: int
     upload_s: float
 
-    def run(self, x: np.ndarray) -> np.ndarray:
-        """The model's output for one input; InputError for another shape or type."""
-        check_input(self.manifest, x)
-        return self.device._call("run the model", remote_session.run, self.number, x)
+    def run(self, x: np.ndarray | Mapping[str, np.ndarray]) -> Tensors:
+        """The model's output for one input, or for several by name.
 
-    def time(self, x: np.ndarray, *, runs: int = 20) -> RemoteTiming:
+        InputError for another shape, type or name.
+        """
+        results = self.device._call(
+            "run the model",
+            remote_session.run,
+            self.number,
+            given(self.manifest, x),
+            len(self.manifest["outputs"]),
+        )
+        return named(self.manifest, results)
+
+    def time(self, x: np.ndarray | Mapping[str, np.ndarray], *, runs: int = 20) -> RemoteTiming:
         """Time ``runs`` runs on the input ``x``, by the device's own clock, after two to warm up.
 
         Each run is a call of its own, so that each has the deadline for itself.

@@ -154,12 +154,17 @@ def upload(folder: Path, threads: int | None) -> tuple[int, int | None, str | No
     return len(_held.models) - 1, running, _gpu_name(device) if on_gpu else None
 
 
-def run(number: int, x: np.ndarray) -> np.ndarray:
-    """A model's output; the input stays on the device for `timed_run`."""
+def run(number: int, taken: Sequence[np.ndarray], outputs: int) -> list[np.ndarray]:
+    """A model's outputs, so many; the inputs stay on the device for `timed_run`."""
     model = _held.models[number]
-    tensor = tvm.runtime.empty(x.shape, str(x.dtype), model.device).copyfrom(x)
-    model.arguments = (tensor, *model.weights)
-    return model.vm["main"](*model.arguments).numpy()
+    tensors = [tvm.runtime.empty(x.shape, str(x.dtype), model.device).copyfrom(x) for x in taken]
+    model.arguments = (*tensors, *model.weights)
+    if outputs == 1:
+        return [model.vm["main"](*model.arguments).numpy()]
+    # A tuple is no value that TVM's RPC sends: the virtual machine there keeps it.
+    model.vm.set_input("main", *model.arguments)
+    model.vm.invoke_stateful("main")
+    return [each.numpy() for each in model.vm.get_outputs("main")]
 
 
 def timed_run(number: int) -> float:

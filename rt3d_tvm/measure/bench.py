@@ -13,6 +13,7 @@ import numpy as np
 
 from rt3d_tvm.artifact.load import Artifact
 from rt3d_tvm.artifact.opencl.artifact import OpenCLArtifact, load_here
+from rt3d_tvm.artifact.tensors import Tensors
 from rt3d_tvm.measure import opencl_peak as opencl_peak
 from rt3d_tvm.measure.cpu_peak import FLOAT, INT, MultiplyAdds
 
@@ -53,9 +54,9 @@ class Timing:
 
 
 def bench(
-    engines: Mapping[str, Callable[[np.ndarray], object]], x: np.ndarray, *, runs: int = 20
+    engines: Mapping[str, Callable[[Tensors], object]], x: Tensors, *, runs: int = 20
 ) -> list[Timing]:
-    """Time every engine on the input ``x``, ``runs`` times, in turns.
+    """Time every engine on the input ``x``, an array or several by name, ``runs`` times, in turns.
 
     In turns, because the clock of a machine drifts: ratios between medians then still hold.
     """
@@ -86,7 +87,7 @@ class DeviceClock:
     artifact: OpenCLArtifact
     kernels_ms: list[float] = field(default_factory=list)
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: Tensors) -> Tensors:
         """Run the artifact."""
         result, calls = self.artifact.timed(x)
         self.kernels_ms.append(sum(calls))
@@ -127,7 +128,7 @@ class CallTiming:
 
 def bench_layers(
     folder: Path,
-    x: np.ndarray,
+    x: Tensors,
     *,
     threads: int | None = None,
     device: str | None = None,
@@ -142,7 +143,7 @@ def bench_layers(
     """
     artifact = load_here(folder, threads=threads, device=device)
     looks: dict[str, Callable[[], float]] = {}
-    run: Callable[[np.ndarray], list[float]]
+    run: Callable[[Tensors], list[float]]
     types = {_arithmetic([layer]) for layer in artifact.manifest["layers"]}
     if isinstance(artifact, OpenCLArtifact):
         looks[FLOAT] = partial(
@@ -185,7 +186,7 @@ def _issued(layers: Sequence[dict]) -> float:
     )
 
 
-def call_timer(artifact: Artifact) -> Callable[[np.ndarray], list[float]]:
+def call_timer(artifact: Artifact) -> Callable[[Tensors], list[float]]:
     """A function that runs the artifact and returns the milliseconds of each call, in order.
 
     From then on every run of the artifact is timed that way.
@@ -202,7 +203,7 @@ def call_timer(artifact: Artifact) -> Callable[[np.ndarray], list[float]]:
         else:
             samples.append(1e3 * (time.perf_counter() - started))
 
-    def run(x: np.ndarray) -> list[float]:
+    def run(x: Tensors) -> list[float]:
         samples.clear()
         artifact.run(x)
         return list(samples)

@@ -76,7 +76,7 @@ def tune_onnx(
         deadline_s=deadline_s,
     )
     watch.say("import and lower")
-    mod, tasks = _lowered(onnx_path, lowering)
+    mod, tasks = _lowered(onnx_path, lowering, strict=options.strict)
     tuner = Tuner(
         lowering.target,
         tasks,
@@ -96,9 +96,11 @@ def tune_onnx(
     return replace(report, paired=paired)
 
 
-def _lowered(onnx_path: Path, lowering: Lowering) -> tuple[tvm.IRModule, list[Task]]:
+def _lowered(
+    onnx_path: Path, lowering: Lowering, *, strict: bool
+) -> tuple[tvm.IRModule, list[Task]]:
     """The model's module, and what of it can be tuned; InputError where nothing can."""
-    mod = import_onnx(onnx_path)
+    mod = import_onnx(onnx_path, strict=strict)
     try:
         mod = lower(mod, lowering)
     except ValueError as error:

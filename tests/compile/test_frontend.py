@@ -129,12 +129,22 @@ def in_domain(model, domain):
     return model
 
 
+def named(model, op):
+    model.graph.node[0].op_type = op
+    return model
+
+
+def reading(model, name):
+    model.graph.node[0].input[0] = name
+    return model
+
+
 REFUSED = {
     "opset too old": (lambda: make_model(one("Relu"), opset=9), "opset 9 .* 11 to 23"),
     "opset too new": (lambda: make_model(one("Relu"), opset=28), "opset 28 .* 11 to 23"),
     "unknown operator": (
-        lambda: make_model(one("Celu")),
-        "node the_node: operator Celu is not accepted; accepted are Add, .*Conv",
+        lambda: named(make_model(one("Relu")), "Relux"),
+        "node the_node: operator Relux is none of opset 18",
     ),
     "unknown domain": (
         lambda: in_domain(make_model(one("Relu")), "com.example"),
@@ -168,26 +178,20 @@ REFUSED = {
     ),
     "no shape": (lambda: make_model(one("Relu"), shape=None), "input 'x': no shape"),
     "zero": (lambda: make_model(one("Relu"), shape=(1, 3, 4, 0, 6)), "dimension 3 is 0; at least"),
-    "wrong rank": (
-        lambda: make_model(one("Relu"), shape=(1, 3, 6)),
-        r"input 'x': 3 dimensions; accepted are 4 \(pictures, .* or 5 \(clips, ",
+    "a number": (
+        lambda: make_model(one("Relu"), shape=()),
+        "input 'x': a number without dimensions; at least one",
     ),
     "float16": (
         lambda: make_model(one("Relu"), elem_type=TensorProto.FLOAT16),
         "input 'x': float16; float32 is accepted",
-    ),
-    "two outputs": (
-        lambda: make_model(
-            [*one("Relu"), helper.make_node("Tanh", ["x"], ["z"])], outputs=("y", "z")
-        ),
-        r"2 outputs \(y, z\); exactly one",
     ),
     "too large": (
         lambda: make_model(one("Relu"), shape=(1, 3, 2**31, 6, 6)),
         "tensor 'x' has 231928233984 elements; up to 2147483647",
     ),
     "invalid graph": (
-        lambda: make_model([*one("Relu"), helper.make_node("Add", ["x", "nowhere"], ["z"])]),
+        lambda: reading(make_model(one("Relu")), "nowhere"),
         "not a valid ONNX model: .*nowhere",
     ),
     "channels": (
@@ -220,13 +224,6 @@ def test_refused(save, case, capsys):
     with pytest.raises(InputError, match=message):
         import_onnx(save(build()))
     assert capsys.readouterr().out == ""
-
-
-def test_two_inputs_are_refused(save):
-    model = make_model([helper.make_node("Add", ["x", "z"], ["y"])])
-    model.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, SHAPE))
-    with pytest.raises(InputError, match=r"2 inputs \(x, z\); exactly one"):
-        import_onnx(save(model))
 
 
 def test_sparse_initializers_are_refused(save):

@@ -22,6 +22,7 @@ from tests.artifact.networks import clip
 from tests.artifact.tampering import damaged, edit_manifest, reseal
 from tests.nan_models import diverged, spoiled
 from tests.quantized_models import SHAPE, net, quantized_by_onnxruntime
+from tests.two_pathways import clips, two_pathways
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cpp"
@@ -89,6 +90,24 @@ def test_it_computes_in_8_bits_what_python_does(program, tmp_path):
     assert done.returncode == 0, done.stderr
     logits = np.fromfile(tmp_path / "y.raw", "float32")
     np.testing.assert_array_equal(logits, load(tmp_path / "artifact").run(clip).ravel())
+
+
+def test_it_takes_a_file_for_each_input_and_writes_every_output(program, tmp_path):
+    onnx = two_pathways(tmp_path / "m.onnx")
+    compile_onnx(onnx, tmp_path / "artifact")
+    files = [tmp_path / "slow.raw", tmp_path / "fast.raw"]
+    for file, given in zip(files, clips().values(), strict=True):
+        given.tofile(file)
+    command = (program, tmp_path / "artifact", *files, "--runs", 1)
+    done = run(*command, "--output", tmp_path / "y.raw")
+    assert done.returncode == 0, done.stderr
+    lines = ["output logits: 1 x 5", "output features: 1 x 24 x 2 x 10 x 10"]
+    assert done.stdout.splitlines()[:2] == lines
+    expected = reference_session(onnx).run(None, clips())
+    flat = np.concatenate([each.reshape(-1) for each in expected])
+    assert relative_distance(np.fromfile(tmp_path / "y.raw", "float32"), flat) <= 1e-4
+    done = run(*command[:3], "--runs", 1)
+    assert done.returncode == 1 and "1 files for a model of 2 inputs" in done.stderr
 
 
 def test_it_refuses_what_does_not_fit(program, compiled_c3d, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +11,11 @@ import numpy as np
 
 from rt3d_tvm.arguments import as_path
 from rt3d_tvm.artifact.format import MANIFEST, ArtifactFiles, read_manifest
-from rt3d_tvm.artifact.load import Artifact, check_input, load
+from rt3d_tvm.artifact.load import Artifact, load
 from rt3d_tvm.artifact.opencl.drivers import choose_device
 from rt3d_tvm.artifact.opencl.executor import Executor
 from rt3d_tvm.artifact.opencl.plan import Plan
+from rt3d_tvm.artifact.tensors import Tensors, given, named
 from rt3d_tvm.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,21 +43,23 @@ class OpenCLArtifact:
         stored = self.manifest["precision"]["dtype"]
         return stored if stored == "float32" else self.manifest["accumulate"]
 
-    def run(self, x: np.ndarray) -> np.ndarray:
-        """The model's output for one float32 input; InputError for another shape or type."""
+    def run(self, x: np.ndarray | Mapping[str, np.ndarray]) -> Tensors:
+        """The model's output for one float32 input, or for several by name.
+
+        InputError for another shape, type or name.
+        """
         return self.timed(x)[0]
 
-    def timed(self, x: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    def timed(self, x: np.ndarray | Mapping[str, np.ndarray]) -> tuple[Tensors, list[float]]:
         """The same, and the milliseconds of each call of the manifest, by the device's clock."""
-        check_input(self.manifest, x)
         outputs = [(tuple(out["shape"]), out["dtype"]) for out in self.manifest["outputs"]]
-        (result,), launches = self.executor.timed(x, outputs=outputs)
+        results, launches = self.executor.timed(*given(self.manifest, x), outputs=outputs)
         calls = [0.0] * len(self.manifest["calls"])
         for launch, ms in zip(self.executor.plan.launches, launches, strict=True):
             calls[launch.call] += ms
-        return result, calls
+        return named(self.manifest, results), calls
 
-    def call_ms(self, x: np.ndarray) -> list[float]:
+    def call_ms(self, x: np.ndarray | Mapping[str, np.ndarray]) -> list[float]:
         """The milliseconds of each call alone."""
         return self.timed(x)[1]
 

@@ -207,17 +207,25 @@ class _Main:
         self.launches: list[Launch] = []
         self.calls = 0
         self.index = {param: i for i, param in enumerate(main.params)}
+        self.tuples: dict[relax.Var, list[relax.Expr]] = {}
         for binding in bindings(main):
             self.visit(binding)
         result = main.body.body
-        fields = result.fields if isinstance(result, relax.Tuple) else [result]
-        self.outputs = [self.index[field] for field in fields]
+        fields = result.fields if isinstance(result, relax.Tuple) else self.tuples.get(result)
+        self.outputs = [self.index[field] for field in fields or [result]]
 
     def visit(self, binding: relax.VarBinding) -> None:
         """Allocate, launch, or remember that two names are of one buffer."""
         var, value = binding.var, binding.value
         if isinstance(value, relax.Var):
-            self.index[var] = self.index[value]
+            if value in self.tuples:
+                self.tuples[var] = self.tuples[value]
+            else:
+                self.index[var] = self.index[value]
+        elif isinstance(value, relax.Tuple):
+            self.tuples[var] = list(value.fields)
+        elif isinstance(value, relax.TupleGetItem):
+            self.index[var] = self.index[self.tuples[value.tuple_value][value.index]]
         elif is_op(value, "relax.memory.alloc_storage"):
             self.index[var] = self.new(int(value.args[0].values[0]))
         elif is_op(value, "relax.memory.alloc_tensor"):

@@ -76,6 +76,9 @@ def _quantize(call: relax.Call, x: np.ndarray, scale: np.ndarray, zero: np.ndarr
 
 _OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "relax.isnan": lambda _call, x: np.isnan(x),
+    # Of the indices of a Gather, which count from the end where they are below 0.
+    "relax.less": lambda _call, x, y: np.less(x, y),
+    "relax.add": lambda _call, x, y: np.add(x, y),
     "relax.where": _where,
     "relax.reshape": _view,
     "relax.expand_dims": _view,

@@ -50,11 +50,8 @@ class _Lifter(relax.PyExprMutator):
         self.param_of: dict[tuple, relax.Var] = {}
 
     def visit_generic_const_(self, const: tvm.ir.GenericConst) -> relax.Expr:
-        """A parameter in place of a tensor of at least one axis; equal ones share theirs."""
-        value = constant(const)
-        if not value.ndim:
-            return const
-        value = np.ascontiguousarray(value)
+        """A parameter in place of a tensor; equal ones share theirs."""
+        value = np.array(constant(const), order="C")
         key = (value.dtype.str, value.shape, hashlib.sha256(value.data).digest())
         if key not in self.param_of:
             self.param_of[key] = relax.Var(f"w{len(self.params)}", const.ty)

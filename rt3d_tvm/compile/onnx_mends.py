@@ -1,0 +1,251 @@
+"""Operators that TVM's importer reads otherwise than ONNX means them, written as others.
+
+Every function takes a node and gives what comes in its place; the table at the end has them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rt3d_tvm.compile.onnx_operators import refuse_nodes
+
+if TYPE_CHECKING:
+    import onnx
+
+    Shapes = Mapping[str, Sequence[int]]
+
+
+def mend_nodes(model: onnx.ModelProto, shapes: Shapes, path: Path) -> None:
+    """Write all nodes of the table anew, in place; shapes of all tensors, fixed.
+
+    InputError for indices outside of what they index, and for variances below 0.
+    """
+    mender = _Mender(model, shapes)
+    nodes: list[onnx.NodeProto] = []
+    refused = []
+    for node in model.graph.node:
+        if (reason := mender.why_not(node)) is not None:
+            refused.append((node, reason))
+        written = _FORMS.get(node.op_type)
+        nodes += [node] if written is None else written(mender, node)
+    refuse_nodes(refused, path)
+    model.graph.initializer.extend(mender.constants)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+class _Mender:
+    """Constants, shapes and types of a model; new constants are kept until the end."""
+
+    def __init__(self, model: onnx.ModelProto, shapes: Shapes) -> None:
+        import onnx
+
+        self.shapes = shapes
+        self.stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        graph = onnx.shape_inference.infer_shapes(model).graph
+        self.types = {
+            value.name: value.type.tensor_type.elem_type
+            for value in (*graph.input, *graph.value_info, *graph.output)
+        }
+        self.types.update((name, tensor.data_type) for name, tensor in self.stored.items())
+        self.constants: list[onnx.TensorProto] = []
+
+    def value(self, name: str) -> np.ndarray | None:
+        """Of a constant; None of what is computed."""
+        from onnx import numpy_helper
+
+        return numpy_helper.to_array(self.stored[name]) if name in self.stored else None
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        """The name of a new one."""
+        from onnx import numpy_helper
+
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def why_not(self, node: onnx.NodeProto) -> str | None:
+        """Why what a node reads gives nothing that is meant, or None."""
+        if node.op_type == "BatchNormalization":
+            variance = self.value(node.input[4])
+            least = 0.0 if variance is None or not variance.size else float(variance.min())
+            if least + _attributes(node).get("epsilon", 1e-5) < 0:
+                return f"a variance of {least:g}, which has no root; at least 0 is accepted"
+            return None
+        if node.op_type not in ("Gather", "ScatterND"):
+            return None
+        if (index := self.value(node.input[1])) is None or not index.size:
+            return None
+        shape = self.shapes[node.input[0]]
+        axes = [_attributes(node).get("axis", 0)]
+        if node.op_type == "ScatterND":
+            axes = list(range(index.shape[-1]))
+        for axis, along in zip(axes, index.reshape(-1, len(axes)).T, strict=True):
+            if along.min() < -shape[axis] or along.max() >= shape[axis]:
+                return (
+                    f"{node.op_type} at {along.min()} to {along.max()} along an axis of "
+                    f"{shape[axis]}"
+                )
+        return None
+
+
+def _conv_transpose(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Write ``auto_pad`` and ``output_shape``, of which TVM knows nothing, as ``pads``.
+
+    What is too much goes half to the beginning and half to the end, the odd one to the end with
+    SAME_UPPER alone. What lacks is padding of the output.
+    """
+    from onnx import helper
+
+    given = _attributes(node)
+    way = given.pop("auto_pad", b"NOTSET")
+    wanted = given.pop("output_shape", None)
+    if way in (b"SAME_UPPER", b"SAME_LOWER") or wanted:
+        sizes, rank = mender.shapes[node.input[0]][2:], len(mender.shapes[node.input[0]]) - 2
+        ones = [1] * rank
+        strides, dilations = given.get("strides", ones), given.get("dilations", ones)
+        window = given.get("kernel_shape") or mender.shapes[node.input[1]][2:]
+        beyond = list(given.get("output_padding", [0] * rank))
+        wanted = (wanted or mender.shapes[node.output[0]])[-rank:]
+        begins, ends = [], []
+        for axis, size in enumerate(sizes):
+            full = strides[axis] * (size - 1) + (window[axis] - 1) * dilations[axis] + 1
+            total = full + beyond[axis] - wanted[axis]
+            beyond[axis] += max(-total, 0)
+            total = max(total, 0)
+            begins.append(total // 2 if way == b"SAME_UPPER" else total - total // 2)
+            ends.append(total - begins[-1])
+        given |= {"pads": [*begins, *ends], "output_padding": beyond}
+    elif way == b"VALID":
+        given.pop("pads", None)
+    yield helper.make_node(node.op_type, node.input, node.output, node.name, **given)
+
+
+def _gather(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Write indices at equal steps as a Slice, which copies rows instead of looking each up."""
+    from onnx import helper
+
+    index = mender.value(node.input[1])
+    axis = _attributes(node).get("axis", 0)
+    steps = (
+        None
+        if index is None or index.ndim > 1 or not index.size
+        else _steps(index.reshape(-1), mender.shapes[node.input[0]][axis])
+    )
+    if steps is None:
+        yield node
+        return
+    output = node.output[0]
+    numbers = zip(("start", "end", "axis", "step"), (*steps[:2], axis, steps[2]), strict=True)
+    operands = [
+        mender.constant(f"{output}:{name}", np.array([number], np.int64))
+        for name, number in numbers
+    ]
+    sliced = output if index.ndim else f"{output}:slice"
+    yield helper.make_node("Slice", [node.input[0], *operands], [sliced], node.name)
+    if not index.ndim:
+        shape = np.array(mender.shapes[output], np.int64)
+        yield helper.make_node(
+            "Reshape", [sliced, mender.constant(f"{output}:to", shape)], [output]
+        )
+
+
+def _scatter(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Write a ScatterND at constant places, an assignment to a slice, as a choice of rows.
+
+    The rows are those of the operand and, after them, those that are put in.
+    """
+    from onnx import helper
+
+    data, places, updates = node.input
+    index = mender.value(places)
+    if index is None or not index.size or _attributes(node).get("reduction", b"none") != b"none":
+        yield node
+        return
+    shape, output = list(mender.shapes[data]), node.output[0]
+    depth = index.shape[-1]
+    rows, width = prod(shape[:depth]), prod(shape[depth:])
+    flat = np.where(index < 0, index + shape[:depth], index).reshape(-1, depth)
+    chosen = np.arange(rows)
+    chosen[np.ravel_multi_index(tuple(flat.T), shape[:depth])] = rows + np.arange(len(flat))
+
+    def ints(name: str, values: Sequence[int] | np.ndarray) -> str:
+        return mender.constant(f"{output}:{name}", np.array(values, np.int64))
+
+    parts, joint = [f"{output}:before", f"{output}:new"], f"{output}:joint"
+    yield helper.make_node("Reshape", [data, ints("to_rows", [rows, width])], parts[:1])
+    yield helper.make_node("Reshape", [updates, ints("new_rows", [len(flat), width])], parts[1:])
+    yield helper.make_node("Concat", parts, [joint], axis=0)
+    yield helper.make_node("Gather", [joint, ints("rows", chosen)], [f"{output}:rows_of"], axis=0)
+    yield helper.make_node("Reshape", [f"{output}:rows_of", ints("to", shape)], [output])
+
+
+def _steps(index: np.ndarray, size: int) -> tuple[int, int, int] | None:
+    """Start, end and step of a Slice of an axis of that size; None where there is none."""
+    index = np.where(index < 0, index + size, index).astype("int64")
+    steps = np.unique(np.diff(index))
+    if steps.size > 1 or 0 in steps:
+        return None
+    step = int(steps[0]) if steps.size else 1
+    end = int(index[-1]) + (1 if step > 0 else -1)
+    return int(index[0]), end if end >= 0 else -size - 1, step
+
+
+def _power(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Write squares and cubes as products, and an exponent in the type of what it is of."""
+    from onnx import helper
+
+    base, exponent = node.input
+    value, output = mender.value(exponent), node.output[0]
+    single = value is not None and value.size == 1 and value.ndim <= len(mender.shapes[base])
+    if single and float(value.reshape(-1)[0]) == 2:
+        yield helper.make_node("Mul", [base, base], [output], node.name)
+    elif single and float(value.reshape(-1)[0]) == 3:
+        yield helper.make_node("Mul", [base, base], [f"{output}:square"])
+        yield helper.make_node("Mul", [f"{output}:square", base], [output], node.name)
+    else:
+        if mender.types.get(base) != mender.types.get(exponent):
+            cast, exponent = exponent, f"{output}:exponent"
+            yield helper.make_node("Cast", [cast], [exponent], to=mender.types[base])
+        yield helper.make_node("Pow", [base, exponent], [output], node.name)
+
+
+def _reduction(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Write one that reduces nothing as what it is of each number alone."""
+    from onnx import helper
+
+    axes = mender.value(node.input[1]) if len(node.input) > 1 and node.input[1] else None
+    without = len(node.input) < 2 or not node.input[1] or (axes is not None and not axes.size)
+    if not (_attributes(node).get("noop_with_empty_axes") and without):
+        yield node
+        return
+    op = _OF_ONE.get(node.op_type, "Identity")
+    operands = [node.input[0]] * (2 if op == "Mul" else 1)
+    yield helper.make_node(op, operands, node.output, node.name)
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    from onnx import helper
+
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+# What a sum, a norm ... is of a single number, where it is not the number.
+_OF_ONE = {"ReduceL1": "Abs", "ReduceL2": "Abs", "ReduceSumSquare": "Mul", "ReduceLogSum": "Log"}
+_FORMS: dict[str, Callable[[_Mender, onnx.NodeProto], Iterator[onnx.NodeProto]]] = {
+    "ConvTranspose": _conv_transpose,
+    "Gather": _gather,
+    "Pow": _power,
+    "ScatterND": _scatter,
+    **dict.fromkeys(
+        (
+            *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),
+            *("ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+        ),
+        _reduction,
+    ),
+}
