@@ -1,4 +1,4 @@
-"""The one error that a user's input can cause, a warning, and how errors quote those of other libraries."""
+"""The one error that a user's input can cause, a warning, and the words of other libraries."""
 
 # Characters. A library quotes what it read, and a damaged file can hold a word of any length.
 _MOST = 300
