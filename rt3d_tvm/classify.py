@@ -74,6 +74,7 @@ def classify_video(
     """
     started = time.perf_counter()
     artifact = load(folder, threads=threads) if loader is None else loader()
+    the_one(artifact.manifest, "outputs", "classification")
     load_ms = (time.perf_counter() - started) * 1e3
     own = description_of(artifact.manifest, folder)
     used = prepared(artifact.manifest, folder, instead=preprocessing, clips=clips, stride=stride)
@@ -99,8 +100,10 @@ def classify_video(
 
 def check_labels(labels: Sequence[str] | None, manifest: dict) -> None:
     """InputError for labels that are not one for each class of the model."""
+    if labels is None:
+        return
     classes = the_one(manifest, "outputs", "classification")["shape"][-1]
-    if labels is not None and len(labels) != classes:
+    if len(labels) != classes:
         raise InputError(
             f"{len(labels)} labels for a model of {classes} classes; one label each is accepted"
         )

@@ -28,6 +28,7 @@ from rt3d_tvm.compile.onnx_rewrites import (
     alone,
     remove_dead_nodes,
     remove_unused_outputs,
+    types_of,
     write_padding,
     write_tensors,
 )
@@ -87,10 +88,10 @@ def _imported(model: onnx.ModelProto, path: Path) -> tvm.IRModule:
     try:
         return _from_onnx(model)
     except _REFUSALS as error:
-        refused = []
+        refused, types = [], types_of(model)
         for node in model.graph.node:
             try:
-                _from_onnx(alone(model, node))
+                _from_onnx(alone(model, node, types))
             except _REFUSALS as reason:
                 said = f"TVM cannot import {node.op_type}: {first_line(reason)}"
                 refused.append((node, said))

@@ -116,6 +116,16 @@ def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             yield from attribute.tensors
 
 
+def read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """The names of what a node reads, and the graphs in it."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for inner in graph.node:
+                yield from read_by(inner)
+            yield from (value.name for value in graph.output)
+
+
 def label_of(node: onnx.NodeProto) -> str:
     return node.name or ", ".join(node.output) or node.op_type
 

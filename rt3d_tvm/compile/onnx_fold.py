@@ -17,7 +17,7 @@ values are computed by ONNX Runtime, and only those that somebody reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rt3d_tvm.compile.limits import check_computed, itemsize
+from rt3d_tvm.compile.onnx_file import read_by
 
 if TYPE_CHECKING:
     import onnx
@@ -72,12 +73,12 @@ class _Folder:
             self._store(tensor.name, tensor)
         kept = [node for node in self.graph.node if not self._is_constant(node)]
         read = {value.name for value in self.graph.output}
-        read.update(name for node in kept for name in _read(node))
+        read.update(name for node in kept for name in read_by(node))
         self._compute([name for name in self.pending if name in read])
         left = {id(node) for name in self.pending if name in read for node in self._sources(name)}
         left.update(map(id, kept))
         nodes = [_copy(node) for node in self.graph.node if id(node) in left]
-        read.update(name for node in nodes for name in _read(node))
+        read.update(name for node in nodes for name in read_by(node))
         new = [self.stored[name] for name in sorted(read - own) if name in self.stored]
         inputs = [_copy(value) for value in self.graph.input if value.name not in own - read]
         for index in reversed(range(len(self.graph.initializer))):
@@ -120,7 +121,10 @@ class _Folder:
             return False
         self.computed_bytes += size
         check_computed(self.computed_bytes, node, self.path)
-        self.pending.update((name, node) for name in node.output if name)
+        names = [name for name in node.output if name]
+        self.pending.update(dict.fromkeys(names, node))
+        if node.op_type in _UNKNOWN_SIZES:  # what follows from it has no shape before it is known
+            self._compute(names)
         return True
 
     def _has_known_shape(self, node: onnx.NodeProto) -> bool:
@@ -271,16 +275,6 @@ def computed(
         return []
 
 
-def _read(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads, the graphs in it too."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            for inner in graph.node:
-                yield from _read(inner)
-            yield from (value.name for value in graph.output)
-
-
 def _dims(kind: onnx.TypeProto | None) -> list[int] | None:
     """The shape of a tensor, where it is known and fixed."""
     if kind is None or not kind.tensor_type.HasField("shape"):
@@ -293,7 +287,7 @@ def _dims(kind: onnx.TypeProto | None) -> list[int] | None:
 def _tensor(name: str, value: np.ndarray) -> onnx.TensorProto:
     from onnx import numpy_helper
 
-    return numpy_helper.from_array(np.ascontiguousarray(value), name)
+    return numpy_helper.from_array(np.asarray(value, order="C"), name)
 
 
 def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:

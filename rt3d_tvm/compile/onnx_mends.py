@@ -6,6 +6,7 @@ Every function takes a node and gives what comes in its place; the table at the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rt3d_tvm.compile.onnx_operators import refuse_nodes
+from rt3d_tvm.compile.onnx_rewrites import types_of
 
 if TYPE_CHECKING:
     import onnx
@@ -43,17 +45,16 @@ class _Mender:
     """Constants, shapes and types of a model; new constants are kept until the end."""
 
     def __init__(self, model: onnx.ModelProto, shapes: Shapes) -> None:
-        import onnx
-
-        self.shapes = shapes
+        self.model, self.shapes = model, shapes
         self.stored = {tensor.name: tensor for tensor in model.graph.initializer}
-        graph = onnx.shape_inference.infer_shapes(model).graph
-        self.types = {
-            value.name: value.type.tensor_type.elem_type
-            for value in (*graph.input, *graph.value_info, *graph.output)
-        }
-        self.types.update((name, tensor.data_type) for name, tensor in self.stored.items())
         self.constants: list[onnx.TensorProto] = []
+
+    @cached_property
+    def types(self) -> dict[str, int]:
+        """The element type of each tensor."""
+        computed = types_of(self.model).items()
+        found = {name: kind.tensor_type.elem_type for name, kind in computed}
+        return found | {name: tensor.data_type for name, tensor in self.stored.items()}
 
     def value(self, name: str) -> np.ndarray | None:
         """Of a constant; None of what is computed."""
@@ -195,6 +196,16 @@ def _steps(index: np.ndarray, size: int) -> tuple[int, int, int] | None:
     return int(index[0]), end if end >= 0 else -size - 1, step
 
 
+def _expand(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Nothing where the shape stays: torch's older exporter expands what it assigns."""
+    from onnx import helper
+
+    source, output = node.input[0], node.output[0]
+    if list(mender.shapes[source]) == list(mender.shapes[output]):
+        node = helper.make_node("Identity", [source], [output], node.name)
+    yield node
+
+
 def _power(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     """Write squares and cubes as products, and an exponent in the type of what it is of."""
     from onnx import helper
@@ -238,6 +249,7 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 _OF_ONE = {"ReduceL1": "Abs", "ReduceL2": "Abs", "ReduceSumSquare": "Mul", "ReduceLogSum": "Log"}
 _FORMS: dict[str, Callable[[_Mender, onnx.NodeProto], Iterator[onnx.NodeProto]]] = {
     "ConvTranspose": _conv_transpose,
+    "Expand": _expand,
     "Gather": _gather,
     "Pow": _power,
     "ScatterND": _scatter,

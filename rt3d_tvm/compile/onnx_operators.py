@@ -100,6 +100,11 @@ def _why_not(node: onnx.NodeProto, opset: int) -> str | None:
         )
     if not onnx.defs.has(node.op_type, opset, ""):
         return f"operator {node.op_type} is none of opset {opset}"
+    if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+        return (
+            f"{node.op_type} has graphs of its own, of which one depends on the input; a model "
+            "without branches and loops is accepted"
+        )
     attributes = {attribute.name: attribute for attribute in node.attribute}
     if "auto_pad" in attributes and attributes["auto_pad"].s not in AUTO_PADS:
         padding = attributes["auto_pad"].s.decode(errors="replace")

@@ -234,7 +234,7 @@ class _Resize:
     def constant(self, name: str, value: np.ndarray) -> str:
         from onnx import numpy_helper
 
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rt3d_tvm.compile.onnx_file import read_by
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -36,22 +38,29 @@ def write_tensors(model: onnx.ModelProto) -> None:
                 attribute.CopyFrom(onnx.helper.make_attribute("value", tensor))
 
 
-def alone(model: onnx.ModelProto, node: onnx.NodeProto) -> onnx.ModelProto:
-    """A model of one node, which reads the constants that it does in its model."""
+def alone(
+    model: onnx.ModelProto, node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]
+) -> onnx.ModelProto:
+    """A model of one node, which reads the constants that it does in its own; types of tensors."""
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    types = {v.name: v.type for v in (*graph.input, *graph.value_info, *graph.output)}
     constants = [tensor for tensor in model.graph.initializer if tensor.name in node.input]
     held = {tensor.name for tensor in constants}
     values = [
         [onnx.helper.make_value_info(name, types[name]) for name in names if name in types]
-        for names in (dict.fromkeys(set(node.input) - held), node.output)
+        for names in (dict.fromkeys(name for name in node.input if name not in held), node.output)
     ]
     single = onnx.helper.make_graph([node], "alone", *values, constants)
-    made = onnx.helper.make_model(single, opset_imports=list(model.opset_import))
-    made.ir_version = model.ir_version
-    return made
+    opsets = list(model.opset_import)
+    return onnx.helper.make_model(single, opset_imports=opsets, ir_version=model.ir_version)
+
+
+def types_of(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
+    """The types of all tensors of a model but its constants', as far as they follow."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    return {v.name: v.type for v in (*graph.input, *graph.value_info, *graph.output)}
 
 
 def remove_dead_nodes(model: onnx.ModelProto) -> None:
@@ -60,7 +69,7 @@ def remove_dead_nodes(model: onnx.ModelProto) -> None:
     live = []
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(read_by(node))
             live.append(node)
     del model.graph.node[:]
     model.graph.node.extend(reversed(live))

@@ -116,11 +116,11 @@ def test_an_untested_operator_is_compiled_with_one_warning_and_refused_with_stri
 def test_all_nodes_that_stop_a_model_are_named_at_once(save):
     """Of another domain, of no opset, and what the importer has no way for."""
     nodes = [
-        helper.make_node("Relu", ["x"], ["a"], "foreign", domain="com.example"),
-        helper.make_node("Relux", ["a"], ["y"], "unknown"),
+        helper.make_node("Relu", ["x"], ["a"], "foreign"),
+        helper.make_node("Relu", ["a"], ["y"], "unknown"),
     ]
     model = make_model(nodes)
-    model.graph.output[0].type.CopyFrom(model.graph.input[0].type)
+    model.graph.node[0].domain, model.graph.node[1].op_type = "com.example", "Relux"
     with pytest.raises(
         InputError, match=r"node foreign: .*'com\.example'.*; node unknown: .*opset"
     ):

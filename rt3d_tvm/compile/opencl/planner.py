@@ -236,7 +236,11 @@ class _Main:
             self.index[var] = self.new(_bytes(var))
         elif is_op(value, "relax.reshape"):  # a view: the layout of a tensor is its order alone
             self.index[var] = self.index[value.args[0]]
-        elif isinstance(value.op, tvm.ir.GlobalVar) and value.op.name_hint in self.kernels:
+        elif (
+            isinstance(value, relax.Call)
+            and isinstance(value.op, tvm.ir.GlobalVar)
+            and value.op.name_hint in self.kernels
+        ):
             self.launch(value.op.name_hint, [self.index[arg] for arg in value.args])
         else:
             raise ValueError(f"{var.name}: no kernel computes {value}")
