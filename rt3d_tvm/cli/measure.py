@@ -19,6 +19,7 @@ from rt3d_tvm.cli.arguments import (
     finite,
     kernel_group,
 )
+from rt3d_tvm.cli.bench_device import add_program_options, asks_for_program, bench_program
 from rt3d_tvm.cli.command import EXIT_FAILED, add_command, write_result
 from rt3d_tvm.cli.device import bench_on_device
 from rt3d_tvm.cli.models import input_shape
@@ -51,9 +52,12 @@ def add_bench(commands: Commands) -> None:
         help="on a device of this tracker instead, the one of --key; see `rt3d remote bench`",
     )
     add_device(bench)
+    add_program_options(bench)
 
 
 def _bench(args: argparse.Namespace) -> int:
+    if asks_for_program(args):
+        return bench_program(args)
     if args.tracker is not None:
         if args.onnx or args.torch or args.layers:
             raise InputError(

@@ -1,0 +1,114 @@
+"""rt3d bench --adb, --ssh and --runner: a bundle's program on a device without TVM."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from typing import TYPE_CHECKING
+
+from rt3d_tvm.cli.command import EXIT_FAILED, write_result
+from rt3d_tvm.console import print_table, printable, progress
+from rt3d_tvm.errors import InputError
+
+if TYPE_CHECKING:
+    from rt3d_tvm.devices.shell import Machine
+    from rt3d_tvm.measure.bench_program import DeviceBench
+
+
+def add_program_options(parser: argparse.ArgumentParser) -> None:
+    """Where to run a bundle's program."""
+    where = parser.add_argument_group("on a device without TVM, by a program of `rt3d bundle`")
+    where.add_argument("--adb", action="store_true", help="on an Android device")
+    where.add_argument("--serial", help="which one, as `adb devices` lists it")
+    where.add_argument("--ssh", metavar="HOST", help="on a machine that ssh reaches")
+    where.add_argument(
+        "--runner", metavar="COMMAND", help="here, by an emulator: 'qemu-aarch64 {}'"
+    )
+    where.add_argument("--target", help="of an ONNX file that is bundled for it; default: arm64")
+    where.add_argument("--cores", help="that its threads are bound to, such as 4-7")
+
+
+def asks_for_program(args: argparse.Namespace) -> bool:
+    """Whether the options say where a program is to run; InputError for those that contradict."""
+    places = [bool(args.adb), args.ssh is not None, args.runner is not None]
+    if sum(places) > 1:
+        raise InputError("--adb, --ssh and --runner name one place each; give one of them")
+    if not any(places):
+        for name in ("serial", "target", "cores"):
+            if getattr(args, name) is not None:
+                raise InputError(f"--{name} needs --adb, --ssh or --runner")
+        return False
+    if args.serial is not None and not args.adb:
+        raise InputError("--serial is of a device of --adb")
+    if args.onnx or args.torch or args.tracker or args.opencl:
+        raise InputError(
+            "--adb, --ssh and --runner time this model only; leave --onnx, --torch, --remote and "
+            "--opencl out"
+        )
+    return True
+
+
+def bench_program(args: argparse.Namespace) -> int:
+    """Bring the program to the device, run it, show what it says."""
+    from rt3d_tvm.files.staging import scratch_folder
+    from rt3d_tvm.measure.bench_program import bench_bundle, bundle_for_bench
+
+    machine = _machine(args)
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(scratch_folder("rt3d-bench-"))
+        with progress("bench") as stage:
+            folder = bundle_for_bench(
+                args.folder, scratch / "bundle", target=args.target, progress=stage
+            )
+            stage("run")
+            result = bench_bundle(
+                folder,
+                machine,
+                runs=args.runs,
+                threads=args.threads,
+                cores=args.cores,
+                deadline_s=args.deadline,
+            )
+    _show(args, result, machine.name)
+    write_result(args, result)
+    checked = result.report["checked"]
+    return EXIT_FAILED if checked is not None and not checked["passed"] else 0
+
+
+def _machine(args: argparse.Namespace) -> Machine:
+    from rt3d_tvm.devices.shell import Here, Ssh, find_adb
+
+    if args.adb:
+        return find_adb(args.serial)
+    return Ssh(host=args.ssh) if args.ssh is not None else Here(command=args.runner)
+
+
+def _show(args: argparse.Namespace, result: DeviceBench, name: str) -> None:
+    report, device = result.report, result.device
+    what = " ".join(device[key] for key in ("manufacturer", "model", "soc") if key in device)
+    title = f"{args.folder}: on {what or name}, {report['threads']} threads, {report['runs']} runs"
+    if args.layers:
+        total = sum(call["ms"] for call in report["calls"])
+        print_table(
+            [(c["name"], c["ms"], f"{c['ms'] / total:.1%}") for c in report["calls"]],
+            columns=("layer", "ms", "share"),
+            title=title,
+        )
+    else:
+        print_table(
+            [("rt3d", report["p50_ms"], report["p90_ms"], report["p99_ms"], 1.0)],
+            columns=("engine", "p50 ms", "p90 ms", "p99 ms", "times rt3d's"),
+            title=title,
+        )
+    memory, opened = report["peak_kb"] / 1e3, report["open_ms"]
+    print(f"{memory:.1f} MB of memory at most, opened in {opened:.0f} ms")
+    checked = report["checked"]
+    if checked is None:
+        print("the output was compared with nothing: bundle the ONNX file, or give --onnx then")
+    else:
+        error = checked["max_rel_error"]
+        said = "not finite" if error is None else f"{error:.2g}"
+        verdict = "passed" if checked["passed"] else "FAILED"
+        print(f"output: max_rel_error {said}, limit {checked['limit']:.0e}: {verdict}")
+    if result.throttling is not None:
+        print(printable(f"note: {result.throttling}"))

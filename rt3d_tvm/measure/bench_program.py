@@ -1,0 +1,123 @@
+"""The program `bench` of a bundle on a device: brought there, run, its report read."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rt3d_tvm.bundle.make import bundle
+from rt3d_tvm.bundle.program import EXPECTED
+from rt3d_tvm.bundle.write import BUNDLE, check_bundle, read_bundle
+from rt3d_tvm.devices.shell import Machine
+from rt3d_tvm.errors import InputError
+
+PROGRAM = "bench"
+_WRONG = 3
+# A clock below this part of what it was, and runs longer than this, are said: neither is noise.
+_SLOWER_CLOCK, _LONGER = 0.93, 1.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceBench:
+    """What the program said, and of what: the bundle's target, the device, what became slower.
+
+    throttling: why the figures are those of a device that slows down; None where it does not.
+    """
+
+    model: str
+    target: str
+    device: dict[str, str]
+    throttling: str | None
+    report: dict
+
+
+def bench_bundle(
+    folder: Path,
+    machine: Machine,
+    *,
+    runs: int,
+    threads: int | None = None,
+    cores: str | None = None,
+    deadline_s: float,
+) -> DeviceBench:
+    """Run a bundle's program bench on a machine; InputError for what goes wrong there.
+
+    cores: those that its threads are bound to, such as "4-7". deadline_s: for each copy and for
+    all runs.
+    """
+    about = read_bundle(folder)
+    if PROGRAM not in about["programs"]:
+        raise InputError(f"{folder}: has no program bench: `rt3d bundle --program bench` links one")
+    names = [PROGRAM, "input0.bin"]
+    names += [] if about["embedded"] else ["weights.bin"]
+    names += [EXPECTED] if EXPECTED in about["sha256"] else []
+    check_bundle(folder, names)
+    arguments = ["--runs", str(runs)]
+    arguments += [] if threads is None else ["--threads", str(threads)]
+    arguments += [] if cores is None else ["--cores", cores]
+    device = machine.describe()
+    ran = machine.run_files([folder / name for name in names], arguments, deadline_s)
+    if ran.status not in (0, _WRONG):
+        lines = [line.strip() for line in ran.error.splitlines() if line.strip()]
+        said = lines[-1].removeprefix("error: ") if lines else f"status {ran.status}"
+        raise InputError(f"{machine.name}: {PROGRAM} failed: {said}")
+    report = _parsed(ran.output, machine.name)
+    if report["artifact"] != about["artifact"]:
+        raise InputError(f"{machine.name}: the report is of another model")
+    return DeviceBench(
+        model=about["model"],
+        target=about["target"]["name"],
+        device=device,
+        throttling=throttling(report),
+        report=report,
+    )
+
+
+def bundle_for_bench(
+    source: Path, made: Path, *, target: str | None, progress: Callable[[str], None]
+) -> Path:
+    """The bundle to run: ``source`` if it is one, else one made of that model in ``made``."""
+    if (source / BUNDLE).is_file():
+        if target is not None:
+            raise InputError(f"{source} is bundled already: --target has no effect on it")
+        return source
+    if not source.is_dir():
+        target = target or "arm64"
+    bundle(source, made, target=target, programs=[PROGRAM], progress=progress)
+    return made
+
+
+def throttling(report: dict) -> str | None:
+    """How a device became slower while it was measured, in one line; None where it did not."""
+    samples = report["samples"]
+    part = max(len(samples) // 3, 1)
+    first, last = samples[:part], samples[-part:]
+
+    def change(name: str) -> tuple[float, float]:
+        return tuple(statistics.median(s[name] for s in taken) for taken in (first, last))
+
+    (clock, later_clock), (ms, later_ms) = change("khz"), change("ms")
+    (celsius, later_celsius) = change("celsius")
+    warmer = f", {celsius:.0f} to {later_celsius:.0f} °C" if celsius and later_celsius else ""
+    if clock and later_clock < _SLOWER_CLOCK * clock:
+        return f"it throttles: {clock / 1e6:.2f} to {later_clock / 1e6:.2f} GHz{warmer}"
+    if len(samples) >= 6 and later_ms > _LONGER * ms:
+        longer = later_ms / ms
+        return f"it becomes slower: the last runs take {longer:.2f} times the first's{warmer}"
+    return None
+
+
+def _parsed(text: str, name: str) -> dict:
+    """The report that the program printed."""
+    try:
+        report = json.loads(text[text.index("{") :])
+        used = ("artifact", "threads", "p50_ms", "p90_ms", "p99_ms", "samples", "calls", "checked")
+        missing: Sequence[str] = [key for key in used if key not in report]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{name}: {PROGRAM} printed no report: {text.strip()[:80]!r}") from error
+    if missing or not report["samples"]:
+        raise InputError(f"{name}: {PROGRAM} printed a report of another version")
+    return report

@@ -1,0 +1,140 @@
+"""rt3d bench on devices without TVM: a stand-in adb and ssh, whose programs run under qemu-user."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from rt3d_tvm import cli
+from rt3d_tvm.bundle.make import bundle
+from rt3d_tvm.measure.bench_program import throttling
+from tests.artifact.networks import write_network
+from tests.bundle.building import zig
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory) -> Path:
+    zig()
+    folder = tmp_path_factory.mktemp("bench-device")
+    onnx = write_network(folder / "m.onnx")
+    bundle(onnx, folder / "b", target="arm64", programs=["bench"])
+    return folder / "b"
+
+
+@pytest.fixture
+def device(tmp_path, monkeypatch) -> Path:
+    """The stand-in on PATH; the folder that a phone's /data/local/tmp is."""
+    programs, state = tmp_path / "path", tmp_path / "phone"
+    programs.mkdir(), state.mkdir()
+    text = (HERE / "adb.py").read_text().replace("/usr/bin/env python3", sys.executable, 1)
+    (programs / "adb").write_text(text)
+    # Another machine, which is this one.
+    (programs / "ssh").write_text(
+        '#!/bin/sh\n[ "$3" = good ] || { echo "ssh: connect to host $3: refused" >&2; exit 255; }\n'
+        'exec sh -c "$(echo "$4" | sed \'s|./bench|qemu-aarch64 ./bench|\')"\n'
+    )
+    (programs / "scp").write_text(
+        '#!/bin/sh\nshift 3\nfor last; do :; done\nfor file; do\n[ "$file" = "$last" ] || '
+        'cp "$file" "${last#good:}"; done\n'
+    )
+    for path in programs.iterdir():
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{Path('/usr/bin')}:{Path('/bin')}")
+    monkeypatch.setenv("ADB_STATE", str(state))
+    return state
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (["--adb"], {"manufacturer": "Acme", "model": "Nine", "soc": "SM8250", "android": "14"}),
+        (["--ssh", "good"], None),
+        (["--runner", "qemu-aarch64 {}"], {"runner": "qemu-aarch64 {}"}),
+    ],
+)
+def test_a_device_is_measured(place, said, bundled, qemu, device, tmp_path, capsys):
+    to = tmp_path / "report.json"
+    arguments = ["bench", str(bundled), *place, "--runs", "2", "--threads", "2", "--json", str(to)]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "p50 ms" in out and "2 threads, 2 runs" in out and "passed" in out
+    result = json.loads(to.read_text())
+    assert result["target"] == "arm64" and result["model"] == "m.onnx"
+    assert said is None or result["device"] == said
+    assert len(result["report"]["samples"]) == 2
+    assert list(device.iterdir()) == []  # nothing is left there
+    if "--runner" in place:
+        assert cli.main([*arguments[:-2], "--layers"]) == 0
+        assert "share" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("absent", "adb lists no device: connect one"),
+        ("unauthorised", "R58M: adb says that it is unauthorized: unlock it and allow USB"),
+        ("offline", "R58M: adb says that it is offline: unplug it"),
+        ("two", "several devices, R58M, emulator-5554: --serial names one"),
+        ("full", "R58M: no space left there for"),
+        ("unplugged", "R58M: went away: adb: device 'R58M' not found"),
+        ("unplugged in the push", "R58M: went away: adb: error: device offline"),
+    ],
+)
+def test_what_is_wrong_with_a_phone_is_one_line(
+    mode, message, bundled, device, monkeypatch, capsys
+):
+    monkeypatch.setenv("ADB_MODE", mode)
+    assert cli.main(["bench", str(bundled), "--adb", "--runs", "1"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1, error
+    assert list(device.iterdir()) == []
+
+
+def test_what_is_asked_wrongly_is_one_line(bundled, device, pair, tmp_path, monkeypatch, capsys):
+    bundle(pair.folder, tmp_path / "without")
+    damaged = Path(shutil.copytree(bundled, tmp_path / "damaged"))
+    (damaged / "weights.bin").write_bytes(b"")
+    for arguments, message in (
+        ([str(bundled), "--adb", "--ssh", "good"], "name one place each"),
+        ([str(bundled), "--serial", "R58M"], "--serial needs --adb"),
+        ([str(bundled), "--ssh", "good", "--serial", "R58M"], "--serial is of a device of --adb"),
+        ([str(bundled), "--adb", "--serial", "X"], "lists no device X; it lists R58M"),
+        ([str(bundled), "--ssh", "away"], "away: cannot be reached: ssh: connect to host away"),
+        ([str(bundled), "--runner", "qemu-aarch64"], "{} is missing"),
+        ([str(bundled), "--runner", "no-such-program {}"], "no program no-such-program here"),
+        ([str(bundled), "--runner", "false {}"], "bench failed: status 1"),
+        ([str(bundled), "--runner", "echo {}"], "bench printed no report"),
+        ([str(bundled), "--adb", "--target", "arm64"], "is bundled already"),
+        ([str(tmp_path / "without"), "--adb"], "has no program bench"),
+        ([str(damaged), "--adb"], "weights.bin: damaged, or changed"),
+    ):
+        assert cli.main(["bench", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(["bench", str(bundled), "--adb"]) == 2
+    assert "there is no program adb here" in capsys.readouterr().err
+
+
+def test_a_device_that_throttles_is_said():
+    def report(ms, khz, celsius=(40.0, 40.0)):
+        spread = [[first] * 3 + [last] * 3 for first, last in (ms, khz, celsius)]
+        names = ("ms", "khz", "celsius")
+        return {
+            "samples": [dict(zip(names, row, strict=True)) for row in zip(*spread, strict=True)]
+        }
+
+    assert throttling(report((50, 52), (2.8e6, 2.8e6))) is None
+    assert throttling(report((50, 80), (2.8e6, 1.9e6), (45.0, 78.0))) == (
+        "it throttles: 2.80 to 1.90 GHz, 45 to 78 °C"
+    )
+    assert throttling(report((50, 80), (0, 0), (0.0, 0.0))) == (
+        "it becomes slower: the last runs take 1.60 times the first's"
+    )
+    assert throttling({"samples": report((50, 80), (0, 0))["samples"][2:4]}) is None
