@@ -23,10 +23,13 @@ class Verification:
 
     sensitivity: the largest difference between the references of two inputs, over the largest
     |ref|. Where it is small, a small error proves little. limit: the largest error that passes.
+    not_finite: values, of all inputs, that are NaN or infinite where ONNX Runtime's are numbers.
+    Where there is one, max_rel_error is the largest float.
     """
 
     inputs: int
     max_rel_error: float
+    not_finite: int
     sensitivity: float | None
     limit: float
 
@@ -66,7 +69,7 @@ def verify(
     _check_inputs(artifact.manifest, reference, onnx_path)
     rng = np.random.default_rng(seed)
     drawn = (noise(artifact.manifest, rng) for _ in range(inputs))
-    errors, references = [], []
+    errors, references, not_finite = [], [], 0
     for x in drawn if clips is None else batches(clips, artifact.manifest):
         taken = given(artifact.manifest, x)
         names = [each.name for each in reference.get_inputs()]
@@ -74,16 +77,22 @@ def verify(
         results = arrays(artifact.run(x))
         _check_results(refs, results, onnx_path)
         errors.append(max(map(relative_distance, results, refs)))
+        not_finite += sum(map(_not_finite, results, refs))
         references.append(refs)
     return Verification(
         inputs=len(errors),
         limit=precision["max_rel_error"] if limit is None else limit,
         max_rel_error=max(errors),
+        not_finite=not_finite,
         sensitivity=max(
             (max(map(relative_distance, references[0], refs)) for refs in references[1:]),
             default=None,
         ),
     )
+
+
+def _not_finite(y: np.ndarray, ref: np.ndarray) -> int:
+    return int(np.count_nonzero(~np.isfinite(y) & np.isfinite(ref)))
 
 
 def _check_inputs(manifest: dict, reference, onnx_path: Path) -> None:

@@ -177,7 +177,6 @@ def add_verify(commands: Commands) -> None:
 
 def _verify(args: argparse.Namespace) -> int:
     from dataclasses import asdict
-    from math import isfinite
 
     from rt3d_tvm.artifact.verify import verify
 
@@ -189,13 +188,16 @@ def _verify(args: argparse.Namespace) -> int:
         device=args.opencl,
         clips=_clips(args),
     )
+    wrong = f"max_rel_error {result.max_rel_error:.2g}"
+    if result.not_finite:
+        wrong = f"{result.not_finite} values are NaN or infinite where ONNX Runtime's are numbers,"
     print(
-        f"{args.folder}: max_rel_error {result.max_rel_error:.2g} over {result.inputs} inputs, "
+        f"{args.folder}: {wrong} over {result.inputs} inputs, "
         f"limit {result.limit:.0e}: {'passed' if result.passed else 'FAILED'}"
     )
     if result.sensitivity is not None:
         print(f"another input moves the output by {result.sensitivity:.2g} of its largest value")
-    # JSON has no infinity: null is an output that is not finite.
-    error = result.max_rel_error if isfinite(result.max_rel_error) else None
+    # No error is known where the output is not finite: JSON's null.
+    error = None if result.not_finite else result.max_rel_error
     write_result(args, {**asdict(result), "max_rel_error": error, "passed": result.passed})
     return 0 if result.passed else EXIT_FAILED

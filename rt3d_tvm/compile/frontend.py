@@ -12,7 +12,6 @@ from rt3d_tvm.arguments import as_path
 from rt3d_tvm.compile.onnx_checks import check_interface, check_opset, check_shapes
 from rt3d_tvm.compile.onnx_file import (
     check_sizes,
-    first_line,
     label_of,
     load_external_data,
     read_model,
@@ -33,7 +32,7 @@ from rt3d_tvm.compile.onnx_rewrites import (
     write_tensors,
 )
 from rt3d_tvm.compile.quantization_checks import check_quantization
-from rt3d_tvm.errors import InputError, UntestedOperators
+from rt3d_tvm.errors import InputError, UntestedOperators, words_of
 from rt3d_tvm.numerics.non_finite import in_graph, refuse
 
 if TYPE_CHECKING:
@@ -93,10 +92,12 @@ def _imported(model: onnx.ModelProto, path: Path) -> tvm.IRModule:
             try:
                 _from_onnx(alone(model, node, types))
             except _REFUSALS as reason:
-                said = f"TVM cannot import {node.op_type}: {first_line(reason)}"
+                said = f"TVM cannot import {node.op_type}: {words_of(reason, lines=1)}"
                 refused.append((node, said))
         refuse_nodes(refused, path)
-        raise InputError(f"{path}: TVM cannot import this model: {first_line(error)}") from error
+        raise InputError(
+            f"{path}: TVM cannot import this model: {words_of(error, lines=1)}"
+        ) from error
 
 
 # The importer's refusals are of all these kinds.

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.compile.limits import check_results
-from rt3d_tvm.compile.onnx_file import first_line, label_of
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.compile.onnx_file import label_of
+from rt3d_tvm.errors import InputError, words_of
 
 if TYPE_CHECKING:
     import onnx
@@ -112,7 +112,7 @@ def check_shapes(model: onnx.ModelProto, path: Path) -> dict[str, list[int]]:
         TypeError,
         ValueError,
     ) as error:
-        raise InputError(f"{path}: not a valid ONNX model: {first_line(error)}") from error
+        raise InputError(f"{path}: not a valid ONNX model: {words_of(error, lines=1)}") from error
 
     known = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     for value in (*shapes.input, *shapes.value_info, *shapes.output):
@@ -187,7 +187,7 @@ def _inferred(model: onnx.ModelProto, path: Path) -> onnx.GraphProto:
     try:
         return onnx.shape_inference.infer_shapes(model).graph
     except (onnx.shape_inference.InferenceError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a valid ONNX model: {first_line(error)}") from error
+        raise InputError(f"{path}: not a valid ONNX model: {words_of(error, lines=1)}") from error
 
 
 def _types(graph: onnx.GraphProto) -> dict[str, tuple[int, list[int]]]:

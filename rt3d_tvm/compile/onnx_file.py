@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.compile.limits import check_weights, itemsize
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 
 if TYPE_CHECKING:
     import onnx
@@ -92,7 +92,7 @@ def load_external_data(model: onnx.ModelProto, path: Path) -> None:
         except (OSError, ValueError, ValidationError) as error:
             raise InputError(
                 f"{label}: external data file {location!r} is truncated or damaged: "
-                f"{first_line(error)}"
+                f"{words_of(error, lines=1)}"
             ) from error
 
 
@@ -128,8 +128,3 @@ def read_by(node: onnx.NodeProto) -> Iterator[str]:
 
 def label_of(node: onnx.NodeProto) -> str:
     return node.name or ", ".join(node.output) or node.op_type
-
-
-def first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

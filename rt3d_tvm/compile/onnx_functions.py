@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rt3d_tvm.compile.onnx_file import first_line
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 
 if TYPE_CHECKING:
     import onnx
@@ -42,7 +41,7 @@ def write_out_functions(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             model.graph.value_info.extend(stated)
             model = inliner.inline_selected_functions(model, written, inline_schema_functions=True)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        raise InputError(f"{path}: not a valid ONNX model: {first_line(error)}") from error
+        raise InputError(f"{path}: not a valid ONNX model: {words_of(error, lines=1)}") from error
     return model
 
 

@@ -36,7 +36,7 @@ from rt3d_tvm.compile.passes.pruned_filters import PrunedFilters
 from rt3d_tvm.compile.passes.quantized_conv3d import QuantizedConv3d
 from rt3d_tvm.compile.passes.tuned_kernels import TunedKernels
 from rt3d_tvm.compile.passes.zero_factors import ZeroFactors
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.files.folders import check_makeable, check_outside, make_folder
 from rt3d_tvm.files.whole_file import whole_file
 
@@ -155,5 +155,4 @@ def _begin_dump(folder: Path, names: Sequence[str]) -> None:
 
 def cannot_lower(error: Exception) -> str:
     """What TVM says of a model that it cannot lower, without the stack of its calls."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"TVM cannot lower this model: {lines[0] if lines else type(error).__name__}"
+    return f"TVM cannot lower this model: {words_of(error, lines=1)}"

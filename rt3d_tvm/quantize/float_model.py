@@ -13,10 +13,10 @@ from onnx.version_converter import ConvertError, convert_version
 from rt3d_tvm.arguments import as_path
 from rt3d_tvm.compile.frontend import layer_names
 from rt3d_tvm.compile.interface import PREFIX
-from rt3d_tvm.compile.onnx_file import first_line, label_of, load_external_data, read_model
+from rt3d_tvm.compile.onnx_file import label_of, load_external_data, read_model
 from rt3d_tvm.compile.onnx_rewrites import remove_dead_nodes, remove_unused_outputs
 from rt3d_tvm.data.preprocessing import NAMES, Description, from_json
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.numerics.non_finite import in_graph, refuse
 from rt3d_tvm.quantize.session import exact_session
 
@@ -137,7 +137,7 @@ def _raised(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     except (ConvertError, RuntimeError, ValueError) as error:
         raise InputError(
             f"{path}: opset {opset} cannot be raised to {LEAST_OPSET}, which a scale per filter "
-            f"needs: {first_line(error)}; export again with opset_version=18"
+            f"needs: {words_of(error, lines=1)}; export again with opset_version=18"
         ) from error
     del raised.metadata_props[:]
     raised.metadata_props.extend(proto.metadata_props)
