@@ -22,11 +22,11 @@ from rt3d_tvm.artifact.load import load
 from rt3d_tvm.artifact.verify import verify
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.console import write_json
-from rt3d_tvm.data.datasets import open_dataset
+from rt3d_tvm.data.datasets import VideoDataset, open_dataset
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
 from rt3d_tvm.models import model_spec
-from rt3d_tvm.models.weights import load_model
+from rt3d_tvm.models.weights import WeightsInfo, load_model
 from rt3d_tvm.precision import PRECISIONS
 
 
@@ -46,22 +46,38 @@ class Comparison:
         return close and self.max_rel_error <= PRECISIONS["fp32"].max_rel_error
 
 
-def compare(weights: Path, data: Path, folder: Path, *, videos: int | None = None) -> Comparison:
-    """Export and compile ``weights`` into ``folder``; run the test split of ``data`` through both.
+def exported(weights: Path, path: Path) -> tuple[torch.nn.Module, WeightsInfo, tuple[int, ...]]:
+    """Export weights to ONNX; the model, what is known of it, and the input's shape.
 
-    ``videos`` takes so many of them, evenly spread over the classes. Logits are averaged over the
-    clips of a video. InputError as of the stages.
+    InputError as of the stages, and for a model of pictures.
     """
     model, info = load_model(weights)
     spec = model_spec(info.model)
     frames, size = info.frames or spec.frames, info.size or spec.size
     if frames is None:
         raise InputError(f"{weights}: {spec.title} takes pictures; a model of clips is expected")
-    known = info.description.preprocessing
-    cut = {"frames": frames, "size": size} if known is None else known.dataset_arguments()
-    test = open_dataset(data, training=False, split="test", **cut)
     shape = (1, spec.channels, frames, size, size)
-    export_onnx(model, shape, folder / "model.onnx", description=info.description)
+    export_onnx(model, shape, path, description=info.description)
+    return model, info, shape
+
+
+def open_split(
+    data: Path, info: WeightsInfo, shape: tuple[int, ...], *, split: str
+) -> VideoDataset:
+    """A split of a data set, cut as in testing and as the model says."""
+    known = info.description.preprocessing
+    cut = {"frames": shape[2], "size": shape[3]} if known is None else known.dataset_arguments()
+    return open_dataset(data, training=False, split=split, cache=True, **cut)
+
+
+def compare(weights: Path, data: Path, folder: Path, *, videos: int | None = None) -> Comparison:
+    """Export and compile ``weights`` into ``folder``; run the test split of ``data`` through both.
+
+    ``videos`` takes so many of them, evenly spread over the classes. Logits are averaged over the
+    clips of a video. InputError as of the stages.
+    """
+    model, info, shape = exported(weights, folder / "model.onnx")
+    test = open_split(data, info, shape, split="test")
     compile_onnx(folder / "model.onnx", folder / "artifact")
     checked = verify(folder / "artifact", folder / "model.onnx", inputs=2)
     artifact = load(folder / "artifact", threads=torch.get_num_threads())
