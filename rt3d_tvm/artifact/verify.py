@@ -97,13 +97,24 @@ def _not_finite(y: np.ndarray, ref: np.ndarray) -> int:
 
 def _check_inputs(manifest: dict, reference, onnx_path: Path) -> None:
     """InputError where ONNX Runtime takes another number, type or shape than the artifact."""
-    taken = [(each.type, list(each.shape)) for each in reference.get_inputs()]
+    kinds = [each.type for each in reference.get_inputs()]
+    taken = list(zip(kinds, input_shapes(reference, manifest), strict=True))
     expected = [("tensor(float)", each["shape"]) for each in manifest["inputs"]]
     if taken != expected:
         raise InputError(
             f"{onnx_path} takes {_listed(taken)}, the artifact {_listed(expected)}: they are not "
             "of one model"
         )
+
+
+def input_shapes(session, manifest: dict) -> list[list[int]]:
+    """The shapes that a session takes; an axis that it leaves open has the artifact's size."""
+    shapes = [list(each.shape) for each in session.get_inputs()]
+    for shape, entry in zip(shapes, manifest["inputs"], strict=False):
+        for axis, size in enumerate(entry["shape"][: len(shape)]):
+            if not isinstance(shape[axis], int):
+                shape[axis] = size
+    return shapes
 
 
 def _listed(tensors: list[tuple[str, list[int]]]) -> str:

@@ -73,6 +73,12 @@ def add_kernels(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="refuse operators that nobody has compared with ONNX Runtime; default: a warning",
     )
+    parser.add_argument(
+        "--batch",
+        type=at_least_one,
+        metavar="N",
+        help="so many clips at once, where the file leaves that open",
+    )
 
 
 def compile_options(args: argparse.Namespace) -> CompileOptions:
@@ -86,6 +92,7 @@ def compile_options(args: argparse.Namespace) -> CompileOptions:
         precision=args.precision,
         accumulate=args.accumulate,
         strict=args.strict,
+        batch=args.batch,
     )
 
 

@@ -162,15 +162,14 @@ def _peak_notes(timings: list[CallTiming]) -> list[str]:
 
 def _onnx_engine(path: Path, manifest: dict, threads: int) -> Callable[[Tensors], object]:
     from rt3d_tvm.artifact.tensors import arrays
-    from rt3d_tvm.artifact.verify import reference_session
+    from rt3d_tvm.artifact.verify import input_shapes, reference_session
 
     session = reference_session(path, threads=threads)
-    taken = session.get_inputs()
-    found, shapes = ([each.shape for each in taken], [e["shape"] for e in manifest["inputs"]])
+    found, shapes = input_shapes(session, manifest), [e["shape"] for e in manifest["inputs"]]
     if found != shapes:
         theirs, ours = (" and ".join(map(str, each)) for each in (found, shapes))
         raise InputError(f"{path} takes {theirs}, the artifact {ours}: not of one model")
-    names = [each.name for each in taken]
+    names = [each.name for each in session.get_inputs()]
     return lambda clip: session.run(None, dict(zip(names, arrays(clip), strict=True)))
 
 

@@ -82,7 +82,12 @@ def compile_onnx(
     records = [] if database is None else [read_database(database, lowering.target)]
     records += [shipped_records(lowering.target)] if as_flag(shipped, "shipped") else []
     report("import")
-    mod = import_onnx(onnx_path, allow_non_finite=allow_non_finite, strict=options.strict)
+    mod = import_onnx(
+        onnx_path,
+        allow_non_finite=allow_non_finite,
+        strict=options.strict,
+        batch=options.batch,
+    )
     interface = {
         **interface_of(mod),
         "untested_operators": list(mod["main"].attrs["untested"]),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.arguments import as_path
+from rt3d_tvm.compile.onnx_batch import fix_batch
 from rt3d_tvm.compile.onnx_checks import check_interface, check_opset, check_shapes
 from rt3d_tvm.compile.onnx_file import (
     check_sizes,
@@ -41,15 +42,20 @@ if TYPE_CHECKING:
 
 
 def import_onnx(
-    path: Path, *, allow_non_finite: bool = False, strict: bool = False
+    path: Path,
+    *,
+    allow_non_finite: bool = False,
+    strict: bool = False,
+    batch: int | None = None,
 ) -> tvm.IRModule:
     """Read an ONNX file into a Relax module whose ``main`` takes one tensor for each input.
 
-    Inputs are float32 of fixed shape; several outputs are a tuple. A Conv arrives as
-    ``relax.nn.conv3d`` or ``conv2d`` followed by reshape and add for its bias, its weights as
-    constants. ``main`` has the attribute ``layer_names``: `layer_names` of the file, in the order
-    of the graph, since the importer keeps no name of a node; `interface_of` reads another. Nodes
-    that no output depends on are left out, and those that depend on no input are computed.
+    Inputs are float32 of fixed shape, or with a first axis that ``batch`` fixes; several outputs
+    are a tuple. A Conv arrives as ``relax.nn.conv3d`` or ``conv2d`` followed by reshape and add for
+    its bias, its weights as constants. ``main`` has the attribute ``layer_names``: `layer_names` of
+    the file, in the order of the graph, since the importer keeps no name of a node; `interface_of`
+    reads another. Nodes that no output depends on are left out, and those that depend on no input
+    are computed.
 
     Operators that are not tested are named in one `UntestedOperators` warning and, as a list, in
     the attribute ``untested``; with ``strict`` they are refused. Raises InputError for what cannot
@@ -57,7 +63,7 @@ def import_onnx(
     or infinite unless ``allow_non_finite``: the attribute ``non_finite`` then lists them.
     """
     path = as_path(path, "path")
-    model, shapes = _accepted_model(path, strict=strict)
+    model, shapes = _accepted_model(path, strict=strict, batch=batch)
     found = in_graph(model)
     if not allow_non_finite:
         refuse(found, where=path, command="compile")
@@ -117,7 +123,7 @@ def _from_onnx(model: onnx.ModelProto) -> tvm.IRModule:
 
 
 def _accepted_model(
-    path: Path, *, strict: bool = False
+    path: Path, *, strict: bool = False, batch: int | None = None
 ) -> tuple[onnx.ModelProto, dict[str, list[int]]]:
     """The model with its weights and without what is constant, and the shapes of its tensors."""
     model = read_model(path)
@@ -126,6 +132,8 @@ def _accepted_model(
     write_tensors(model)
     write_as_qdq(model, path)
     check_opset(model, path)
+    if batch is not None:
+        fix_batch(model, batch, path)
     check_interface(model, path)
     remove_dead_nodes(model)
     model = write_out_functions(model, path)

@@ -47,6 +47,7 @@ class CompileOptions:
     precision   fp32, or fp16 where the target computes in it; by default fp16 for adreno, else fp32
     accumulate  in what kernels for OpenCL sum: fp32 (default) or fp16
     strict      refuse operators that nobody has compared with ONNX Runtime, instead of a warning
+    batch       how many clips at once, where the file leaves that open
     """
 
     target: str = "host"
@@ -55,6 +56,7 @@ class CompileOptions:
     precision: str | None = None
     accumulate: str | None = None
     strict: bool = False
+    batch: int | None = None
 
     def resolve(self) -> Lowering:
         """The target and types that the names stand for; InputError for what does not go."""
@@ -62,6 +64,8 @@ class CompileOptions:
         precision = make_precision(self.precision or DEFAULT_PRECISION.get(self.target, "fp32"))
         backend = backend_of(target)
         as_flag(self.strict, "strict")
+        if self.batch is not None and (type(self.batch) is not int or self.batch < 1):
+            raise InputError(f"batch {self.batch!r}: a whole number of at least 1 is accepted")
         if precision.dtype == "float16" and not backend.computes_half(target):
             able = [known for known in sorted(TARGETS) if _computes_half(known)]
             raise InputError(

@@ -76,7 +76,7 @@ def tune_onnx(
         deadline_s=deadline_s,
     )
     watch.say("import and lower")
-    mod, tasks = _lowered(onnx_path, lowering, strict=options.strict)
+    mod, tasks = _lowered(onnx_path, options, lowering)
     tuner = Tuner(
         lowering.target,
         tasks,
@@ -97,10 +97,10 @@ def tune_onnx(
 
 
 def _lowered(
-    onnx_path: Path, lowering: Lowering, *, strict: bool
+    onnx_path: Path, options: CompileOptions, lowering: Lowering
 ) -> tuple[tvm.IRModule, list[Task]]:
     """The model's module, and what of it can be tuned; InputError where nothing can."""
-    mod = import_onnx(onnx_path, strict=strict)
+    mod = import_onnx(onnx_path, strict=options.strict, batch=options.batch)
     try:
         mod = lower(mod, lowering)
     except ValueError as error:

@@ -170,7 +170,11 @@ REFUSED = {
     ),
     "dynamic": (
         lambda: make_model(one("Relu"), shape=("batch", 3, 4, 6, 6)),
-        r"input 'x': dimension 0 is dynamic \('batch'\); export with fixed shapes",
+        r"input 'x': dimension 0 is dynamic \('batch'\); compile with batch=N .* fixed shapes",
+    ),
+    "dynamic size": (
+        lambda: make_model(one("Relu"), shape=(1, 3, "frames", 6, 6)),
+        r"input 'x': dimension 2 is dynamic \('frames'\); export with fixed shapes",
     ),
     "missing dimension": (
         lambda: make_model(one("Relu"), shape=(1, 3, None, 6, 6)),
