@@ -13,6 +13,7 @@ import numpy as np
 
 from rt3d_tvm.artifact.cpu_features import check_runs_here
 from rt3d_tvm.artifact.format import ArtifactFiles
+from rt3d_tvm.artifact.tensors import arrays, the_one
 from rt3d_tvm.bundle.tables import SOURCES
 from rt3d_tvm.data.preprocessing import Preprocessing, from_fields
 from rt3d_tvm.errors import InputError
@@ -96,7 +97,8 @@ def _clips(files: ArtifactFiles, used: Preprocessing | None) -> dict[str, object
         )
     short = used.resize if isinstance(used.resize, int) else 0
     height, width = (0, 0) if isinstance(used.resize, int) else used.resize
-    (taken,), given = files.manifest["inputs"], files.manifest["outputs"]
+    taken = the_one(files.manifest, "inputs", "program classify")
+    given = the_one(files.manifest, "outputs", "program classify")
     return {
         "BATCH": taken["shape"][0],
         "FRAMES": used.frames,
@@ -105,7 +107,7 @@ def _clips(files: ArtifactFiles, used: Preprocessing | None) -> dict[str, object
         "RESIZE_SHORT": short,
         "RESIZE_HEIGHT": height,
         "RESIZE_WIDTH": width,
-        "CLASSES": given[0]["shape"][-1],
+        "CLASSES": given["shape"][-1],
         "MEAN": ", ".join(f"{value!r}f" for value in used.mean),
         "STD": ", ".join(f"{value!r}f" for value in used.std),
         "BLUE_FIRST": int(used.colour_order == "bgr"),
@@ -114,7 +116,8 @@ def _clips(files: ArtifactFiles, used: Preprocessing | None) -> dict[str, object
 
 def _write_expected(made: Path, files: ArtifactFiles, onnx_path: Path | None) -> None:
     """A random input, and the output that it should have, where something can tell."""
-    (taken,) = files.manifest["inputs"]
+    taken = the_one(files.manifest, "inputs", "program bench")
+    the_one(files.manifest, "outputs", "program bench")
     if taken["dtype"] != "float32":
         raise InputError(f"{files.folder}: its input is {taken['dtype']}; bench takes float32")
     rng = np.random.default_rng(_INPUT_SEED)
@@ -138,7 +141,8 @@ def _expected(files: ArtifactFiles, onnx_path: Path | None, x: np.ndarray) -> np
         return None
     from rt3d_tvm.artifact.load import load
 
-    return load(files.folder).run(x)
+    (result,) = arrays(load(files.folder).run(x))
+    return result
 
 
 def _link(made: Path, program: str, about: dict) -> None:
