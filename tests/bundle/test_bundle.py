@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rt3d_tvm import cli
-from rt3d_tvm.artifact.load import load
+from rt3d_tvm.artifact.load import load, read_manifest
 from rt3d_tvm.artifact.verify import reference_session
 from rt3d_tvm.bundle.make import bundle
 from rt3d_tvm.compile.build import compile_onnx
+from rt3d_tvm.devices.remote import RemoteDevice
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.numerics.distance import relative_distance
 from tests.artifact.networks import write_network
@@ -63,25 +66,62 @@ def test_a_model_in_8_bits_gives_the_bits_of_its_artifact(tmp_path):
     check_bits(tmp_path / "artifact", tmp_path / "b", driver, tmp_path)
 
 
-@pytest.mark.parametrize("target", ["arm64", "arm64-v8.2", "arm64-dotprod"])
-def test_a_static_program_for_aarch64_computes_what_onnx_runtime_does(target, qemu, tmp_path):
-    """float32, float16, 8 bits; by the runtime that is built for musl, under the emulator."""
-    half, dot = target == "arm64-v8.2", target == "arm64-dotprod"
-    onnx = write_network(tmp_path / "m.onnx")
-    if dot:
-        onnx = quantized_by_onnxruntime(tmp_path, net(3))
+@dataclass(frozen=True)
+class ForArm64:
+    """A network in a precision, its artifact, its bundle, and the driver for AArch64."""
+
+    onnx: Path
+    artifact: Path
+    bundle: Path
+    driver: Path
+    weights: str | Path
+
+
+@pytest.fixture(scope="module", params=["arm64", "arm64-v8.2", "arm64-dotprod"])
+def for_arm64(request, tmp_path_factory) -> ForArm64:
+    """float32, its weights in a file; float16, in the library; 8 bits. Static, with musl."""
+    compiler, folder = zig("-target", "aarch64-linux-musl"), tmp_path_factory.mktemp("arm64")
+    half = request.param == "arm64-v8.2"
+    onnx = write_network(folder / "m.onnx")
+    if request.param == "arm64-dotprod":
+        onnx = quantized_by_onnxruntime(folder, net(3))
     precision = {"precision": "fp16"} if half else {}
-    about = bundle(onnx, tmp_path / "b", target=target, embed=half, **precision)
-    driver = built(
-        tmp_path / "b", tmp_path / "driver", zig("-target", "aarch64-linux-musl"), "-static"
-    )
-    x = values(about, tmp_path / "x")
-    weights = "-" if half else tmp_path / "b" / "weights.bin"
-    found(run(qemu, driver, "run", weights, tmp_path / "x", tmp_path / "y"))
-    y = np.fromfile(tmp_path / "y", "float32").reshape(about["outputs"][0]["shape"])
-    session = reference_session(onnx, optimised=dot)
+    compile_onnx(onnx, folder / "artifact", target=request.param, **precision)
+    bundle(folder / "artifact", folder / "b", embed=half)
+    driver = built(folder / "b", folder / "driver", compiler, "-static")
+    weights = "-" if half else folder / "b" / "weights.bin"
+    return ForArm64(onnx, folder / "artifact", folder / "b", driver, weights)
+
+
+def test_a_static_program_for_aarch64_computes_what_onnx_runtime_does(for_arm64, qemu, tmp_path):
+    manifest = read_manifest(for_arm64.artifact / "manifest.json")
+    x = values(manifest, tmp_path / "x")
+    found(run(qemu, for_arm64.driver, "run", for_arm64.weights, tmp_path / "x", tmp_path / "y"))
+    y = np.fromfile(tmp_path / "y", "float32").reshape(manifest["outputs"][0]["shape"])
+    session = reference_session(for_arm64.onnx, optimised=manifest["precision"]["name"] == "int8")
     (reference,) = session.run(None, {session.get_inputs()[0].name: x})
-    assert relative_distance(y, reference) <= about.get("precision", {}).get("max_rel_error", 1e-4)
+    assert relative_distance(y, reference) <= manifest["precision"]["max_rel_error"]
+
+
+@pytest.fixture(scope="module")
+def device(phone) -> Iterator[RemoteDevice]:
+    """One session for all: each takes seconds to begin."""
+    with RemoteDevice(phone.tracker, phone.key, wait_s=300, deadline_s=300) as opened:
+        yield opened
+
+
+@pytest.mark.phone
+def test_aarch64_gives_the_bits_of_the_artifact_there(for_arm64, device, qemu, tmp_path):
+    """TVM's runtime on the emulated phone beside programs of musl and, not static, of glibc."""
+    artifact = device.load(for_arm64.artifact)
+    x = values(artifact.manifest, tmp_path / "x")
+    y = artifact.run(x)
+    compiler = ("aarch64-linux-gnu-gcc",)
+    dynamic = built(for_arm64.bundle, tmp_path / "driver", compiler, f"-I{for_arm64.bundle}")
+    for driver in (for_arm64.driver, dynamic):
+        arguments = ("run", for_arm64.weights, tmp_path / "x", tmp_path / "y")
+        found(run(qemu, "-L", "/usr/aarch64-linux-gnu", driver, *arguments))
+        np.testing.assert_array_equal(np.fromfile(tmp_path / "y", "float32"), y.ravel())
 
 
 def test_weights_in_the_library_need_no_file(small, tmp_path):
