@@ -30,16 +30,16 @@ from rt3d_tvm.data.preprocessing import Description
 from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.export.ceil_pools import write_out_ceil_pools
 from rt3d_tvm.export.model_file import whole_model
-from rt3d_tvm.export.model_output import exportable, output_of
+from rt3d_tvm.export.model_output import exportable, outputs_of
+from rt3d_tvm.export.named_tensors import Call
 from rt3d_tvm.files.whole_file import check_writable
 from rt3d_tvm.models.weights import non_finite_weights
 from rt3d_tvm.numerics.distance import relative_distance
 from rt3d_tvm.numerics.non_finite import in_graph, refuse
 from rt3d_tvm.prune.activations import eval_mode
+from rt3d_tvm.prune.inputs import ModelInputs
 from rt3d_tvm.prune.weights import plain_weights
 
-INPUT_NAME = "clip"
-OUTPUT_NAME = "logits"
 # The one that torch's exporter is written in; any other passes through a version converter.
 _OPSET = 18
 # A protobuf message has at most 2 GB. Weights of more than this, which leaves 128 MB to the graph,
@@ -47,14 +47,21 @@ _OPSET = 18
 _LARGEST_MESSAGE = 2**31 - 2**27
 # What the keys of the metadata begin with, so that they are nobody else's.
 METADATA_PREFIX = "rt3d."
+# Their weights are [channels, filters, ...].
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What was written. ``max_rel_error`` is |onnx - torch| over max |torch|, None if unchecked."""
+    """What was written. ``max_rel_error`` is |onnx - torch| over max |torch|, None if unchecked.
+
+    Of several outputs it is the largest. ``inputs`` and ``outputs`` are their names.
+    """
 
     path: Path
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
     bytes: int
     opset: int
     operators: Mapping[str, int]
@@ -64,14 +71,18 @@ class ExportReport:
 
 def export_onnx(
     model: nn.Module,
-    input_shape: Sequence[int],
+    input_shape: Sequence[int] | None,
     path: str | Path,
     *,
+    example_inputs: object = None,
     check: bool = True,
     allow_non_finite: bool = False,
     description: Description | None = None,
 ) -> ExportReport:
     """Write a model as ONNX: input ``clip`` [input_shape], output ``logits``, float32, eval mode.
+    ``example_inputs`` in place of ``input_shape``, which is None then, are tensors in tuples, lists
+    and dicts as `project_` takes them. Several inputs are named by forward()'s parameters, several
+    outputs by their keys, or by number (`Call`, `named`).
 
     Shapes are fixed, BatchNorm is folded into the convolutions, pruned weights stay exact zeros,
     and what computes a weight (weight_norm, spectral_norm, masks) leaves just the weight.
@@ -79,41 +90,39 @@ def export_onnx(
     ``description``, how frames become the input and the classes' names, goes into its metadata.
     The files appear whole or not at all: one, or above 2 GB a second ``<name>.data`` beside it.
 
-    InputError for a model that cannot be exported with standard operators alone, one of several
-    inputs or outputs, one that does not take ``input_shape``, one whose export computes something
-    else, a description of another model, and, unless ``allow_non_finite``, one with weights that
-    are NaN or infinite.
+    InputError for a model that cannot be exported with standard operators alone, one that does not
+    take its inputs, one whose export computes something else, a description of another model, and,
+    unless ``allow_non_finite``, one with weights that are NaN or infinite.
     """
     path, described = as_path(path, "path"), description or Description()
     check_writable(path)
-    model = exportable(model)
-    clip = torch.from_numpy(
-        np.random.default_rng(0).standard_normal(tuple(input_shape), dtype=np.float32)
-    )
+    model = exportable(model, several=example_inputs is not None)
+    call = Call.of(model, _values(model, input_shape, example_inputs))
     with eval_mode(model), torch.no_grad():
-        reference = output_of(model, clip)
-        described.check(list(clip.shape), list(reference.shape))
+        reference = outputs_of(model, call)
+        clip, logits = (next(iter(x.values())) for x in (call.inputs, reference))
+        described.check(list(clip.shape), list(logits.shape))
         with plain_weights(model):
             if not allow_non_finite:
                 name = f"this {type(model).__name__}"
                 refuse(non_finite_weights(model), where=name, command="export")
-            exported = _export(model, clip)
+            exported = _export(model, call, tuple(reference))
             tolerance = _tolerance(model)
     if not allow_non_finite:  # what the exporter has computed from the weights, and constants
         refuse(in_graph(exported), where=f"this {type(model).__name__}, exported", command="export")
     write_out_ceil_pools(exported)
     operators = _operators(exported)
-    for name, text in described.as_json().items():
-        exported.metadata_props.add(key=METADATA_PREFIX + name, value=text)
-
+    _describe(exported, described)
     with whole_model(path) as whole:
         _save(exported, whole)
-        error = _compare(whole, clip.numpy(), reference) if check else None
+        error = _compare(whole, call.arrays, reference) if check else None
         if error is not None:
             _check_error(error, tolerance, model)
         size = sum(file.stat().st_size for file in whole.parent.iterdir())
     return ExportReport(
         path=path,
+        inputs=tuple(call.inputs),
+        outputs=tuple(reference),
         bytes=size,
         opset=_OPSET,
         operators=operators,
@@ -135,14 +144,26 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _export(model: nn.Module, clip: torch.Tensor) -> onnx.ModelProto:
+def _values(
+    model: nn.Module, input_shape: Sequence[int] | None, example_inputs: object
+) -> ModelInputs:
+    """What the model is called with: examples, or a clip of noise."""
+    if example_inputs is not None or input_shape is None:
+        inputs = ModelInputs.of(model, input_shape=input_shape, example_inputs=example_inputs)
+        return inputs.noise(model)
+    clip = np.random.default_rng(0).standard_normal(tuple(input_shape), dtype=np.float32)
+    return ModelInputs((torch.from_numpy(clip),), {})
+
+
+def _export(model: nn.Module, call: Call, outputs: tuple[str, ...]) -> onnx.ModelProto:
     try:
         with _quiet():
             program = torch.onnx.export(
                 model,
-                (clip,),
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                # The last dict is that of names, and has to be there if an argument is one too.
+                (*call.args, dict(call.kwargs)),
+                input_names=list(call.inputs),
+                output_names=list(outputs),
                 opset_version=_OPSET,
                 dynamo=True,
                 verbose=False,
@@ -151,7 +172,23 @@ def _export(model: nn.Module, clip: torch.Tensor) -> onnx.ModelProto:
         # The cause says what was wrong with the model; the error itself, how to report a bug.
         reason = words_of(error.__cause__ or error, lines=1)
         raise InputError(f"cannot export this {type(model).__name__}: {reason}") from error
-    return program.model_proto
+    exported = program.model_proto
+    for what, names, values in (
+        ("inputs", call.inputs, exported.graph.input),
+        ("outputs", outputs, exported.graph.output),
+    ):
+        if [value.name for value in values] != list(names):
+            there = ", ".join(value.name for value in values) or "none"
+            raise InputError(
+                f"the export of this {type(model).__name__} has {what} {there}, where the model's "
+                f"are {', '.join(names)}: does it give one tensor twice, or leave one unread?"
+            )
+    return exported
+
+
+def _describe(exported: onnx.ModelProto, described: Description) -> None:
+    for name, text in described.as_json().items():
+        exported.metadata_props.add(key=METADATA_PREFIX + name, value=text)
 
 
 def _operators(exported: onnx.ModelProto) -> dict[str, int]:
@@ -177,9 +214,11 @@ def _save(exported: onnx.ModelProto, path: Path) -> None:
         raise InputError(f"the export is not valid ONNX: {words_of(error)}") from error
 
 
-def _compare(path: Path, clip: np.ndarray, reference: np.ndarray) -> float:
-    """How far the file's output is from the model's; NaN and infinities have to be where it has
-    them. InputError for a reference that is finite nowhere: it proves nothing.
+def _compare(
+    path: Path, inputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
+) -> float:
+    """How far the file's outputs are from the model's; NaN and infinities have to be where it has
+    them. InputError for references that are finite nowhere: they prove nothing.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -187,20 +226,23 @@ def _compare(path: Path, clip: np.ndarray, reference: np.ndarray) -> float:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        (output,) = session.run([OUTPUT_NAME], {INPUT_NAME: clip})
+        outputs = session.run(list(reference), inputs)
     except (Fail, InvalidArgument, InvalidGraph, NotImplemented, RuntimeException) as error:
         raise InputError(
             f"ONNX Runtime, which the export is compared with, does not run it: "
             f"{words_of(error, lines=1)}"
         ) from error
-    if output.shape != reference.shape:
-        return inf
-    if not np.isfinite(reference).any():
+    if not any(np.isfinite(expected).any() for expected in reference.values()):
         raise InputError(
             "the model's output for a clip of noise is finite nowhere, and so the export cannot be "
             "checked: are its weights finite?"
         )
-    return relative_distance(output, reference, equal_nan=True)
+    return max(
+        relative_distance(output, expected, equal_nan=True)
+        if output.shape == expected.shape
+        else inf
+        for output, expected in zip(outputs, reference.values(), strict=True)
+    )
 
 
 def _check_error(error: float, tolerance: float, model: nn.Module) -> None:
@@ -218,9 +260,11 @@ def _tolerance(model: nn.Module) -> float:
     errors of the layers add up in squares: sqrt(sum of all n). The factor leaves room for layers
     that amplify what the ones before got wrong; a wrong stride or a lost bias is off by 1e-2.
     """
-    sums = sum(
-        prod(module.weight.shape[1:])
-        for module in model.modules()
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
-    )
+    sums = 0
+    for module in model.modules():
+        inputs_first = isinstance(module, _TRANSPOSED)
+        for weight in module.parameters(recurse=False):
+            if weight.dim() > 1:
+                terms = prod(weight.shape[1:])
+                sums += terms // weight.shape[1] * weight.shape[0] if inputs_first else terms
     return 8 * float(np.finfo(np.float32).eps) * sqrt(max(sums, 1))

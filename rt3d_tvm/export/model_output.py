@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from rt3d_tvm.errors import InputError, words_of
+from rt3d_tvm.export.named_tensors import OUTPUT_NAME, Call, named
+from rt3d_tvm.prune.inputs import leaves
+from rt3d_tvm.prune.probe import inside_wrappers
 
 # Of these ONNX has tensors, and numpy arrays to compare them with.
 _OUTPUTS = (
@@ -20,12 +23,13 @@ _OUTPUTS = (
 )
 
 
-def exportable(model: nn.Module) -> nn.Module:
-    """The model, or a copy of it where its weights were made in inference mode.
+def exportable(model: nn.Module, *, several: bool = False) -> nn.Module:
+    """The model without wrappers, or a copy of it where its weights were made in inference mode.
 
     Those cannot be written to outside of it, which some layers do. InputError for weights that have
-    no values yet, and for a model that takes something else than one input.
+    no values yet, and, but for ``several``, for a model that takes something else than one input.
     """
+    model = inside_wrappers(model)
     name = type(model).__name__
     for what, tensor in _tensors(model):
         if is_lazy(tensor):
@@ -44,21 +48,21 @@ def exportable(model: nn.Module) -> nn.Module:
         for each in inputs
         if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
     ]
-    if len(needed) > 1:
+    if len(needed) > 1 and not several:
         raise InputError(
-            f"this {name} takes {len(needed)} inputs ({', '.join(needed)}); exported are models of "
-            "one: wrap it in a module that makes the others"
+            f"this {name} takes {len(needed)} inputs ({', '.join(needed)}); example_inputs=, in "
+            "place of one input_shape, says what they are"
         )
     if any(tensor.is_inference() for _, tensor in _tensors(model)):
         return copy.deepcopy(model)
     return model
 
 
-def output_of(model: nn.Module, clip: Tensor) -> np.ndarray:
-    """The model's one output; InputError where there is no such thing."""
+def outputs_of(model: nn.Module, call: Call) -> dict[str, np.ndarray]:
+    """The model's outputs by name; InputError where there is no such thing."""
     name = type(model).__name__
     try:
-        output = model(clip)
+        given = model(*call.args, **call.kwargs)
     except (
         ArithmeticError,
         AssertionError,
@@ -68,19 +72,26 @@ def output_of(model: nn.Module, clip: Tensor) -> np.ndarray:
         TypeError,
         ValueError,
     ) as error:
+        shapes = [list(tensor.shape) for tensor in call.inputs.values()]
+        taken = f"an input {shapes[0]}" if len(shapes) == 1 else f"inputs {shapes}"
         raise InputError(
-            f"this {name} does not take an input {list(clip.shape)}: {words_of(error, lines=1)}"
+            f"this {name} does not take {taken}: {words_of(error, lines=1)}"
         ) from error
-    if not isinstance(output, Tensor):
+    outputs = named(given, OUTPUT_NAME, taken=call.inputs)
+    strange = [each for each in leaves(given) if not isinstance(each, (Tensor, type(None)))]
+    if not outputs or strange:
         raise InputError(
-            f"this {name} gives a {_described(output)}; exported are models that give one tensor: "
-            "wrap it in a module that returns that one"
+            f"this {name} gives a {_described(strange[0] if strange else given)}; exported are "
+            "models that give tensors, in tuples, lists and dicts: wrap it in a module that does"
         )
-    if output.dtype not in _OUTPUTS or output.layout is not torch.strided:
-        raise InputError(f"this {name} gives {output.dtype}, {output.layout}; numbers are exported")
-    if not output.numel():
-        raise InputError(f"this {name} gives an empty output, of shape {list(output.shape)}")
-    return output.numpy()
+    for output in outputs.values():
+        if output.dtype not in _OUTPUTS or output.layout is not torch.strided:
+            raise InputError(
+                f"this {name} gives {output.dtype}, {output.layout}; numbers are exported"
+            )
+        if not output.numel():
+            raise InputError(f"this {name} gives an empty output, of shape {list(output.shape)}")
+    return {key: output.numpy() for key, output in outputs.items()}
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -85,7 +85,7 @@ def input_strength(
     with on_the_side(model):
         tensors = Tensors.copied(model)
         for values in _inputs_of(model, survey.inputs, batches, max_batches):
-            observe(model, values, tensors=tensors, found=measure)
+            observe(model, values, tensors=tensors, found=measure, ignore=survey.ignore)
     strength = {}
     for name in names:
         if name not in squares:

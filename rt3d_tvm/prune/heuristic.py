@@ -65,12 +65,12 @@ class Heuristic:
 
         InputError as there, and for batches or a model that importance cannot be taken from.
         """
-        survey = model
+        survey, ignore = model, tuple(ignore)
         if not isinstance(survey, Survey):
-            survey = survey_model(model, input_shape=input_shape)
+            survey = survey_model(model, input_shape=input_shape, ignore=ignore)
         layers = {
             "scheme": scheme,
-            "ignore": tuple(ignore),
+            "ignore": ignore,
             "linear": linear,
             "group_sizes": group_sizes,
         }

@@ -26,7 +26,7 @@ class LayerMacs:
 
     @property
     def density(self) -> float:
-        return self.kept / self.dense
+        return self.kept / self.dense if self.dense else 1.0
 
 
 def layer_positions(

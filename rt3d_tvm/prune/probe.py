@@ -26,6 +26,14 @@ class DoesNotRunError(InputError):
     """The model does not take the inputs, or does not run as it is: outside of autocast, say."""
 
 
+def inside_wrappers(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile's and DataParallel's wrappers."""
+    inner = model._modules.get("_orig_mod")
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = model.module
+    return model if inner is None else inside_wrappers(inner)
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside torch.compile's and DataParallel's wrappers, whose weights are theirs.
 
@@ -38,10 +46,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
             f"this {type(model).__name__} is a TorchScript module, whose code cannot be seen; "
             "prune the torch.nn.Module that it was made of"
         )
-    inner = model._modules.get("_orig_mod")
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        inner = model.module
-    if inner is not None:
+    if (inner := inside_wrappers(model)) is not model:
         return unwrapped(inner)
     for name, module in model.named_modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):

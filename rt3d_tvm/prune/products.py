@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rt3d_tvm.errors import InputError
 from rt3d_tvm.prune.inputs import ModelInputs, leaves
 from rt3d_tvm.prune.probe import Tensors, storage
 from rt3d_tvm.prune.weights import ComputedWeight, HookedWeight, computed_weights
@@ -42,6 +41,11 @@ class Source:
 
     names: tuple[str, ...]
     computed: bool = False
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers whose weight it is; the model itself has none."""
+        return tuple(n.removesuffix(".weight") if n != "weight" else "" for n in self.names)
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,11 @@ class WeightSources:
 
 
 class Products(TorchDispatchMode):
-    """Calls ``found`` for every product that reads the inputs, while it is entered."""
+    """Calls ``found`` for every product that reads the inputs, while it is entered.
+
+    And ``hidden`` for a weight that goes into an operator whose products cannot be counted, with
+    words that say so.
+    """
 
     def __init__(
         self,
@@ -145,8 +153,10 @@ class Products(TorchDispatchMode):
         sources: WeightSources,
         module_now: Callable[[], tuple[str, str]],
         found: Callable[[Product], None],
+        hidden: Callable[[Source, str], None],
     ) -> None:
         super().__init__()
+        self._hidden = hidden
         self._sources, self._module_now, self._found = sources, module_now, found
         self._reading = {storage(t) for t in _tensors((inputs.args, dict(inputs.kwargs)))}
 
@@ -179,7 +189,7 @@ class Products(TorchDispatchMode):
             a, b = MATRIX_PRODUCTS[packet]
             self._matrix_product(args[a], args[b], out)
         elif packet in _UNCOUNTED or function.namespace not in _HARMLESS_PACKAGES:
-            self._refuse_if_weighted(str(packet), given)
+            self._tell_of_weights(str(packet), given)
 
     def _convolution(self, args: tuple, out: Tensor) -> None:
         x, weight, transposed, groups = args[0], args[1], args[6], args[8]
@@ -223,14 +233,15 @@ class Products(TorchDispatchMode):
             )
         )
 
-    def _refuse_if_weighted(self, operator: str, given: list[Tensor]) -> None:
+    def _tell_of_weights(self, operator: str, given: list[Tensor]) -> None:
         for tensor in given:
             source, _ = self._sources.of(tensor)
             if source is not None and tensor.dim() > 1:
                 name, kind = self._module_now()
-                raise InputError(
+                self._hidden(
+                    source,
                     f"cannot count the MACs of layer {name!r}, a {kind}: operator {operator} reads "
-                    f"{source.names[0]}; counted are convolutions and matrix products"
+                    f"{source.names[0]}; counted are convolutions and matrix products",
                 )
 
 

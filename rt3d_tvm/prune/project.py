@@ -62,8 +62,8 @@ def project_(
     `choose_masks`; also InputError for a layer whose forward() undoes the zeros. On any error the
     model is what it was.
     """
-    survey = survey_model(model, input_shape=input_shape, example_inputs=example_inputs)
     ignore = as_names(ignore, "ignore")
+    survey = _surveyed(model, input_shape, example_inputs, ignore)
     layers = {"scheme": scheme, "ignore": ignore, "linear": linear}
     masks = choose_masks(survey, rate=rate, order=order, **layers)
     with unchanged_on_error(survey.model):
@@ -100,8 +100,8 @@ def choose_masks(
     """Which weights stay, by layer name: bool masks of the weights' shapes.
 
     ``rate`` is dense / kept MACs of the whole model, as the paper counts: linear layers, but with
-    ``linear``, and those named in ``ignore`` are in the total on both sides but stay whole. The
-    model is called with a clip of ``input_shape`` or with ``example_inputs``, see `ModelInputs.of`.
+    ``linear``, and those named in ``ignore`` are in the total on both sides but stay whole.
+    ``input_shape`` or ``example_inputs`` is what the model is called with (`ModelInputs.of`).
 
     One threshold serves all layers. It cuts the mean norm of each unit (see `Scheme.mean_norms`)
     over the RMS of its layer, so that a layer with a few strong units and many weak ones gives
@@ -125,12 +125,12 @@ def choose_masks(
     in ``ignore`` or ``group_sizes`` that is not a layer, and for weights that are not finite.
     """
     check_rate(rate)
-    survey = _surveyed(model, input_shape, example_inputs)
+    ignore = as_names(ignore, "ignore")
+    survey = _surveyed(model, input_shape, example_inputs, ignore)
     pruned = {"scheme": scheme, "ignore": ignore, "linear": linear, "group_sizes": group_sizes}
     schemes = layer_schemes(survey, **pruned)
     layers = [layer for layer in survey.layers if layer.name in schemes]
-    given = {} if importance is None else importance
-    units = [units_of(x, schemes[x.name], order, given.get(x.name)) for x in layers]
+    units = [units_of(x, schemes[x.name], order, (importance or {}).get(x.name)) for x in layers]
     keep = units_to_keep(
         units,
         whole=sum(layer.kept_macs for layer in survey.layers if layer.name not in schemes),
@@ -178,11 +178,12 @@ def layer_schemes(
         raise InputError(
             f"scheme {scheme!r}: a Scheme is accepted, such as Scheme(name='kgs', group='8x4')"
         )
-    survey = _surveyed(model, input_shape, example_inputs)
+    ignore = as_names(ignore, "ignore")
+    survey = _surveyed(model, input_shape, example_inputs, ignore)
     pruned = (None, LINEAR) if linear else (None,)
     prunable = [layer.name for layer in survey.layers if layer.why_whole in pruned]
     everything = [layer.name for layer in survey.layers]
-    ignored = _known("no layer to ignore named", survey, as_names(ignore, "ignore"), everything)
+    ignored = _known("no layer to ignore named", survey, ignore, everything)
     groups = group_sizes or {}
     sizes = _known("no convolution to set a group size for named", survey, groups, prunable)
     if both := sorted(ignored.keys() & sizes.keys()):
@@ -255,7 +256,8 @@ def check_masks_hold(survey: Survey, masks: Mapping[str, Tensor]) -> None:
     with on_the_side(model):
         values = survey.inputs.noise(model)
         try:
-            observe(model, values, tensors=Tensors.copied(model), found=look)
+            tensors = Tensors.copied(model)
+            observe(model, values, tensors=tensors, found=look, ignore=survey.ignore)
         except DoesNotRunError as error:
             warnings.warn(f"not checked whether pruned weights stay zero: {error}", stacklevel=3)
             return
@@ -286,10 +288,16 @@ def _surveyed(
     model: nn.Module | Survey,
     input_shape: Sequence[int] | ModelInputs | None,
     example_inputs: object,
+    ignore: Iterable[str],
 ) -> Survey:
     if isinstance(model, Survey):
         return model
-    return survey_model(model, input_shape=input_shape, example_inputs=example_inputs)
+    return survey_model(
+        model,
+        input_shape=input_shape,
+        example_inputs=example_inputs,
+        ignore=ignore,
+    )
 
 
 def _known(what: str, survey: Survey, names: Iterable[str], known: list[str]) -> dict[str, str]:

@@ -102,7 +102,12 @@ class Pruner:
             "linear": linear,
             "group_sizes": dict(sorted((group_sizes or {}).items())),
         }
-        self._survey = survey_model(model, input_shape=input_shape, example_inputs=example_inputs)
+        self._survey = survey_model(
+            model,
+            input_shape=input_shape,
+            example_inputs=example_inputs,
+            ignore=self._layers["ignore"],
+        )
         _refuse_untrainable(self._survey)
         self._schemes = layer_schemes(self._survey, **self._layers)
         self._rehearse()

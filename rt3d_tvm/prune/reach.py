@@ -65,7 +65,14 @@ def _where_it_ends(survey: Survey) -> str | None:
         values = survey.inputs.noise(model).mapped(_all_nan)
         tensors = Tensors.copied(model)
         try:
-            out = observe(model, values, tensors=tensors, found=look, modes=[_Paths()])
+            out = observe(
+                model,
+                values,
+                tensors=tensors,
+                found=look,
+                modes=[_Paths()],
+                ignore=survey.ignore,
+            )
         except DoesNotRunError:
             return "it changes nothing there"  # forward() refuses NaN
     if any(bool(tensor.isnan().any()) for tensor in _floats(out)):

@@ -105,11 +105,13 @@ def _layer_report(layer: LayerWork, scheme: Scheme | None, *, pruned: bool) -> L
         shape=layer.shape,
         pruned=pruned,
         group=None if scheme is None or scheme.name == "filter" else str(scheme.group),
-        density=kept / layer.dense,
+        density=kept / layer.dense if layer.dense else 1.0,
         dense_macs=layer.dense,
         kept_macs=kept,
         dense_params=params,
-        kept_params=params - (layer.dense - kept) // layer.positions if params else 0,
+        kept_params=params - (layer.dense - kept) // layer.positions
+        if params and layer.positions
+        else params,
         empty_filters=empty,
         tied_to=layer.tied,
         why_whole=why_whole,

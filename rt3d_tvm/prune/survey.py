@@ -19,7 +19,7 @@ from rt3d_tvm.prune.weights import ComputedWeight, LayerWeight, weight_at
 
 # Why a linear layer stays whole if nobody asks for more: the paper counts it and prunes it not.
 LINEAR = "a linear layer"
-_MATRIX_PRODUCT = "matrix product"
+_MATRIX_PRODUCT, _UNCOUNTED = "matrix product", "uncounted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,8 @@ class Survey:
     model: nn.Module
     inputs: ModelInputs
     layers: tuple[LayerWork, ...]
+    # Layers that stay whole, so that even one whose work cannot be counted is no obstacle.
+    ignore: tuple[str, ...] = ()
 
     def layer(self, name: str) -> LayerWork | None:
         """By its name, by that of a tied one, or by a parameter's; None for any other name."""
@@ -115,6 +117,7 @@ def survey_model(
     *,
     input_shape: Sequence[int] | ModelInputs | None = None,
     example_inputs: object = None,
+    ignore: Iterable[str] = (),
 ) -> Survey:
     """Run the model and find its work. It is left as it was.
 
@@ -123,21 +126,22 @@ def survey_model(
     forward(), whose zeros are to be counted.
 
     InputError for a model that cannot be counted or does not take the input, see `ModelInputs.of`.
+    A layer in ``ignore`` whose work cannot be counted has none.
     """
-    model = unwrapped(model)
+    model, ignore = unwrapped(model), tuple(ignore)
     inputs = ModelInputs.of(model, input_shape=input_shape, example_inputs=example_inputs)
     meta = device_of(model).type == "meta"
     try:
-        found = _run(model, inputs, meta=True)
+        found = _run(model, inputs, ignore, meta=True)
     except InputError:
         if meta:
             raise
-        found = _run(model, inputs, meta=False)
+        found = _run(model, inputs, ignore, meta=False)
     else:
         computed = any(f.source is None and not f.of_activations for f in found.values())
         if computed and not meta:
-            found = _run(model, inputs, meta=False)
-    return Survey(model, inputs, tuple(_layer(model, f) for f in found.values()))
+            found = _run(model, inputs, ignore, meta=False)
+    return Survey(model, inputs, tuple(_layer(model, f) for f in found.values()), ignore)
 
 
 def observe(
@@ -147,19 +151,35 @@ def observe(
     tensors: Tensors,
     found: Callable[[Product], None],
     modes: Iterable[AbstractContextManager] = (),
+    ignore: Iterable[str] = (),
+    uncounted: Callable[[Source], None] | None = None,
 ) -> object:
     """The output of a run, ``found`` being told of every product in it.
 
-    To be called `on_the_side`.
+    InputError for one that cannot be counted, unless its layer is in ``ignore``; ``uncounted`` is
+    told of it then. To be called `on_the_side`.
     """
+
+    def hidden(source: Source, reason: str) -> None:
+        if not {*source.layers, *source.names} & {*ignore}:
+            raise InputError(reason)
+        if uncounted is not None:
+            uncounted(source)
+
     sources = WeightSources(tensors)
     with torch.no_grad(), running_module(model) as module_now, sources.watching(model):
-        products = Products(values, sources, module_now, found)
+        products = Products(values, sources, module_now, found, hidden)
         return call(model, values, tensors=tensors, modes=(*modes, products))
 
 
-def _run(model: nn.Module, inputs: ModelInputs, *, meta: bool) -> dict[object, _Found]:
+def _run(
+    model: nn.Module, inputs: ModelInputs, ignore: tuple[str, ...], *, meta: bool
+) -> dict[object, _Found]:
     found: dict[object, _Found] = {}
+
+    def uncounted(source: Source) -> None:
+        found.setdefault(source, _Found(source, "", False, ())).operators.add(_UNCOUNTED)
+
     with on_the_side(model):
         observe(
             model,
@@ -168,6 +188,8 @@ def _run(model: nn.Module, inputs: ModelInputs, *, meta: bool) -> dict[object, _
             found=lambda product: _add(found, product),
             # Tensors that forward() makes are to be where the others are.
             modes=[torch.device("meta")] if meta else [],
+            ignore=ignore,
+            uncounted=uncounted,
         )
     return found
 
@@ -205,14 +227,13 @@ def _layer(model: nn.Module, found: _Found) -> LayerWork:
             else "its weight is computed in forward()",
         )
     weight = weight_at(model, *source.names)
-    names = [name.removesuffix(".weight") if name != "weight" else "" for name in source.names]
     shape = tuple(weight.in_effect().shape)
     return LayerWork(
-        name=names[0],
-        tied=tuple(names[1:]),
+        name=source.layers[0],
+        tied=source.layers[1:],
         sources=source.names,
         shape=shape,
-        conv_groups=max(found.groups),
+        conv_groups=max(found.groups, default=1),
         inputs_first=found.inputs_first == {True},
         positions=found.macs // prod(shape),
         dense=found.macs,
@@ -224,6 +245,8 @@ def _layer(model: nn.Module, found: _Found) -> LayerWork:
 
 def _why_whole(weight: LayerWeight, shape: tuple[int, ...], found: _Found) -> str | None:
     """Why a weight cannot be pruned; None if it can. `LINEAR` if nothing else speaks against it."""
+    if _UNCOUNTED in found.operators:
+        return "its work cannot be counted, and is not in the rate"
     if not 2 <= len(shape) <= 5:
         return f"a weight of shape {list(shape)}"
     if not weight.parameters():

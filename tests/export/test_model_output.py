@@ -13,11 +13,6 @@ class Branching(nn.Module):
         return x if x.sum() > 0 else 2 * x
 
 
-class Twofold(nn.Module):
-    def forward(self, x):
-        return x, x
-
-
 @torch.library.custom_op("rt3d_test::twice", mutates_args=())
 def twice(x: torch.Tensor) -> torch.Tensor:
     return 2 * x
@@ -78,11 +73,11 @@ def on_meta():
     [
         (nn.Conv3d(4, 4, 1), r"Conv3d does not take an input \[1, 3, 6, 6\]"),
         (Branching(), "cannot export this Branching: .*data-dependent"),
-        (Twofold(), "Twofold gives a tuple of 2"),
         (Custom(), "cannot export this Custom: .*twice"),
-        (Giving(lambda x: {"logits": x, "aux": x}), "gives a dict of 'logits', 'aux'"),
+        (Giving(lambda x: {"logits": x, "count": 3}), "gives a int; exported are models that give"),
         (Giving(lambda x: {}), "gives a dict of nothing"),
-        (Giving(lambda x: [x]), "gives a list of 1"),
+        (Giving(lambda x: [x, "name"]), "gives a str"),
+        (Giving(lambda x: (x, x[:, :0])), r"gives an empty output, of shape \[1, 0, 6, 6\]"),
         (Giving(lambda x: None), "gives a NoneType"),
         (Giving(lambda x: x[:, :0]), r"gives an empty output, of shape \[1, 0, 6, 6\]"),
         (Giving(torch.fft.fft), "gives torch.complex64"),
@@ -90,7 +85,10 @@ def on_meta():
         (Giving(lambda x: x.to_sparse()), "torch.sparse_coo"),
         (Giving(lambda x: {}["key"]), "does not take an input .*'key'"),
         (Giving(lambda x: x / 0), "is finite nowhere"),
-        (TwoStreams(), r"takes 2 inputs \(rgb, flow\)"),
+        (
+            TwoStreams(),
+            r"takes 2 inputs \(rgb, flow\); example_inputs=, in place of one input_shape",
+        ),
         (Scaled(), r"takes 2 inputs \(x, scale\)"),
         (Frames16(), "does not take an input .*16 frames are needed"),
         (nn.LazyConv2d(4, 3), "parameter 'weight' of this LazyConv2d has no shape yet"),

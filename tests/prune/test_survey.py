@@ -221,15 +221,40 @@ def test_what_cannot_be_pruned_is_refused_in_a_line(model, message):
         project_(model(), scheme=scheme(), rate=2.0, input_shape=SHAPE)
 
 
+class Pair(nn.Module):
+    """A bilinear layer, whose products nothing shows, between two others."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.both = nn.Conv3d(3, 16, 3, padding=1), nn.Bilinear(16, 16, 16)
+        self.second = nn.Conv1d(16, 16, 1)
+
+    def forward(self, x):
+        x = self.first(x).flatten(2).mean(2)
+        return self.second(self.both(x, x).unsqueeze(2))
+
+
+@pytest.mark.parametrize("algorithm", ["project_", *ALGORITHMS])
+def test_what_cannot_be_counted_is_no_obstacle_where_it_is_ignored(algorithm):
+    torch.manual_seed(0)
+    model, clip = Pair(), torch.randn(SHAPE)
+    before = model.both.weight.detach().clone()
+    options = {"rate": 2.0, "input_shape": SHAPE, "ignore": ["both"]}
+    if algorithm == "project_":
+        report = project_(model, scheme=scheme(), **options)
+    else:
+        pruner = pruner_of(model, sgd(model), ALGORITHMS[algorithm](), **options)
+        report = pruner.finalize([clip])
+    assert {layer.name: layer.why_whole for layer in report.layers} == {
+        "first": None,
+        "both": "its work cannot be counted, and is not in the rate",
+        "second": None,
+    }
+    assert report.rate == pytest.approx(2.0, rel=0.01)
+    assert report.rate == pytest.approx(kinds.counted_rate(model, clip), rel=1e-6)
+    assert torch.equal(model.both.weight, before)
+
+
 def test_an_operator_that_hides_its_products_is_refused():
-    class Pair(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.both = nn.Bilinear(3, 3, 4)
-
-        def forward(self, x):
-            x = x.flatten(2).mean(2)
-            return self.both(x, x)
-
     with pytest.raises(InputError, match=r"layer 'both', a Bilinear: operator .*trilinear reads"):
         count_macs(Pair(), SHAPE)
