@@ -24,18 +24,24 @@ def conversions(graph: Graph, x: str) -> str:
 
 
 def quantized_conv(graph: Graph, x: str) -> str:
-    """A convolution of 8-bit tensors; often with a residual, and a ReLU before it is rounded."""
+    """A convolution of 8-bit tensors; often with a residual, and a ReLU before it is rounded.
+
+    Of those that have as many filters as channels, some see a channel each.
+    """
     rng, (batch, channels, *extents) = graph.rng, graph.shapes[x]
     filters = rng.choice((channels, channels, 5, 16, 45))
     kernel = [rng.choice((1, 3)) for _ in extents]
+    groups = channels if filters == channels and rng.random() < 0.4 else 1
+    seen = channels // groups
     results = batch * filters * prod(extents)
-    if results > MOST_ELEMENTS or results * channels * prod(kernel) > MOST_MACS:
+    if results > MOST_ELEMENTS or results * seen * prod(kernel) > MOST_MACS:
         return conversions(graph, x)
     x = conversions(graph, x)
     y = graph.add(
         "Conv",
-        [x, _weight(graph, filters, channels, kernel)],
+        [x, _weight(graph, filters, seen, kernel)],
         (batch, filters, *extents),
+        group=groups,
         pads=[k // 2 for k in kernel] * 2,
         kernel_shape=kernel,
     )
