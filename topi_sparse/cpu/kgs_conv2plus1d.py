@@ -22,6 +22,8 @@ from tvm.tirx.script.builder import ir as T
 
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d, parameters
 from topi_sparse.cpu.kgs_tile import At, tile
+from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d, quantized_parameters
+from topi_sparse.cpu.quantized_tile import quantized_tile
 from topi_sparse.halo import fill_halo
 from topi_sparse.layout import PackedLayout, ceil_div
 from topi_sparse.prim_func import begin, spatial
@@ -42,6 +44,8 @@ class KGSConv2Plus1D:
 
     spatial   the first convolution, with one location along D
     temporal  the second one, with locations along D only, as if it stood alone
+
+    Both are of one kind: on real numbers or on 8-bit tensors.
     """
 
     name: ClassVar[str] = PAIR_ATTRIBUTE
@@ -56,12 +60,13 @@ class KGSConv2Plus1D:
     @property
     def weighted(self) -> tuple[tuple[KGSConv3d, int], ...]:
         """The convolutions with stored weights, and which argument of the kernel those are."""
-        return ((self.spatial, 1), (self.temporal, 5))
+        of_spatial = [name for name in _parameters(self.into_band) if name != "y"]
+        return ((self.spatial, 1), (self.temporal, len(of_spatial)))
 
     @property
     def between(self) -> PackedLayout:
         """How a band is stored: one row of all planes of what lies between the two."""
-        return PackedLayout(c_block=self.spatial.y.c_block)
+        return PackedLayout(c_block=self.spatial.y.c_block, fill=self.spatial.y.fill)
 
     @property
     def into_band(self) -> KGSConv3d:
@@ -99,7 +104,16 @@ class KGSConv2Plus1D:
     def from_json(cls, text: str) -> KGSConv2Plus1D:
         """What ``to_json`` wrote."""
         convs = json.loads(text)
-        return cls(**{name: KGSConv3d.from_json(json.dumps(convs[name])) for name in convs})
+        kinds = {
+            name: QuantizedKGSConv3d if "result" in convs[name] else KGSConv3d for name in convs
+        }
+        return cls(**{name: kinds[name].from_json(json.dumps(convs[name])) for name in convs})
+
+
+def _parameters(conv: KGSConv3d) -> dict[str, tuple]:
+    """The shape and type of what the convolution's own kernel is given, in order."""
+    quantized = isinstance(conv, QuantizedKGSConv3d)
+    return quantized_parameters(conv) if quantized else parameters(conv)
 
 
 def why_not_paired(spatial: KGSConv3d, temporal: KGSConv3d) -> str | None:
@@ -116,8 +130,9 @@ def why_not_paired(spatial: KGSConv3d, temporal: KGSConv3d) -> str | None:
         return "something is added between the two"
     if spatial.weight_sets != 1 or temporal.weight_sets != 1:
         return "they are products of a transformed convolution"
-    if spatial.dtype != temporal.dtype:
-        return f"they compute in {spatial.dtype} and {temporal.dtype}"
+    between = spatial.argument_types.get("y", spatial.dtype)
+    if type(spatial) is not type(temporal) or between != temporal.dtype:
+        return f"the first gives {between}, the second computes in {temporal.dtype}"
     if (temporal.kernel[0] - 1) * temporal.dilation[0] < temporal.padding[0]:
         return "the second has planes that are all padding"
     return None
@@ -139,8 +154,9 @@ def why_not_worth(pair: KGSConv2Plus1D, threads: int) -> str | None:
 def kgs_conv2plus1d(pair: KGSConv2Plus1D) -> tvm.tirx.PrimFunc:
     """The PrimFunc (x, [blocks, offsets, pointers, bias] twice, [residual,] y) of a pair.
 
-    Each four are those of kgs_conv3d for ``into_band`` and ``from_band``. Blocks: "halo" writes y's
-    zeros, "tile" a row of everything else.
+    Each four are those of kgs_conv3d for ``into_band`` and ``from_band``; of 8-bit tensors there
+    follow the others of quantized_kgs_conv3d. Blocks: "halo" writes y's fill, "tile" a row of
+    everything else.
     """
     first, second = pair.into_band, pair.from_band
     batch, _, _, height, _ = pair.temporal.out
@@ -148,7 +164,8 @@ def kgs_conv2plus1d(pair: KGSConv2Plus1D) -> tvm.tirx.PrimFunc:
         args_of = _begin(pair)
         y = args_of["temporal"]["y"]
         with T.sblock("root"):
-            fill_halo(pair.y, pair.temporal.out, second.dtype, y)
+            result = second.argument_types.get("y", second.dtype)
+            fill_halo(pair.y, pair.temporal.out, result, y)
             with T.grid(batch, height) as (outer, loop), T.sblock("tile"):
                 n, h = spatial((batch, height), (outer, loop))
                 reads = [arg for args in args_of.values() for arg in args.values() if arg is not y]
@@ -178,7 +195,7 @@ def kgs_conv2plus1d(pair: KGSConv2Plus1D) -> tvm.tirx.PrimFunc:
 
 def _begin(pair: KGSConv2Plus1D) -> dict[str, dict]:
     """Name, definition and parameters of the PrimFunc, those of each convolution by its name."""
-    of_pair = {"spatial": parameters(pair.into_band), "temporal": parameters(pair.temporal)}
+    of_pair = {"spatial": _parameters(pair.into_band), "temporal": _parameters(pair.temporal)}
     of_pair["spatial"].pop("y")  # stays in the kernel, and so does the other one's x
     of_pair["temporal"].pop("x")
     buffers = {
@@ -204,4 +221,7 @@ def _plane(conv: KGSConv3d, args: Mapping, d, *, x: tuple, y: tuple, cached: boo
         T.reads(*(whole(args[name]) for name in args if name != "y"))
         T.writes(whole(args["y"]))
         at = At(x=x, y=y, p=p, d=d, strip=strip, c=loop // (outer * inner))
-        tile(conv, args, at, cached=cached)
+        if isinstance(conv, QuantizedKGSConv3d):
+            quantized_tile(conv, args, at)
+        else:
+            tile(conv, args, at, cached=cached)

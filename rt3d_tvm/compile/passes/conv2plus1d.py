@@ -13,6 +13,7 @@ After::
     )
 
 where nothing else reads what lies between, and the pair gains by it; it is never stored whole then.
+The same of quantized_kgs_conv3d.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ from topi_sparse.cpu.kgs_conv2plus1d import (
     why_not_worth,
 )
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d
+from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d
+
+# Kinds of convolutions that there is a kernel of pairs for.
+_PAIRED = (KGSConv3d, QuantizedKGSConv3d)
 
 
 @tvm.transform.module_pass(opt_level=0, name="Conv2Plus1D")
@@ -88,11 +93,13 @@ class _Rewriter(relax.PyExprMutator):
         return pair if why_not_worth(pair, self.threads) is None else None
 
     def direct(self, call: relax.Expr) -> KGSConv3d | None:
-        """The definition of a called kgs_conv3d, or None for anything else."""
+        """The definition of a called kgs_conv3d, on 8-bit tensors too, or None."""
         func = called(self.mod, call)
         kernel = None if func is None else packed_kernel(func)
         definition = None if kernel is None else kernel[1]
-        return definition if type(definition) is KGSConv3d else None
+        if isinstance(definition, KGSConv3d) and type(definition) in _PAIRED:
+            return definition
+        return None
 
     @staticmethod
     def tensors(binding: relax.VarBinding) -> list[relax.Expr]:
