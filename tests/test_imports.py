@@ -41,7 +41,7 @@ FLOORS = (
     *("package", "errors", "arguments", "precision", "conv_shape", "numerics", "files", "console"),
     *("data", "models", "prune", "export"),
     *("artifact", "compile", "quantize", "bundle", "devices", "tune", "measure"),
-    *("classify", "cli"),
+    *("classify", "api", "cli"),
 )
 PRUNING = ("models", "prune", "data", "export")
 COMPILER = (

@@ -24,10 +24,10 @@ def block(word: str) -> str:
     return found
 
 
-def test_the_python_api_in_ten_lines(tmp_path, monkeypatch):
+def test_the_python_api_in_twelve_lines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(block("project_("), names)
+    exec(block("rt.prune("), names)
     assert names["y"].shape == (1, 32, 12, 28, 28)
     assert np.isfinite(names["y"]).all()
     kept = np.count_nonzero(names["model"][2].weight.detach().numpy())

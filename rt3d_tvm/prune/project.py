@@ -18,7 +18,7 @@ from rt3d_tvm.prune.products import Product
 from rt3d_tvm.prune.reach import warn_if_severed
 from rt3d_tvm.prune.report import LayerReport, ProjectionReport, print_report, report_masks
 from rt3d_tvm.prune.rollback import unchanged_on_error
-from rt3d_tvm.prune.schemes import Scheme
+from rt3d_tvm.prune.schemes import Scheme, scheme_of
 from rt3d_tvm.prune.survey import LINEAR, LayerWork, Survey, observe, survey_model
 from rt3d_tvm.prune.threshold import unit_macs, units_of, units_to_keep
 from rt3d_tvm.prune.weights import weight_at
@@ -45,7 +45,8 @@ _SINGLE_ZEROS = 1.01
 def project_(
     model: nn.Module,
     *,
-    scheme: Scheme,
+    scheme: Scheme | str = "kgs",
+    group: KernelGroup | str | None = None,
     rate: float,
     input_shape: Sequence[int] | None = None,
     example_inputs: object = None,
@@ -62,6 +63,7 @@ def project_(
     `choose_masks`; also InputError for a layer whose forward() undoes the zeros. On any error the
     model is what it was.
     """
+    scheme = scheme_of(scheme, group)
     ignore = as_names(ignore, "ignore")
     survey = _surveyed(model, input_shape, example_inputs, ignore)
     layers = {"scheme": scheme, "ignore": ignore, "linear": linear}

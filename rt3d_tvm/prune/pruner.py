@@ -34,7 +34,7 @@ from rt3d_tvm.prune.regularization import Regularization
 from rt3d_tvm.prune.report import ProjectionReport, report_masks
 from rt3d_tvm.prune.reweighted import Reweighted
 from rt3d_tvm.prune.rollback import unchanged, unchanged_on_error
-from rt3d_tvm.prune.schemes import Scheme
+from rt3d_tvm.prune.schemes import Scheme, scheme_of
 from rt3d_tvm.prune.survey import Survey, survey_model
 from rt3d_tvm.prune.training_state import (
     load_optimizer_,
@@ -48,10 +48,19 @@ Algorithm = Heuristic | Regularization | Reweighted
 ALGORITHMS: dict[str, type] = {kind.name: kind for kind in (Heuristic, Regularization, Reweighted)}
 
 
+def algorithm_of(algorithm: Algorithm | str) -> Algorithm:
+    """The algorithm that is meant by one, or by its name; InputError for another value."""
+    if isinstance(algorithm, Algorithm):
+        return algorithm
+    if algorithm not in ALGORITHMS:
+        raise InputError(f"algorithm {algorithm}: {', '.join(ALGORITHMS)} are accepted")
+    return ALGORITHMS[algorithm]()
+
+
 class Pruner:
     """Prune the convolutions of a model to a rate of its overall MACs.
 
-        pruner = Pruner(model, optimizer, Reweighted(), scheme=scheme, rate=3.6,
+        pruner = Pruner(model, optimizer, "reweighted", group="8x4", rate=3.6,
                         input_shape=(1, 3, 16, 112, 112))
         for iteration in range(4):
             for clips, labels in batches:
@@ -81,9 +90,10 @@ class Pruner:
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        algorithm: Algorithm,
+        algorithm: Algorithm | str = Reweighted.name,
         *,
-        scheme: Scheme,
+        scheme: Scheme | str = "kgs",
+        group: KernelGroup | str | None = None,
         rate: float,
         input_shape: Sequence[int] | None = None,
         example_inputs: object = None,
@@ -92,8 +102,8 @@ class Pruner:
         group_sizes: Mapping[str, KernelGroup] | None = None,
     ) -> None:
         self.model = model
-        self.algorithm = algorithm
-        self.scheme = scheme
+        self.algorithm = algorithm_of(algorithm)
+        self.scheme = scheme_of(scheme, group)
         self.rate = rate
         self.iteration = 0
         self._layers: dict = {

@@ -141,3 +141,21 @@ class Scheme:
 def density(weight: Tensor) -> float:
     """The share of weights that are not zero."""
     return int(torch.count_nonzero(weight)) / prod(weight.shape)
+
+
+def scheme_of(scheme: Scheme | str, group: KernelGroup | str | None) -> Scheme:
+    """The scheme that is meant by one, or by its name and a kernel group, 8x4 where none is given.
+
+    InputError for another value, and for a group beside a Scheme, which has one.
+    """
+    if isinstance(scheme, str):
+        return Scheme(name=scheme, group="8x4" if group is None else group)
+    if not isinstance(scheme, Scheme):
+        known = ", ".join(SCHEMES)
+        raise InputError(
+            f"scheme {scheme!r}: {known} is accepted, or a Scheme such as "
+            "Scheme(name='kgs', group='8x4')"
+        )
+    if group is not None:
+        raise InputError(f"group {group}: the scheme has a group of its own, {scheme.group}")
+    return scheme

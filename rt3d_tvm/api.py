@@ -1,0 +1,338 @@
+"""The flow in one import: ``import rt3d_tvm as rt`` has the functions of this module.
+
+Each imports what it needs when it is called: those that prune need torch and no TVM, those that
+compile need TVM and, for an ONNX file, no torch. A path is text or a Path, a kernel group text such
+as ``"8x4"`` or a KernelGroup. Whatever will not do is an InputError, one line.
+
+The examples go on from one another. They begin with
+
+    >>> import torch
+    >>> import rt3d_tvm as rt
+    >>> model = torch.nn.Sequential(
+    ...     torch.nn.Conv3d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv3d(16, 8, 3)
+    ... )
+    >>> clip = torch.randn(1, 3, 8, 16, 16)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from rt3d_tvm.arguments import as_path
+from rt3d_tvm.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from rt3d_tvm.artifact.load import Artifact
+    from rt3d_tvm.artifact.opencl.artifact import OpenCLArtifact
+    from rt3d_tvm.artifact.verify import Verification
+    from rt3d_tvm.data.preprocessing import Description, Preprocessing
+    from rt3d_tvm.export import ExportReport
+    from rt3d_tvm.measure.bench import Timing
+    from rt3d_tvm.prune.pruner import Pruner as Pruner
+    from rt3d_tvm.prune.report import ProjectionReport
+    from rt3d_tvm.quantize import Quantization
+    from rt3d_tvm.tune.trials import TuningReport
+    from topi_sparse.kernel_group import KernelGroup
+
+    Model: TypeAlias = str | os.PathLike[str] | nn.Module
+
+
+def __getattr__(name: str) -> object:
+    if name != "Pruner":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rt3d_tvm.prune.pruner import Pruner
+
+    return Pruner
+
+
+def prune(
+    model: nn.Module,
+    *,
+    rate: float,
+    group: KernelGroup | str = "8x4",
+    scheme: str = "kgs",
+    example_inputs: object = None,
+    input_shape: Sequence[int] | None = None,
+    ignore: Iterable[str] = (),
+    **settings: Any,
+) -> ProjectionReport:
+    """Zero the least important weights of a torch model, in place, in one shot; report each layer.
+
+    ``rate`` is dense MACs / kept MACs of the whole model. ``example_inputs`` is what the model is
+    called with, a tensor or several in a tuple or dict; ``input_shape`` stands for a clip of that
+    shape. ``scheme`` is kgs, vanilla or filter. `Pruner` prunes in training, which keeps more of
+    the accuracy. ``settings`` are those of `rt3d_tvm.prune.project.project_`.
+
+    >>> report = rt.prune(model, rate=2.0, group="8x4", example_inputs=clip)
+    >>> print(f"{report.rate:.1f}")
+    2.0
+    """
+    from rt3d_tvm.prune.project import project_
+
+    return project_(
+        model,
+        scheme=scheme,
+        group=group,
+        rate=rate,
+        input_shape=input_shape,
+        example_inputs=example_inputs,
+        ignore=ignore,
+        **settings,
+    )
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    example_inputs: object = None,
+    input_shape: Sequence[int] | None = None,
+    labels: Sequence[str] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> ExportReport:
+    """Write a torch model as ONNX, and compare the file with the model in ONNX Runtime.
+
+    ``labels`` are the classes' names and ``preprocessing`` says how frames become the input
+    (`rt3d_tvm.data.preprocessing.Preprocessing`, or its fields): both travel with the model, and
+    `rt3d run` needs them. ``settings`` are those of `rt3d_tvm.export.export_onnx`.
+
+    >>> rt.export(model, "model.onnx", example_inputs=clip).opset
+    18
+    """
+    from rt3d_tvm.export import export_onnx
+
+    return export_onnx(
+        model,
+        _shape(example_inputs, input_shape),
+        path,
+        description=_description(labels, preprocessing),
+        **settings,
+    )
+
+
+def quantize(
+    model: Model,
+    output: str | Path,
+    clips: np.ndarray | str | Path,
+    *,
+    example_inputs: object = None,
+    **settings: Any,
+) -> Quantization:
+    """Quantise a float32 model to QDQ ONNX in 8 bits, which `compile` takes in its place.
+
+    ``clips`` are inputs to find the ranges on: float32 (N, ...), a .npy file, or a folder of
+    videos. ``settings`` are those of `rt3d_tvm.quantize.quantize_onnx`.
+
+    >>> clips = torch.randn(4, 3, 8, 16, 16).numpy()
+    >>> [layer.dtype for layer in rt.quantize("model.onnx", "int8.onnx", clips).layers]
+    ['int8', 'int8']
+    """
+    from rt3d_tvm.quantize import quantize_onnx
+
+    with _onnx_file(model, example_inputs, None) as path:
+        return quantize_onnx(path, output, clips, **settings)
+
+
+def compile(
+    model: Model,
+    out: str | Path,
+    target: str = "host",
+    *,
+    example_inputs: object = None,
+    input_shape: Sequence[int] | None = None,
+    labels: Sequence[str] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> dict:
+    """Compile an ONNX file or a torch module into the folder ``out``; return its manifest.
+
+    A module is exported on the way: ``example_inputs``, ``labels`` and ``preprocessing`` are as of
+    `export`. ``settings`` are those of `rt3d_tvm.compile.build.compile_onnx`: group, precision,
+    database, ... The manifest's "layers" say what became of each convolution.
+
+    >>> manifest = rt.compile("model.onnx", "artifact")
+    >>> [layer["kernel"] for layer in manifest["layers"]]
+    ['kgs_conv3d', 'kgs_conv3d']
+    """
+    from rt3d_tvm.compile.build import compile_onnx
+
+    described = _description(labels, preprocessing)
+    with _onnx_file(model, example_inputs, input_shape, described) as path:
+        return compile_onnx(path, out, target=target, **settings)
+
+
+def load(
+    folder: str | Path, *, threads: int | None = None, device: str | None = None
+) -> Artifact | OpenCLArtifact:
+    """Load a compiled model onto this machine's cores, or its OpenCL device; ``run`` runs it.
+
+    ``threads`` is by default the number of cores. ``device`` is a part of an OpenCL device's name.
+
+    >>> rt.load("artifact", threads=1).run(clip.numpy()).shape
+    (1, 8, 4, 12, 12)
+    """
+    from rt3d_tvm.artifact.opencl.artifact import load_here
+
+    return load_here(as_path(folder, "folder"), threads=threads, device=device)
+
+
+def verify(
+    folder: str | Path, model: Model, *, example_inputs: object = None, **settings: Any
+) -> Verification:
+    """Compare a compiled model with ONNX Runtime on the ONNX file or module it was compiled from.
+
+    ``settings`` are those of `rt3d_tvm.artifact.verify.verify`: inputs, limit, clips, ...
+
+    >>> rt.verify("artifact", "model.onnx").passed
+    True
+    """
+    from rt3d_tvm.artifact.verify import verify as verify_artifact
+
+    with _onnx_file(model, example_inputs, None) as path:
+        return verify_artifact(as_path(folder, "folder"), path, **settings)
+
+
+def bench(
+    folder: str | Path,
+    *,
+    onnx: str | Path | None = None,
+    model: nn.Module | None = None,
+    runs: int = 20,
+    threads: int | None = None,
+    device: str | None = None,
+) -> list[Timing]:
+    """Milliseconds of a compiled model, beside ONNX Runtime on a file and PyTorch on a module.
+
+    The engines run in turns on one random input, so that a clock that drifts is the same for all.
+
+    >>> [timing.engine for timing in rt.bench("artifact", onnx="model.onnx", model=model, runs=2)]
+    ['rt3d', 'ONNX Runtime', 'PyTorch']
+    """
+    import numpy as np
+
+    from rt3d_tvm.artifact.load import available_cores
+    from rt3d_tvm.artifact.verify import reference_session
+    from rt3d_tvm.measure.bench import bench as bench_engines
+
+    artifact = load(folder, threads=threads, device=device)
+    shape = artifact.manifest["inputs"][0]["shape"]
+    engines: dict[str, Callable[[np.ndarray], object]] = {"rt3d": artifact.run}
+    threads = threads or available_cores()
+    if onnx is not None:
+        path = as_path(onnx, "onnx")
+        session = reference_session(path, threads=threads)
+        (taken, *more) = session.get_inputs()
+        if taken.shape != shape or more:
+            raise InputError(f"{path} takes {taken.shape}, the artifact {shape}: not of one model")
+        engines["ONNX Runtime"] = lambda clip: session.run(None, {taken.name: clip})
+    clip = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    with contextlib.ExitStack() as stack:
+        if model is not None:
+            engines["PyTorch"] = stack.enter_context(_torch_engine(model, threads))
+        return bench_engines(engines, clip, runs=runs)
+
+
+def tune(onnx: str | Path, work: str | Path, target: str = "host", **settings: Any) -> TuningReport:
+    """Search for faster kernels of an ONNX file on this machine or on a tracker's devices.
+
+    What is found goes into the folder ``work``, and ``compile(..., database=work)`` builds with
+    it. A search that was stopped goes on there. ``settings`` are those of
+    `rt3d_tvm.tune.tuner.tune_onnx`: trials, tracker, key, threads, ...
+
+    >>> report = rt.tune("model.onnx", "work", trials=1)
+    >>> manifest = rt.compile("model.onnx", "artifact", database="work")
+    """
+    from rt3d_tvm.tune.tuner import tune_onnx
+
+    return tune_onnx(onnx, work, target=target, **settings)
+
+
+@contextlib.contextmanager
+def _onnx_file(
+    model: Model,
+    example_inputs: object,
+    input_shape: Sequence[int] | None,
+    description: Description | None = None,
+) -> Iterator[Path]:
+    """The path of an ONNX file: the one given, or one that a module is exported to for a while."""
+    if isinstance(model, (str, os.PathLike)):
+        given = {"example_inputs": example_inputs, "input_shape": input_shape}
+        given |= {"labels or preprocessing": description}
+        if extra := [name for name, value in given.items() if value is not None]:
+            raise InputError(f"{extra[0]}: is of a torch module; {model} says it itself")
+        yield as_path(model, "model")
+        return
+    torch = sys.modules.get("torch")  # who has a module has imported it
+    if torch is None or not isinstance(model, torch.nn.Module):
+        raise InputError(
+            f"model {type(model).__name__}: an ONNX file's path or a torch module is accepted"
+        )
+    from rt3d_tvm.export import export_onnx
+    from rt3d_tvm.files.staging import scratch_folder
+
+    shape = _shape(example_inputs, input_shape)
+    with scratch_folder("rt3d-export-") as folder:
+        path = folder / f"{type(model).__name__}.onnx"
+        export_onnx(model, shape, path, description=description)
+        yield path
+
+
+def _shape(example_inputs: object, input_shape: Sequence[int] | None) -> Sequence[int]:
+    """The shape of the one input that either says."""
+    if (example_inputs is None) == (input_shape is None):
+        raise InputError("example_inputs or input_shape is needed, one of them")
+    if input_shape is not None:
+        return input_shape
+    one = example_inputs
+    if isinstance(one, (tuple, list)) and len(one) == 1:
+        one = one[0]
+    shape = getattr(one, "shape", None)
+    if shape is None:
+        raise InputError(
+            f"example_inputs {type(one).__name__}: one tensor is accepted, the model's only input"
+        )
+    return tuple(shape)
+
+
+def _description(
+    labels: Sequence[str] | None, preprocessing: Preprocessing | Mapping[str, Any] | None
+) -> Description | None:
+    from rt3d_tvm.data.preprocessing import Description, from_fields
+
+    if labels is None and preprocessing is None:
+        return None
+    if isinstance(preprocessing, Mapping):
+        values = {"preprocessing": preprocessing, "labels": labels}
+        return from_fields(values, "preprocessing")
+    return Description(
+        preprocessing=preprocessing, labels=None if labels is None else tuple(labels)
+    )
+
+
+@contextlib.contextmanager
+def _torch_engine(model: nn.Module, threads: int) -> Iterator[Callable[[np.ndarray], object]]:
+    """A module as an engine on so many threads; its mode and torch's threads are put back."""
+    import torch
+
+    from rt3d_tvm.prune.activations import eval_mode
+
+    def run(clip: np.ndarray) -> object:
+        with torch.inference_mode():
+            return model(torch.from_numpy(clip))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with eval_mode(model):
+            yield run
+    finally:
+        torch.set_num_threads(before)
