@@ -15,7 +15,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rt3d_tvm.cli import build, bundle, data, device, measure, models, quantize, run, training, tune
+from rt3d_tvm.cli import (
+    build,
+    bundle,
+    data,
+    device,
+    measure,
+    models,
+    quantize,
+    run,
+    train,
+    training,
+    tune,
+)
 from rt3d_tvm.cli.command import EXIT_BROKEN_PIPE, EXIT_INPUT, EXIT_INTERRUPTED, run_command
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.whole_file import FULL
@@ -24,7 +36,7 @@ from rt3d_tvm.package.version import __version__
 
 # In the order of `rt3d --help`: that of the flow.
 _COMMANDS = (
-    *(models.add_models, training.add_train, training.add_prune),
+    *(models.add_models, train.add_train, training.add_prune),
     *(build.add_export, quantize.add_quantize, build.add_compile, build.add_verify),
     bundle.add_bundle,
     *(measure.add_bench, measure.add_groups, tune.add_tune, run.add_run),

@@ -22,7 +22,7 @@ from rt3d_tvm.cli.arguments import (
 from rt3d_tvm.cli.bench_device import add_program_options, asks_for_program, bench_program
 from rt3d_tvm.cli.command import EXIT_FAILED, add_command, write_result
 from rt3d_tvm.cli.device import bench_on_device
-from rt3d_tvm.cli.models import input_shape
+from rt3d_tvm.cli.models import input_shape, torch_model
 from rt3d_tvm.console import print_table, printable, progress
 from rt3d_tvm.errors import InputError
 
@@ -177,16 +177,9 @@ def _torch_engine(text: str, manifest: dict, threads: int) -> Callable[[Tensors]
     from rt3d_tvm.artifact.tensors import arrays, the_one
 
     shape = the_one(manifest, "inputs", "--torch")["shape"]
-    name, colon, weights = text.partition(":")
-    if not colon:
-        raise InputError(f"--torch {text}: MODEL:WEIGHTS is accepted, such as c3d:w.safetensors")
     import torch
 
-    from rt3d_tvm.models.weights import load_model
-
-    model, info = load_model(weights)
-    if info.model != name:
-        raise InputError(f"--torch {text}: {weights} is of model {info.model}")
+    model, info = torch_model(text)
     if list(input_shape(info)) != shape:
         raise InputError(
             f"--torch {text}: takes {list(input_shape(info))}, the artifact {shape}: not of one "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.arguments import above_zero, at_least_one, kernel_group, whole_number
 from rt3d_tvm.cli.command import add_command, write_result
-from rt3d_tvm.console import print_table
+from rt3d_tvm.console import print_table, printable
 from rt3d_tvm.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def _models(args: argparse.Namespace) -> int:
                 spec.title,
                 spec.input_shape,
                 spec.num_classes,
-                spec.paper_params / 1e6,
-                spec.paper_macs / 1e9,
-                spec.paper_rate,
+                (spec.paper_params or 0) / 1e6,
+                (spec.paper_macs or 0) / 1e9,
+                spec.paper_rate or "-",
             )
             for spec in MODELS.values()
         ],
@@ -46,14 +46,20 @@ def _models(args: argparse.Namespace) -> int:
 
 
 def model_with_weights(args: argparse.Namespace) -> tuple[nn.Module, WeightsInfo]:
-    """The model that the arguments name, with weights from a file or from a seed."""
-    from rt3d_tvm.models import build_model
+    """The model that the arguments name, with weights from a file or from a seed.
+
+    One of the user's own without a file has those that its function gives it.
+    """
+    from rt3d_tvm.models import build_model, is_own
     from rt3d_tvm.models.seeded import seeded_
     from rt3d_tvm.models.weights import load_weights_
     from rt3d_tvm.prune.macs import layer_positions
 
     info = _info(args)
-    model = build_model(info.model, info.classes, info.width, frames=info.frames, size=info.size)
+    if args.weights is None and is_own(info.model):
+        return _own_model(args, info)
+    sizes = {"frames": info.frames, "size": info.size}
+    model = build_model(info.model, info.classes, info.width, **sizes, say=say)
     if args.weights is not None:
         load_weights_(model, args.weights)
     else:
@@ -63,25 +69,49 @@ def model_with_weights(args: argparse.Namespace) -> tuple[nn.Module, WeightsInfo
     return model, info
 
 
+def say(note: str) -> None:
+    """Show what happened to a model on the way."""
+    print(printable(f"note: {note}"))
+
+
+def _own_model(args: argparse.Namespace, info: WeightsInfo) -> tuple[nn.Module, WeightsInfo]:
+    """A model of the user's own as its function gives it, of so many classes as it has."""
+    from dataclasses import replace
+
+    import torch
+
+    from rt3d_tvm.models import build_model
+    from rt3d_tvm.models.head import output_of_clip
+
+    torch.manual_seed(args.seed or 0)
+    sizes = {"frames": info.frames, "size": info.size}
+    model = build_model(info.model, args.classes, info.width, **sizes, say=say)
+    output = output_of_clip(model, input_shape(info))
+    say(f"the weights are those that {info.model} gives the model")
+    # Of a segmentation [batch, classes, ...] too; what has no such axis has no classes.
+    return model, replace(info, classes=output.shape[1] if output.dim() > 1 else 1, seed=None)
+
+
 def _info(args: argparse.Namespace) -> WeightsInfo:
     """What the weights say of themselves and the arguments add; InputError where they differ."""
     from dataclasses import replace
 
     from rt3d_tvm.models import model_spec
-    from rt3d_tvm.models.weights import WeightsInfo, is_described, read_info
+    from rt3d_tvm.models.weights import WeightsInfo, check_named, is_described, read_info
 
     names = ("model", "classes", "width", "frames", "size")
     chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.weights is None and args.model is None:
         raise InputError("--model or --weights is needed; `rt3d models` lists the models")
     if args.weights is None:
-        classes = model_spec(args.model).num_classes
+        classes = model_spec(args.model).num_classes or 1  # of the user's own: not known yet
         return WeightsInfo(**{"classes": classes, "seed": args.seed or 0, **chosen})
     # A file from elsewhere does not say whose it is; the arguments then have to.
     if args.model is not None and not is_described(args.weights):
         stated = WeightsInfo(**{**chosen, "classes": _classes_in(args)})
     else:
         stated = read_info(args.weights)
+        check_named(stated, args.model, args.weights)
     for name in ("model", "classes", "width"):
         if name in chosen and chosen[name] != getattr(stated, name):
             raise InputError(
@@ -95,8 +125,9 @@ def _classes_in(args: argparse.Namespace) -> int:
     from rt3d_tvm.models import model_spec
     from rt3d_tvm.models.state_dict import classes_in
 
-    found = classes_in(args.weights, args.model, args.width)
-    return found or args.classes or model_spec(args.model).num_classes
+    sizes = {"frames": args.frames, "size": args.size}
+    found = classes_in(args.weights, args.model, args.width, **sizes)
+    return found or args.classes or model_spec(args.model).num_classes or 1
 
 
 def _of_these_sizes(stated: WeightsInfo, info: WeightsInfo) -> WeightsInfo:
@@ -124,9 +155,16 @@ def input_shape(info: WeightsInfo) -> tuple[int, ...]:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, and its weights, for `model_with_weights`."""
-    parser.add_argument("--model", help="one of `rt3d models`; default: what the weights say")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="one of `rt3d models`, or your own as package.module:function; default: what the "
+        "weights say",
+    )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--weights", type=Path, metavar="W.safetensors")
+    source.add_argument(
+        "--weights", type=Path, metavar="W", help="a .safetensors file, or a state dict of torch"
+    )
     source.add_argument(
         "--seed", type=whole_number, help="of benchmark weights, without --weights: 0"
     )
@@ -150,3 +188,24 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=_width, help="factor on the number of channels")
     for name in ("frames", "size"):
         parser.add_argument(f"--{name}", type=at_least_one, metavar="N")
+
+
+def torch_model(text: str) -> tuple[nn.Module, WeightsInfo]:
+    """The model of MODEL:WEIGHTS; one of the user's own may go without weights."""
+    from rt3d_tvm.models import MODELS
+    from rt3d_tvm.models.weights import load_model
+
+    first, _, rest = text.partition(":")
+    if not rest:
+        raise InputError(f"--torch {text}: MODEL:WEIGHTS is accepted, such as c3d:w.safetensors")
+    if first in MODELS or Path(rest).exists():
+        name, weights = first, rest
+    else:
+        name, weights = (text, "") if ":" not in rest else tuple(text.rsplit(":", 1))
+    if not weights:
+        sizes = dict.fromkeys(("classes", "width", "frames", "size", "seed", "weights"))
+        return model_with_weights(argparse.Namespace(model=name, **sizes))
+    model, info = load_model(weights, name)
+    if info.model != name:
+        raise InputError(f"--torch {text}: {weights} is of model {info.model}")
+    return model, info

@@ -1,4 +1,4 @@
-"""rt3d train and prune."""
+"""rt3d prune; and what it shares with `rt3d train`: the videos, and how to train on them."""
 
 from __future__ import annotations
 
@@ -8,95 +8,38 @@ from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.arguments import at_least_one, finite, output_file, output_folder
 from rt3d_tvm.cli.command import add_command, write_result
-from rt3d_tvm.cli.models import add_model_arguments, add_sizes, input_shape, model_with_weights
-from rt3d_tvm.console import print_table, progress
+from rt3d_tvm.cli.models import add_model_arguments, input_shape, model_with_weights
+from rt3d_tvm.console import print_table, printable, progress
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.digest import file_sha256
 from rt3d_tvm.files.whole_file import may_be_file
 
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from torch import nn
 
     from rt3d_tvm.cli.command import Commands
     from rt3d_tvm.data.preprocessing import Description
     from rt3d_tvm.models.weights import WeightsInfo
+    from rt3d_tvm.prune.plans import DensePlan, PruningPlan
     from rt3d_tvm.prune.pruner import Algorithm, Pruner
     from rt3d_tvm.prune.report import ProjectionReport
     from rt3d_tvm.prune.train import Outcome, VideoData
     from rt3d_tvm.prune.work import WorkFolder
 
+    Plan = TypeVar("Plan", DensePlan, PruningPlan)
+
 # What `rt3d prune` takes only together with --data.
 _TRAINING = (
     *("algorithm", "lambda_", "iterations", "epochs_per_iteration", "retrain_epochs", "lr_final"),
-    *("kind", "fold", "pixels", "cache", "workers", "device", "batch", "lr", "weight_decay"),
-    *("steps_per_epoch", "work"),
+    *("kind", "fold", "no_flip", "pixels", "cache", "workers", "device", "batch", "lr"),
+    *("weight_decay", "steps_per_epoch", "work"),
 )
 _MOST_WORKERS = 256
-
-
-def add_train(commands: Commands) -> None:
-    """`rt3d train`."""
-    train = add_command(commands, "train", _train, "train a dense model on videos")
-    train.add_argument("--model", required=True, help="one of `rt3d models`")
-    add_sizes(train)
-    train.add_argument("--weights", type=Path, metavar="W.safetensors", help="to start from")
-    train.add_argument("--data", type=Path, metavar="DIR", required=True, help="the videos")
-    train.add_argument("--epochs", type=at_least_one, metavar="N")
-    train.add_argument("--optimizer", help="adamw (default) or sgd")
-    train.add_argument("--seed", type=int, help="of the weights, the order and the windows: 0")
-    _add_training_arguments(train)
-    train.add_argument("-o", "--output", type=output_file, required=True, metavar="W.safetensors")
-
-
-def _train(args: argparse.Namespace) -> int:
-    from dataclasses import asdict, replace
-
-    from rt3d_tvm.models import build_model, clip_model_spec
-    from rt3d_tvm.models.weights import WeightsInfo, save_weights
-    from rt3d_tvm.prune.plans import DensePlan
-    from rt3d_tvm.prune.progress import watched
-    from rt3d_tvm.prune.train import choose_device, initialise_, place_, train_dense
-    from rt3d_tvm.prune.work import WorkFolder
-
-    plan = DensePlan(**_chosen(args, DensePlan))
-    clip_model_spec(args.model)
-    info = WeightsInfo(
-        model=args.model,
-        classes=1,
-        width=1.0 if args.width is None else args.width,
-        frames=args.frames,
-        size=args.size,
-    )
-    data, about = _videos(args, info, seed=plan.seed)
-    info = replace(info, classes=len(about["classes"]), description=_description(data))
-    info.check()
-    model = build_model(info.model, info.classes, info.width, frames=info.frames, size=info.size)
-    if args.weights is None:
-        initialise_(model, seed=plan.seed)
-    else:
-        from rt3d_tvm.models.weights import load_weights_
-
-        load_weights_(model, args.weights)
-    place_(model, choose_device(args.device or "auto"))
-    start = None if args.weights is None else file_sha256(args.weights)
-    work = WorkFolder(
-        _work_folder(args), {**info.arguments(), **asdict(plan), **about, "weights": start}
-    )
-    with watched("train") as watch:
-        outcome = train_dense(model, data, plan, work, watch=watch)
-    save_weights(args.output, model, info)
-    _print_outcome(work, outcome, data)
-    print(f"{args.output}: {info.model}, {info.classes} classes")
-    write_result(args, {"test_accuracy": outcome.test_accuracy, "epochs": outcome.history})
-    return 0
-
-
-def _print_outcome(work: WorkFolder, outcome: Outcome, data: VideoData) -> None:
-    if skipped := len({*data.train.skipped, *data.test.skipped}):
-        print(f"{skipped} damaged videos were skipped")
-    print(
-        f"test accuracy {outcome.test_accuracy:.1%}; metrics.jsonl and training.png in {work.root}"
-    )
+# Of a training on few videos of one's own: steps per epoch, unless a batch would be too small for
+# the statistics of BatchNorm.
+_LEAST_STEPS, _LEAST_BATCH = 10, 4
 
 
 def add_prune(commands: Commands) -> None:
@@ -119,26 +62,26 @@ def add_prune(commands: Commands) -> None:
     for name in ("iterations", "epochs-per-iteration", "retrain-epochs"):
         prune.add_argument(f"--{name}", type=at_least_one, metavar="N")
     prune.add_argument("--lr-final", type=finite, help="where the cosine of the retraining ends")
-    _add_training_arguments(prune)
+    add_training_arguments(prune)
     prune.add_argument("-o", "--output", type=output_file, required=True, metavar="W.safetensors")
 
 
 def _prune(args: argparse.Namespace) -> int:
-    from rt3d_tvm.models import model_spec
+    from rt3d_tvm.models import is_own, model_spec
     from rt3d_tvm.prune.project import check_rate
     from rt3d_tvm.prune.schemes import Scheme
 
     if args.data is None:
         if given := [_option(name) for name in _TRAINING if getattr(args, name) is not None]:
             raise InputError(f"{given[0]} is of training-based pruning, which needs --data DIR")
-    elif args.weights is None:
+    elif args.weights is None and not is_own(args.model or ""):
         raise InputError("--data needs the --weights of a trained model; `rt3d train` makes them")
     scheme = Scheme(name=args.scheme, group=args.group)
     if args.rate is not None:
         check_rate(args.rate)
     model, info = model_with_weights(args)
     spec = model_spec(info.model)
-    rate = spec.paper_rate if args.rate is None else args.rate
+    rate = spec.rate(args.rate)
     ignore = sorted({*spec.classifiers, *(args.ignore or ())})
     how = {"scheme": scheme, "rate": rate, "input_shape": input_shape(info), "ignore": ignore}
     if args.data is None:
@@ -192,10 +135,11 @@ def _prune_in_training(
     from rt3d_tvm.prune.work import WorkFolder
 
     algorithm = _algorithm(args)
-    plan = PruningPlan(**_chosen(args, PruningPlan))
-    data, about = _videos(args, info, seed=plan.seed)
+    plan = PruningPlan(**chosen(args, PruningPlan))
+    data, about = videos(args, info, seed=plan.seed)
+    plan = fitted_to(plan, data, args)
     _check_classes(args, info, about["classes"])
-    info = replace(info, description=_description(data))
+    info = replace(info, description=description(data))
     info.check()
     place_(model, choose_device(args.device or "auto"))
     settings = {
@@ -204,14 +148,14 @@ def _prune_in_training(
         **{name: str(value) for name, value in how.items()},
         **asdict(plan),
         **about,
-        "weights": file_sha256(args.weights),
+        "weights": None if args.weights is None else file_sha256(args.weights),
     }
-    work = WorkFolder(_work_folder(args), settings)
+    work = WorkFolder(work_folder(args), settings)
     pruner_of = partial(_pruner_of, Pruner, algorithm, how)
     with watched("prune") as watch:
         outcome = train_pruned(model, data, plan, work, pruner_of=pruner_of, watch=watch)
     _save_pruned(args, model, info, outcome.report)
-    _print_outcome(work, outcome, data)
+    print_outcome(work, outcome, data)
     return outcome.report
 
 
@@ -247,9 +191,29 @@ def _option(name: str) -> str:
     return f"--{name.strip('_').replace('_', '-')}"
 
 
-def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--kind", help="of data set: auto (default), ucf101, hmdb51, ...")
+def print_outcome(work: WorkFolder, outcome: Outcome, data: VideoData) -> None:
+    """Say how well a trained model does, and where its curves are."""
+    if skipped := len({*data.train.skipped, *data.test.skipped}):
+        print(f"{skipped} damaged videos were skipped")
+    print(
+        f"test accuracy {outcome.test_accuracy:.1%}; metrics.jsonl and training.png in {work.root}"
+    )
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """On which videos, and how."""
+    parser.add_argument(
+        "--kind",
+        help="of data set: auto (default), folder (class folders), csv (path,label), ucf101, "
+        "hmdb51, kinetics or motion",
+    )
     parser.add_argument("--fold", type=at_least_one, metavar="N", help="split 1 (default) to 3")
+    parser.add_argument(
+        "--no-flip",
+        action="store_true",
+        default=None,
+        help="mirror no clip in training: where left and right are classes",
+    )
     parser.add_argument(
         "--pixels",
         choices=("kinetics", "model"),
@@ -274,7 +238,7 @@ def _workers(text: str) -> int:
     return workers
 
 
-def _chosen(args: argparse.Namespace, plan: type) -> dict[str, object]:
+def chosen(args: argparse.Namespace, plan: type) -> dict[str, object]:
     """What the arguments say of a plan; the rest is the plan's own."""
     from dataclasses import fields
 
@@ -282,7 +246,7 @@ def _chosen(args: argparse.Namespace, plan: type) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _videos(
+def videos(
     args: argparse.Namespace, info: WeightsInfo, *, seed: int
 ) -> tuple[VideoData, dict[str, object]]:
     """The videos in --data, and what a work folder keeps of them to know them again."""
@@ -303,6 +267,7 @@ def _videos(
         cut |= {"mean": spec.mean, "std": spec.std}
     elif args.pixels == "kinetics":
         cut |= {"mean": KINETICS_MEAN, "std": KINETICS_STD}
+    cut |= {"flip": False} if args.no_flip else {}
     train = open_dataset(args.data, training=True, split="train", **cut)
     test = open_dataset(args.data, training=False, split="test", **cut)
     about = {
@@ -312,11 +277,32 @@ def _videos(
         "classes": list(train.classes),
         "videos": [len(train), len(test)],
         "pixels": pixels,
+        **({"flip": False} if args.no_flip else {}),
     }
+    print(
+        printable(
+            f"{args.data}: {train.kind}, {len(train.classes)} classes, {len(train)} videos to "
+            f"train and {len(test)} to test on"
+        )
+    )
     return VideoData(train=train, test=test, workers=args.workers or 0), about
 
 
-def _description(data: VideoData) -> Description:
+def fitted_to(plan: Plan, data: VideoData, args: argparse.Namespace) -> Plan:
+    """The plan with smaller batches for few videos of one's own, where --batch says nothing.
+
+    Of 60 videos a batch of 32 would make one step per epoch.
+    """
+    from dataclasses import replace
+
+    batch = min(max(len(data.train) // _LEAST_STEPS, _LEAST_BATCH), plan.batch)
+    if args.batch is not None or data.train.kind not in ("folder", "csv") or batch == plan.batch:
+        return plan
+    print(f"batches of {batch} videos, for so few; --batch takes another number")
+    return replace(plan, batch=batch)
+
+
+def description(data: VideoData) -> Description:
     """What whoever runs the trained model has to know: how its clips are made, and its classes."""
     from rt3d_tvm.data.preprocessing import Description
 
@@ -327,7 +313,8 @@ def _check_classes(args: argparse.Namespace, info: WeightsInfo, classes: list[st
     """InputError where the videos are of other classes than the weights, or in another order."""
     if len(classes) != info.classes:
         raise InputError(
-            f"{args.weights} is of {info.classes} classes; {args.data} has {len(classes)}"
+            f"{args.weights or info.model} is of {info.classes} classes; {args.data} has "
+            f"{len(classes)}"
         )
     for index, known in enumerate(info.description.labels or ()):
         if known != classes[index]:
@@ -337,7 +324,8 @@ def _check_classes(args: argparse.Namespace, info: WeightsInfo, classes: list[st
             )
 
 
-def _work_folder(args: argparse.Namespace) -> Path:
+def work_folder(args: argparse.Namespace) -> Path:
+    """Where a training keeps its checkpoint and metrics."""
     if args.work is None and not may_be_file(args.output):
         raise InputError(f"--work DIR is needed: {args.output} is no file to have a folder beside")
     return args.work or args.output.with_name(f"{args.output.name}.training")

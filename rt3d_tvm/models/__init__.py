@@ -1,6 +1,7 @@
-"""The paper's three networks of clips, three of pictures: what each expects, how to build one.
+"""The paper's networks, other published ones, the user's own: what each takes, how to build one.
 
-The table can be read without torch; only `build_model` imports it.
+The table can be read without torch; only `build_model` imports it. A network of the user's own is
+named ``package.module:function``, see `rt3d_tvm.models.own`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ class ModelSpec:
 
     A pixel goes in as ``(rgb / 255 - mean) / std``, after the frames were resized to ``resize``
     (height, width) and the middle ``size`` x ``size`` was cut out. ``paper_rate`` is the pruning
-    rate of Table 2. A network of pictures has no ``frames``, and its numbers are those published
-    with it. ``classifiers`` names the convolutions that are the classifier in disguise:
+    rate of Table 2, None of a network that is not in it. A network of pictures has no ``frames``;
+    its numbers, and those of R3D and MC3, are those published with it. One of the user's own has
+    none. ``classifiers`` names the convolutions that are the classifier in disguise:
     like a linear layer, they are counted but not pruned.
     """
 
@@ -40,10 +42,10 @@ class ModelSpec:
     title: str
     frames: int | None
     size: int
-    num_classes: int
-    paper_params: float
-    paper_macs: float
-    paper_rate: float
+    num_classes: int | None
+    paper_params: float | None
+    paper_macs: float | None
+    paper_rate: float | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resize: tuple[int, int]
@@ -70,6 +72,13 @@ class ModelSpec:
                 f"{many}{size}x{size}: {pixels} pixels; at most {_MOST_PIXELS} are accepted"
             )
         return (1, self.channels, *planes, size, size)
+
+    def rate(self, given: float | None) -> float:
+        """The pruning rate: the one given, or the paper's. InputError where there is neither."""
+        rate = self.paper_rate if given is None else given
+        if rate is None:
+            raise InputError(f"a rate is needed: the paper has none for {self.title}")
+        return rate
 
     def preprocessing(self, frames: int | None = None, size: int | None = None) -> Preprocessing:
         """How the weights in circulation want one clip, for clips of other sizes in proportion.
@@ -130,6 +139,25 @@ _SPECS = (
         ModelSpec(
             name=name,
             title=title,
+            frames=16,
+            size=112,
+            num_classes=400,
+            paper_params=params,
+            paper_macs=macs,
+            paper_rate=None,
+            mean=KINETICS_MEAN,
+            std=KINETICS_STD,
+            resize=(128, 171),
+        )
+        for name, title, params, macs in (
+            ("r3d", "R3D-18", 33.37e6, 40.7e9),
+            ("mc3", "MC3-18", 11.70e6, 43.3e9),
+        )
+    ),
+    *(
+        ModelSpec(
+            name=name,
+            title=title,
             frames=None,
             size=224,
             num_classes=1000,
@@ -148,22 +176,50 @@ _SPECS = (
     ),
 )
 MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in _SPECS}
-# Those of the paper's tables, which take clips.
-CLIP_MODELS = tuple(spec.name for spec in _SPECS if spec.frames is not None)
+# Those that there is a rate of to compare with; and of them those of the paper's tables, of clips.
+RATED_MODELS = tuple(spec.name for spec in _SPECS if spec.paper_rate is not None)
+CLIP_MODELS = tuple(name for name in RATED_MODELS if MODELS[name].frames is not None)
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is that of a network of the user's own, ``package.module:function``."""
+    return ":" in name
 
 
 def model_spec(name: str) -> ModelSpec:
-    """The spec of a network by its name; InputError lists the known names."""
+    """The spec of a network by its name; InputError lists the known names.
+
+    One of the user's own takes clips of 16 frames at 112 if nothing else is said. None of its code
+    runs here.
+    """
+    if is_own(name):
+        return ModelSpec(
+            name=name,
+            title=name,
+            frames=16,
+            size=112,
+            num_classes=None,
+            paper_params=None,
+            paper_macs=None,
+            paper_rate=None,
+            mean=KINETICS_MEAN,
+            std=KINETICS_STD,
+            resize=(128, 171),
+        )
     if name not in MODELS:
-        raise InputError(f"no model named {name!r}; known: {', '.join(MODELS)}")
+        raise InputError(
+            f"no model named {name!r}; known: {', '.join(MODELS)}, and your own as "
+            "package.module:function"
+        )
     return MODELS[name]
 
 
 def clip_model_spec(name: str) -> ModelSpec:
     """The spec of a network of clips; InputError for one of pictures, which runs on no video."""
     spec = model_spec(name)
-    if name not in CLIP_MODELS:
-        raise InputError(f"{spec.title} takes pictures, not clips: use {', '.join(CLIP_MODELS)}")
+    if spec.frames is None:
+        clips = ", ".join(known.name for known in _SPECS if known.frames is not None)
+        raise InputError(f"{spec.title} takes pictures, not clips: use {clips}")
     return spec
 
 
@@ -174,21 +230,38 @@ def build_model(
     *,
     frames: int | None = None,
     size: int | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> nn.Module:
     """Build a network in eval mode, with torch's initial weights.
 
     ``width`` scales every channel count. ``frames`` and ``size`` matter to C3D and VGG-16 alone,
     whose first linear layer is as long as the features; the others pool over whatever arrives. What
-    is left out is taken from `MODELS`. InputError for an unknown name or a number out of range.
+    is left out is taken from `MODELS`. One of the user's own is built by its function, and gets a
+    new head if that gives another number of classes, which ``say`` is told. InputError for an
+    unknown name or a number out of range.
     """
     spec = model_spec(name)
     num_classes = spec.num_classes if num_classes is None else num_classes
-    if num_classes < 1:
+    if num_classes is not None and num_classes < 1:
         raise InputError(f"num_classes must be at least 1, got {num_classes}")
     if not 0 < width <= 4:
         raise InputError(f"width must be above 0 and at most 4, got {width}")
+    shape = spec.shape_of(frames, size)
+    if is_own(name):
+        from rt3d_tvm.models.head import replace_head_
+        from rt3d_tvm.models.own import build_own
 
-    spec.shape_of(frames, size)
+        own = build_own(name, num_classes=num_classes, width=width, frames=frames, size=size)
+        replaced = None if num_classes is None else replace_head_(own, shape, num_classes)
+        if replaced is not None and say is not None:
+            say(replaced)
+        return own
+    return _build_published(spec, num_classes, width, frames, size)
+
+
+def _build_published(
+    spec: ModelSpec, num_classes: int | None, width: float, frames: int | None, size: int | None
+) -> nn.Module:
     import torch
 
     from rt3d_tvm.models.c3d import C3D
@@ -197,22 +270,25 @@ def build_model(
     from rt3d_tvm.models.resnet50 import ResNet50
     from rt3d_tvm.models.s3d import S3D
     from rt3d_tvm.models.vgg16 import VGG16
+    from rt3d_tvm.models.video_resnet import VideoResNet18
 
     of_any_size: dict[str, Callable[..., nn.Module]] = {
         "r2plus1d": R2Plus1D18,
         "s3d": S3D,
+        "r3d": partial(VideoResNet18, depths=(3, 3, 3, 3)),
+        "mc3": partial(VideoResNet18, depths=(3, 1, 1, 1)),
         "resnet50": ResNet50,
         "mobilenet_v2": MobileNetV2,
     }
     size = spec.size if size is None else size
     build: Callable[[], nn.Module]
-    if name == "c3d":
+    if spec.name == "c3d":
         frames = spec.frames if frames is None else frames
         build = partial(C3D, num_classes=num_classes, width=width, frames=frames, size=size)
-    elif name == "vgg16":
+    elif spec.name == "vgg16":
         build = partial(VGG16, num_classes=num_classes, width=width, size=size)
     else:
-        build = partial(of_any_size[name], num_classes=num_classes, width=width)
+        build = partial(of_any_size[spec.name], num_classes=num_classes, width=width)
     with torch.device("meta"):  # no memory yet
         parameters = sum(parameter.numel() for parameter in build().parameters())
     if parameters > _MOST_PARAMETERS:

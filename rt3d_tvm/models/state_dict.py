@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,10 +13,13 @@ from torch import Tensor
 
 from rt3d_tvm.arguments import as_path
 from rt3d_tvm.errors import InputError, words_of
-from rt3d_tvm.models import build_model
+from rt3d_tvm.models import build_model, is_own, model_spec
+from rt3d_tvm.models.head import head_of
 
 # How a file of torch.save begins: a zip archive, before release 1.6 a pickle.
 _TORCH_FILES = (b"PK\x03\x04", b"\x80\x02")
+# Under which a training's checkpoint has the state dict, beside its optimizer and epoch.
+_PARTS = ("state_dict", "model_state_dict", "model")
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -34,8 +37,9 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Tensors by their names, on the CPU.
 
-    InputError for a file that is not there, is neither of the two, or holds something else. No code
-    in a file is run.
+    Those of a checkpoint are taken where it has them, as ``state_dict`` or ``model``. InputError
+    for a file that is not there, is neither of the two, or holds something else. No code in a file
+    is run.
     """
     path = as_path(path, "path")
     if not _is_of_torch(path):
@@ -59,6 +63,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(found, Mapping):
         raise InputError(f"{path}: holds a {type(found).__name__}; a state dict is expected")
+    parts = [found[name] for name in _PARTS if isinstance(found.get(name), Mapping)]
+    found = parts[0] if len(parts) == 1 else found
     others = [name for name, value in found.items() if not isinstance(value, Tensor)]
     if others or not found:
         names = ", ".join(map(str, found)) or "nothing"
@@ -69,15 +75,42 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return dict(found)
 
 
-def classes_in(path: str | Path, model: str, width: float | None = None) -> int | None:
+def renamed(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """The tensors by a model's own names: without what all of them begin with, ``module.`` say.
+
+    Wrappers put it there. Nothing changes where a name fits as it is, or none does without it.
+    """
+    names = {name: name for name in state}
+    while names and not any(name in own for name in names.values()):
+        first = {name.partition(".")[0] for name in names.values()}
+        if len(first) != 1 or not all("." in name for name in names.values()):
+            return dict(state)
+        names = {old: name.partition(".")[2] for old, name in names.items()}
+    return {new: state[old] for old, new in names.items()}
+
+
+def classes_in(
+    path: str | Path,
+    model: str,
+    width: float | None = None,
+    *,
+    frames: int | None = None,
+    size: int | None = None,
+) -> int | None:
     """How many classes the weights of a network are for, by its last layer; None without one.
 
     InputError as `read_state`, and for an unknown network.
     """
-    with torch.device("meta"):
-        last = list(build_model(model, width=1.0 if width is None else width).state_dict())[-1]
-    tensor = read_state(path).get(last)
-    return None if tensor is None or tensor.dim() != 1 else len(tensor)
+    width = 1.0 if width is None else width
+    if is_own(model):
+        built = build_model(model, width=width, frames=frames, size=size)
+        last = f"{head_of(built, model_spec(model).shape_of(frames, size))}.weight"
+    else:
+        with torch.device("meta"):
+            built = build_model(model, width=width)
+        last = list(built.state_dict())[-1]
+    tensor = renamed(read_state(path), built.state_dict()).get(last)
+    return None if tensor is None or not (is_own(model) or tensor.dim() == 1) else len(tensor)
 
 
 def _is_of_torch(path: str | Path) -> bool:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from rt3d_tvm.data.preprocessing import Description, from_json
 from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.files.whole_file import whole_file
-from rt3d_tvm.models import build_model, model_spec
-from rt3d_tvm.models.state_dict import read_metadata, read_state
+from rt3d_tvm.models import build_model, is_own, model_spec
+from rt3d_tvm.models.state_dict import read_metadata, read_state, renamed
 from rt3d_tvm.numerics.non_finite import NonFinite, in_tensors, refuse
 
 
@@ -134,15 +134,26 @@ def read_info(path: str | Path) -> WeightsInfo:
     return info
 
 
-def load_model(path: str | Path) -> tuple[nn.Module, WeightsInfo]:
+def load_model(path: str | Path, named: str | None = None) -> tuple[nn.Module, WeightsInfo]:
     """Build the model that a weight file belongs to, in eval mode, with its weights.
 
-    InputError for a file that is not one of `save_weights` or whose tensors do not fit.
+    One of the user's own is built where ``named`` names it: a file alone runs no code. InputError
+    for a file that is not one of `save_weights` or whose tensors do not fit.
     """
     info = read_info(path)
+    check_named(info, named, path)
     model = build_model(info.model, info.classes, info.width, frames=info.frames, size=info.size)
     load_weights_(model, path)
     return model, info
+
+
+def check_named(info: WeightsInfo, named: str | None, path: str | Path) -> None:
+    """InputError for a file that says it is of a model of the user's own if nobody else does."""
+    if is_own(info.model) and named is None:
+        raise InputError(
+            f"{path} says that it is of {info.model}; the code of that runs where you name it "
+            f"only: --model {info.model}"
+        )
 
 
 def load_weights_(model: nn.Module, path: str | Path) -> None:
@@ -150,11 +161,59 @@ def load_weights_(model: nn.Module, path: str | Path) -> None:
 
     InputError for a file that cannot be read, and for names or shapes that do not fit.
     """
-    state = read_state(path)
+    own = model.state_dict()
+    state = renamed(read_state(path), own)
     # torch copies what fits before it complains of the rest.
-    if reason := _misfit(state, model.state_dict()):
+    if reason := _misfit(state, own):
         raise InputError(f"{path} does not fit the {type(model).__name__}: {reason}")
     model.load_state_dict(state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What became of a weight file's tensors, by name: those that a model has now, and
+
+    new     those of the model that keep the values they had, each with the reason
+    unused  those of the file that the model has not
+    """
+
+    taken: tuple[str, ...]
+    new: dict[str, str]
+    unused: tuple[str, ...]
+
+
+def load_fitting_(model: nn.Module, path: str | Path, *, head: str, partial: bool = False) -> Taken:
+    """Load a weight file into a model that is to be trained on, which may have another head.
+
+    The tensors of the layer ``head`` may be missing or of other classes; those of other layers
+    with ``partial`` only. InputError for a file that cannot be read or of which nothing fits.
+    """
+    own = model.state_dict()
+    state = renamed(read_state(path), own)
+    new = {}
+    for name, tensor in own.items():
+        if name not in state:
+            new[name] = "not in the file"
+        elif state[name].shape != tensor.shape:
+            new[name] = f"{list(tensor.shape)} here, {list(state[name].shape)} in the file"
+    taken = tuple(name for name in own if name not in new)
+    unused = tuple(name for name in state if name not in own)
+    elsewhere = [name for name in new if not name.startswith(f"{head}.")]
+    if not taken:
+        raise InputError(
+            f"{path} does not fit the {type(model).__name__}: none of its {len(state)} tensors "
+            f"does; it has {_first(list(state))}, the model {_first(list(own))}"
+        )
+    if (elsewhere or unused) and not partial:
+        reason = _misfit(state, {name: own[name] for name in own if name not in new})
+        reasons = [f"{name}: {new[name]}" for name in elsewhere]
+        raise InputError(
+            f"{path} does not fit the {type(model).__name__}: "
+            f"{'; '.join(filter(None, [_first(reasons), reason]))}; --partial takes the "
+            f"{len(taken)} of {len(own)} tensors that fit"
+        )
+    model.load_state_dict({name: state[name] for name in taken}, strict=False)
+    return Taken(taken=taken, new=new, unused=unused)
 
 
 def _misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:

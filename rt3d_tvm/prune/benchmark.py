@@ -49,7 +49,7 @@ def benchmark_pair(
     report = project_(
         pruned,
         scheme=Scheme(name=scheme, group=group),
-        rate=spec.paper_rate if rate is None else rate,
+        rate=spec.rate(rate),
         input_shape=shape,
         ignore=spec.classifiers,
     )

@@ -6,6 +6,11 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+# What normalises already, of the user's own models too.
+_ANY_NORM = (
+    *(nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm),
+    nn.RMSNorm,
+)
 _NORMS = {nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
 
 
@@ -14,13 +19,15 @@ class _Normalised(nn.Sequential):
 
 
 def normalise_(model: nn.Module) -> bool:
-    """Put a BatchNorm behind every convolution of a model that has none; whether it did.
+    """Put a BatchNorm behind every convolution of a model that has no norm; whether it did.
 
-    C3D is of 2015 and has none; eleven layers deep, it takes many epochs to begin to learn.
+    C3D is of 2015 and has none; eleven layers deep, it takes many epochs to begin to learn. A
+    convolution that is not trained keeps its weights, and gets none.
     """
-    if any(isinstance(m, (nn.BatchNorm2d, nn.BatchNorm3d)) for m in model.modules()):
+    if any(isinstance(m, _ANY_NORM) for m in model.modules()):
         return False
-    convolutions = [(n, m) for n, m in model.named_modules() if type(m) in _NORMS]
+    layers = [(n, m) for n, m in model.named_modules() if type(m) in _NORMS]
+    convolutions = [(n, m) for n, m in layers if m.weight.requires_grad]
     for name, layer in convolutions:
         norm = _NORMS[type(layer)](layer.out_channels).to(layer.weight.device)
         _replace(model, name, _Normalised(layer, norm))

@@ -50,11 +50,10 @@ ALGORITHMS: dict[str, type] = {kind.name: kind for kind in (Heuristic, Regulariz
 
 def algorithm_of(algorithm: Algorithm | str) -> Algorithm:
     """The algorithm that is meant by one, or by its name; InputError for another value."""
-    if isinstance(algorithm, Algorithm):
-        return algorithm
-    if algorithm not in ALGORITHMS:
+    known = algorithm in ALGORITHMS if isinstance(algorithm, str) else False
+    if not known and not isinstance(algorithm, Algorithm):
         raise InputError(f"algorithm {algorithm}: {', '.join(ALGORITHMS)} are accepted")
-    return ALGORITHMS[algorithm]()
+    return ALGORITHMS[algorithm]() if known else algorithm
 
 
 class Pruner:
@@ -102,8 +101,8 @@ class Pruner:
         group_sizes: Mapping[str, KernelGroup] | None = None,
     ) -> None:
         self.model = model
-        self.algorithm = algorithm_of(algorithm)
-        self.scheme = scheme_of(scheme, group)
+        self.algorithm = algorithm = algorithm_of(algorithm)
+        self.scheme = scheme = scheme_of(scheme, group)
         self.rate = rate
         self.iteration = 0
         self._layers: dict = {

@@ -22,6 +22,7 @@ from rt3d_tvm.numerics.non_finite import listed
 from rt3d_tvm.prune.checkpoint import read_checkpoint, write_checkpoint
 from rt3d_tvm.prune.epochs import VideoData, epoch_batches, steps_of
 from rt3d_tvm.prune.evaluate import accuracy
+from rt3d_tvm.prune.frozen import Frozen
 from rt3d_tvm.prune.normalise import fold_, normalise_
 from rt3d_tvm.prune.plans import FINALIZE_EPOCH, OPTIMIZERS, DensePlan, PruningPlan
 from rt3d_tvm.prune.probe import device_of
@@ -83,7 +84,11 @@ def initialise_(model: nn.Module, *, seed: int) -> None:
 
 def place_(model: nn.Module, device: str) -> nn.Module:
     """Put a model on a device, its weights laid out as its convolutions are fastest there."""
-    return model.to(torch.device(device), memory_format=torch.channels_last_3d)
+    model.to(torch.device(device))
+    for parameter in model.parameters():
+        if parameter.dim() == 5:  # of a Conv3d: torch refuses the format for others
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    return model
 
 
 def choose_device(name: str) -> str:
@@ -101,18 +106,20 @@ def train_dense(
     plan: DensePlan,
     work: WorkFolder,
     *,
+    frozen: Frozen | None = None,
     watch: Watch | None = None,
     plot: bool = True,
 ) -> Outcome:
-    """Train all weights, going on where the folder's checkpoint stands.
+    """Train all weights but the ``frozen``, going on where the folder's checkpoint stands.
 
-    A model without BatchNorm gets one behind each convolution while it trains (`normalise_`).
+    A model without norms gets a BatchNorm behind each convolution while it trains (`normalise_`).
     """
     work.begin()
     with unchanged_on_error(model):
         normalise_(model)
         make = OPTIMIZERS[plan.optimizer]
-        optimizer = make(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+        trained = [each for each in model.parameters() if each.requires_grad]
+        optimizer = make(trained, lr=plan.lr, weight_decay=plan.weight_decay)
         history = _resume_dense(model, optimizer, plan, work)
     if not history:
         torch.manual_seed(plan.seed)
@@ -133,6 +140,7 @@ def train_dense(
             epoch=epoch,
             phase="dense",
             rate=partial(rate, epoch=epoch),
+            frozen=frozen,
             watch=watch,
         )
         row["test_accuracy"] = accuracy(model, data.test, workers=data.workers)
@@ -258,6 +266,7 @@ def _epoch(
     phase: str,
     rate: Callable[[int], float],
     regularize: Callable[[], None] | None = None,
+    frozen: Frozen | None = None,
     watch: Watch | None = None,
 ) -> dict:
     """One pass over the training videos; its row of the metrics."""
@@ -266,6 +275,8 @@ def _epoch(
         steps = steps_of(data.train, plan)
         watch.begin(epoch=epoch, epochs=plan.epochs, phase=phase, steps=steps)
     model.train()
+    if frozen is not None:
+        frozen.stay()
     right = seen = 0
     losses = lr = 0.0
     for step, (clips, labels) in enumerate(epoch_batches(data, plan, epoch=epoch)):

@@ -30,7 +30,7 @@ from peers_report import report
 from rt3d_tvm.artifact.load import available_cores
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.console import write_json
-from rt3d_tvm.models import MODELS
+from rt3d_tvm.models import MODELS, RATED_MODELS
 
 # How far this project's rows may be from ONNX Runtime. The others' errors stand in the table: MNN
 # transforms its convolutions (Winograd), which costs digits.
@@ -85,7 +85,7 @@ def is_wrong(entry: dict) -> bool:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--models", nargs="+", default=list(RATED_MODELS), choices=RATED_MODELS)
     parser.add_argument("--out", type=Path, default=Path("build/peers"))
     parser.add_argument("--rounds", type=int, default=10, help="timed runs of each engine")
     parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)

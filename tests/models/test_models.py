@@ -7,11 +7,13 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.models import CLIP_MODELS, MODELS, build_model
 from rt3d_tvm.prune.macs import count_macs
 
-# Exact counts, from torchvision for the five it has; the papers round them.
+# Exact counts, from torchvision for the seven it has; the papers round them.
 PARAMS = {
     "c3d": 78_409_573,
     "r2plus1d": 31_351_938,
     "s3d": 8_320_048,
+    "r3d": 33_371_472,
+    "mc3": 11_695_440,
     "vgg16": 138_357_544,
     "resnet50": 25_557_032,
     "mobilenet_v2": 3_504_872,
@@ -62,6 +64,24 @@ def torchvision_r2plus1d():
                 expected |= conv(f"{key}.{half}.0.0", middle, channels, 1, 3, 3)
                 expected |= norm(f"{key}.{half}.0.1", middle)
                 expected |= conv(f"{key}.{half}.0.3", filters, middle, 3, 1, 1)
+                expected |= norm(f"{key}.{half}.1", filters)
+            if entering != filters:
+                expected |= conv(f"{key}.downsample.0", filters, entering, 1, 1, 1)
+                expected |= norm(f"{key}.downsample.1", filters)
+        before = filters
+    return expected | {"fc.weight": (400, 512), "fc.bias": (400,)}
+
+
+def torchvision_resnet(depths):
+    """State dict of torchvision's r3d_18 or mc3_18 at 400 classes, written down as a rule."""
+    expected = conv("stem.0", 64, 3, 3, 7, 7) | norm("stem.1", 64)
+    before = 64
+    for stage, (filters, depth) in enumerate(zip((64, 128, 256, 512), depths, strict=True), 1):
+        for block in range(2):
+            key = f"layer{stage}.{block}"
+            entering = before if block == 0 else filters
+            for half, channels in (("conv1", entering), ("conv2", filters)):
+                expected |= conv(f"{key}.{half}.0", filters, channels, depth, 3, 3)
                 expected |= norm(f"{key}.{half}.1", filters)
             if entering != filters:
                 expected |= conv(f"{key}.downsample.0", filters, entering, 1, 1, 1)
@@ -164,6 +184,8 @@ def torchvision_mobilenet_v2():
     [
         ("r2plus1d", 400, torchvision_r2plus1d()),
         ("s3d", 400, torchvision_s3d()),
+        ("r3d", 400, torchvision_resnet((3, 3, 3, 3))),
+        ("mc3", 400, torchvision_resnet((3, 1, 1, 1))),
         ("vgg16", 1000, torchvision_vgg16()),
         ("resnet50", 1000, torchvision_resnet50()),
         ("mobilenet_v2", 1000, torchvision_mobilenet_v2()),
