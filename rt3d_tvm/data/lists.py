@@ -1,4 +1,7 @@
-"""What a data set's own split files say: which videos, of which classes. No video is opened."""
+"""What a data set's own split files or folders say: which videos, of which classes, in which split.
+
+No video is opened.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 
 from rt3d_tvm.arguments import as_path
 from rt3d_tvm.data.motion import CLASSES, SETTINGS_FILE, SPLITS, read_settings, video_path
+from rt3d_tvm.data.own_videos import OwnVideos, has_class_folders, is_list, read_csv, read_folders
 from rt3d_tvm.errors import InputError, words_of
 
 # The names under which the archives of the data sets unpack; the root itself does as well.
@@ -40,17 +44,19 @@ class VideoList:
 def read_list(root: Path, *, kind: str = "auto", split: str, fold: int = 1) -> VideoList:
     """The videos of a split by the official files of ucf101, hmdb51, kinetics, or a generated set.
 
-    ``kind`` auto goes by the files that are there. InputError for an unknown kind, split or fold,
-    a folder without split files, a class that no list knows, and a class folder without videos.
+    Or of one's own: ``folder`` has a folder for each class, ``csv`` a file with path,label
+    (`rt3d_tvm.data.own_videos`). ``kind`` auto goes by the files that are there. InputError for an
+    unknown kind, split or fold, a folder that is none of these, a class that no list knows, and a
+    class folder without videos.
     """
     root = as_path(root, "root")
-    if not root.is_dir():
+    if not root.is_dir() and not (root.is_file() and kind in ("auto", "csv")):
         what = "not a folder" if root.exists() else "no such folder"
         raise InputError(f"{root}: {what}; the folder of a data set is expected")
+    if kind not in ("auto", *_READERS):
+        raise InputError(f"kind {kind}: auto, {', '.join(_READERS)} are accepted")
     if kind == "auto":
         kind = _kind_of(root)
-    if kind not in _READERS:
-        raise InputError(f"kind {kind}: auto, {', '.join(_READERS)} are accepted")
     if split not in SPLITS:
         raise InputError(f"split {split}: {' or '.join(SPLITS)} is accepted")
     if fold not in (1, 2, 3):
@@ -62,17 +68,22 @@ def read_list(root: Path, *, kind: str = "auto", split: str, fold: int = 1) -> V
 
 
 def _kind_of(root: Path) -> str:
+    if root.is_file():
+        return "csv"
     if (root / SETTINGS_FILE).exists():
         return "motion"
     if _in_one_of(root, _UCF_LISTS, "classInd.txt"):
         return "ucf101"
     if _in_one_of(root, _HMDB_LISTS, "*_test_split*.txt"):
         return "hmdb51"
-    if _in_one_of(root, _KINETICS_LISTS, "*.csv"):
-        return "kinetics"
+    if files := _in_one_of(root, _KINETICS_LISTS, "*.csv"):
+        return "csv" if is_list(files[0]) else "kinetics"
+    if has_class_folders(root):
+        return "folder"
     raise InputError(
-        f"{root}: no split file here; classInd.txt and trainlist01.txt (ucf101), "
-        f"CLASS_test_split1.txt (hmdb51), a CSV (kinetics) or {SETTINGS_FILE} (motion) is expected"
+        f"{root}: no videos in class folders (folder) and no split file here; a CSV with "
+        "path,label (csv), classInd.txt and trainlist01.txt (ucf101), CLASS_test_split1.txt "
+        f"(hmdb51), a CSV of youtube_id (kinetics) or {SETTINGS_FILE} (motion) is expected"
     )
 
 
@@ -261,11 +272,25 @@ def _read_motion(root: Path, split: str, fold: int) -> VideoList:
     return VideoList(kind="motion", classes=CLASSES, videos=tuple(videos), missing=tuple(missing))
 
 
+def _read_folder(root: Path, split: str, fold: int) -> VideoList:
+    return _own("folder", read_folders(root, split, fold))
+
+
+def _read_csv(root: Path, split: str, fold: int) -> VideoList:
+    return _own("csv", read_csv(root, split, fold))
+
+
+def _own(kind: str, own: OwnVideos) -> VideoList:
+    return VideoList(kind=kind, classes=own.classes, videos=own.videos, missing=own.missing)
+
+
 _READERS: dict[str, Callable[[Path, str, int], VideoList]] = {
     "ucf101": _read_ucf101,
     "hmdb51": _read_hmdb51,
     "kinetics": _read_kinetics,
     "motion": _read_motion,
+    "folder": _read_folder,
+    "csv": _read_csv,
 }
 
 

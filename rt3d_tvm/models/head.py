@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Classes that are equally likely to begin with: logits near 0.
@@ -98,9 +98,9 @@ def output_of_clip(model: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
         with torch.no_grad():
             output = model(clip)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"this {type(model).__name__} does not take a clip {list(input_shape)}: {reason}"
+            f"this {type(model).__name__} does not take a clip {list(input_shape)}: "
+            f"{words_of(error, lines=1)}"
         ) from error
     if not isinstance(output, Tensor):
         raise InputError(

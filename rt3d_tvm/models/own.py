@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch import nn
 
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, words_of
 
 
 def build_own(
@@ -108,7 +108,7 @@ def _parameters(name: str, function: Callable[..., object]) -> list[str]:
 def _told(error: Exception) -> str:
     """What was raised and where, on one line."""
     (place,) = traceback.extract_tb(error.__traceback__)[-1:]
-    said = (str(error).strip() or "nothing more").splitlines()[0]
+    said = words_of(error, lines=1)
     return f"{type(error).__name__}: {said} ({place.filename}, line {place.lineno})"
 
 
