@@ -174,11 +174,11 @@ def _onnx_engine(path: Path, manifest: dict, threads: int) -> Callable[[Tensors]
 
 
 def _torch_engine(text: str, manifest: dict, threads: int) -> Callable[[Tensors], object]:
+    import torch
+
     from rt3d_tvm.artifact.tensors import arrays, the_one
 
     shape = the_one(manifest, "inputs", "--torch")["shape"]
-    import torch
-
     model, info = torch_model(text)
     if list(input_shape(info)) != shape:
         raise InputError(
