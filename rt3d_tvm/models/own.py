@@ -36,7 +36,7 @@ def build_own(
     function = _function(name)
     given: dict[str, object] = {"num_classes": num_classes, "frames": frames, "size": size}
     given |= {"width": None if width == 1.0 else width}
-    taken = _parameters(name, function)
+    taken = _parameters(function)
     if given["width"] is not None and "width" not in taken:
         raise InputError(f"width {width}: {name} has no parameter width")
     arguments = {key: value for key, value in given.items() if key in taken and value is not None}
@@ -94,15 +94,13 @@ def _why_not_imported(module_name: str, error: Exception) -> str:
     return f"importing {module_name} raises {_told(error)}"
 
 
-def _parameters(name: str, function: Callable[..., object]) -> list[str]:
-    """The names that it takes as keywords; the number of classes where it takes any."""
+def _parameters(function: Callable[..., object]) -> list[str]:
+    """The names that it takes as keywords. Of ``**kwargs`` nothing is known: torch's own has it."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # one that is not written in Python
         return []
-    found = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    any_name = any(p.kind == p.VAR_KEYWORD for p in parameters)
-    return [*found, "num_classes"] if any_name else found
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def _told(error: Exception) -> str:

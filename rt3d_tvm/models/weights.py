@@ -205,12 +205,11 @@ def load_fitting_(model: nn.Module, path: str | Path, *, head: str, partial: boo
             f"does; it has {_first(list(state))}, the model {_first(list(own))}"
         )
     if (elsewhere or unused) and not partial:
-        reason = _misfit(state, {name: own[name] for name in own if name not in new})
-        reasons = [f"{name}: {new[name]}" for name in elsewhere]
+        reasons = [_first([f"{name}: {new[name]}" for name in elsewhere])] if elsewhere else []
+        reasons += [f"the model has no {_first(list(unused))}"] if unused else []
         raise InputError(
-            f"{path} does not fit the {type(model).__name__}: "
-            f"{'; '.join(filter(None, [_first(reasons), reason]))}; --partial takes the "
-            f"{len(taken)} of {len(own)} tensors that fit"
+            f"{path} does not fit the {type(model).__name__}: {'; '.join(reasons)}; --partial "
+            f"takes the {len(taken)} of {len(own)} tensors that fit"
         )
     model.load_state_dict({name: state[name] for name in taken}, strict=False)
     return Taken(taken=taken, new=new, unused=unused)
