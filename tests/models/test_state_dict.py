@@ -107,7 +107,7 @@ class Malicious:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 3, "state_dict": {"w": torch.ones(1)}}, "holds epoch, state_dict; a state dict"),
+        ({"epoch": 3, "weights": {"w": torch.ones(1)}}, "holds epoch, weights; a state dict"),
         ({}, "holds nothing; a state dict"),
         ([torch.ones(1)], "holds a list; a state dict"),
         (torch.ones(1), "holds a Tensor; a state dict"),
