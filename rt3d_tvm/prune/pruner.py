@@ -50,10 +50,11 @@ ALGORITHMS: dict[str, type] = {kind.name: kind for kind in (Heuristic, Regulariz
 
 def algorithm_of(algorithm: Algorithm | str) -> Algorithm:
     """The algorithm that is meant by one, or by its name; InputError for another value."""
-    known = algorithm in ALGORITHMS if isinstance(algorithm, str) else False
-    if not known and not isinstance(algorithm, Algorithm):
+    if isinstance(algorithm, Algorithm):
+        return algorithm
+    if algorithm not in ALGORITHMS:
         raise InputError(f"algorithm {algorithm}: {', '.join(ALGORITHMS)} are accepted")
-    return ALGORITHMS[algorithm]() if known else algorithm
+    return ALGORITHMS[algorithm]()
 
 
 class Pruner:
@@ -103,8 +104,7 @@ class Pruner:
         self.model = model
         self.algorithm = algorithm = algorithm_of(algorithm)
         self.scheme = scheme = scheme_of(scheme, group)
-        self.rate = rate
-        self.iteration = 0
+        self.rate, self.iteration = rate, 0
         self._layers: dict = {
             "scheme": scheme,
             "ignore": tuple(sorted(set(as_names(ignore, "ignore")))),
