@@ -220,25 +220,20 @@ def bench(
     import numpy as np
 
     from rt3d_tvm.artifact.load import available_cores
-    from rt3d_tvm.artifact.verify import reference_session
+    from rt3d_tvm.artifact.tensors import Tensors, noise
     from rt3d_tvm.measure.bench import bench as bench_engines
+    from rt3d_tvm.measure.bench import onnx_engine
 
     artifact = load(folder, threads=threads, device=device)
-    shape = artifact.manifest["inputs"][0]["shape"]
-    engines: dict[str, Callable[[np.ndarray], object]] = {"rt3d": artifact.run}
+    engines: dict[str, Callable[[Tensors], object]] = {"rt3d": artifact.run}
     threads = threads or available_cores()
     if onnx is not None:
-        path = as_path(onnx, "onnx")
-        session = reference_session(path, threads=threads)
-        (taken, *more) = session.get_inputs()
-        if taken.shape != shape or more:
-            raise InputError(f"{path} takes {taken.shape}, the artifact {shape}: not of one model")
-        engines["ONNX Runtime"] = lambda clip: session.run(None, {taken.name: clip})
-    clip = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+        engines["ONNX Runtime"] = onnx_engine(as_path(onnx, "onnx"), artifact.manifest, threads)
+    x = noise(artifact.manifest, np.random.default_rng(0))
     with contextlib.ExitStack() as stack:
         if model is not None:
             engines["PyTorch"] = stack.enter_context(_torch_engine(model, threads))
-        return bench_engines(engines, clip, runs=runs)
+        return bench_engines(engines, x, runs=runs)
 
 
 def tune(onnx: str | Path, work: str | Path, target: str = "host", **settings: Any) -> TuningReport:
@@ -319,15 +314,16 @@ def _description(
 
 
 @contextlib.contextmanager
-def _torch_engine(model: nn.Module, threads: int) -> Iterator[Callable[[np.ndarray], object]]:
+def _torch_engine(model: nn.Module, threads: int) -> Iterator[Callable[[Any], object]]:
     """A module as an engine on so many threads; its mode and torch's threads are put back."""
     import torch
 
+    from rt3d_tvm.artifact.tensors import arrays
     from rt3d_tvm.prune.activations import eval_mode
 
-    def run(clip: np.ndarray) -> object:
+    def run(x: Any) -> object:
         with torch.inference_mode():
-            return model(torch.from_numpy(clip))
+            return model(*map(torch.from_numpy, arrays(x)))
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -74,7 +74,7 @@ def _bench(args: argparse.Namespace) -> int:
     from rt3d_tvm.artifact.load import MANIFEST, available_cores, read_manifest
     from rt3d_tvm.artifact.opencl.artifact import is_for_opencl, load_here
     from rt3d_tvm.artifact.tensors import arrays, noise
-    from rt3d_tvm.measure.bench import DeviceClock, bench
+    from rt3d_tvm.measure.bench import DeviceClock, bench, onnx_engine
 
     manifest = read_manifest(args.folder / MANIFEST)
     clip = noise(manifest, np.random.default_rng(0))
@@ -93,7 +93,7 @@ def _bench(args: argparse.Namespace) -> int:
     clock = DeviceClock(artifact) if on_device else None
     engines: dict[str, Callable[[Tensors], object]] = {"rt3d": clock or artifact.run}
     if args.onnx is not None:
-        engines["ONNX Runtime"] = _onnx_engine(args.onnx, manifest, threads)
+        engines["ONNX Runtime"] = onnx_engine(args.onnx, manifest, threads)
     if args.torch is not None:
         engines["PyTorch"] = _torch_engine(args.torch, manifest, threads)
     timings = bench(engines, clip, runs=args.runs)
@@ -158,19 +158,6 @@ def _peak_notes(timings: list[CallTiming]) -> list[str]:
             "machine, and the shares are too high; run this again in a quieter moment"
         )
     return notes
-
-
-def _onnx_engine(path: Path, manifest: dict, threads: int) -> Callable[[Tensors], object]:
-    from rt3d_tvm.artifact.tensors import arrays
-    from rt3d_tvm.artifact.verify import input_shapes, reference_session
-
-    session = reference_session(path, threads=threads)
-    found, shapes = input_shapes(session, manifest), [e["shape"] for e in manifest["inputs"]]
-    if found != shapes:
-        theirs, ours = (" and ".join(map(str, each)) for each in (found, shapes))
-        raise InputError(f"{path} takes {theirs}, the artifact {ours}: not of one model")
-    names = [each.name for each in session.get_inputs()]
-    return lambda clip: session.run(None, dict(zip(names, arrays(clip), strict=True)))
 
 
 def _torch_engine(text: str, manifest: dict, threads: int) -> Callable[[Tensors], object]:

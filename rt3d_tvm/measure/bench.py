@@ -13,7 +13,9 @@ import numpy as np
 
 from rt3d_tvm.artifact.load import Artifact
 from rt3d_tvm.artifact.opencl.artifact import OpenCLArtifact, load_here
-from rt3d_tvm.artifact.tensors import Tensors
+from rt3d_tvm.artifact.tensors import Tensors, arrays
+from rt3d_tvm.artifact.verify import input_shapes, reference_session
+from rt3d_tvm.errors import InputError
 from rt3d_tvm.measure import opencl_peak as opencl_peak
 from rt3d_tvm.measure.cpu_peak import FLOAT, INT, MultiplyAdds
 
@@ -75,6 +77,17 @@ def bench(
         first_ms = timings[0].median_ms if timings else None
         timings.append(Timing.of(name, taken, first_ms=first_ms))
     return timings
+
+
+def onnx_engine(path: Path, manifest: dict, threads: int) -> Callable[[Tensors], object]:
+    """ONNX Runtime on a file, on so many threads; InputError for one of another model."""
+    session = reference_session(path, threads=threads)
+    found, shapes = input_shapes(session, manifest), [e["shape"] for e in manifest["inputs"]]
+    if found != shapes:
+        theirs, ours = (" and ".join(map(str, each)) for each in (found, shapes))
+        raise InputError(f"{path} takes {theirs}, the artifact {ours}: not of one model")
+    names = [each.name for each in session.get_inputs()]
+    return lambda clip: session.run(None, dict(zip(names, arrays(clip), strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
