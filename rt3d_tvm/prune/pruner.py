@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 from rt3d_tvm.arguments import as_names
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.prune.activations import Batches, reestimate_batchnorm_, running_batchnorms
+from rt3d_tvm.prune.algorithms import ALGORITHMS as ALGORITHMS
+from rt3d_tvm.prune.algorithms import Algorithm, algorithm_of
 from rt3d_tvm.prune.checkpoint import write_checkpoint
 from rt3d_tvm.prune.held_masks import HeldMasks, mask_
 from rt3d_tvm.prune.heuristic import Heuristic
@@ -43,18 +45,6 @@ from rt3d_tvm.prune.training_state import (
     restore_random,
 )
 from topi_sparse.kernel_group import KernelGroup
-
-Algorithm = Heuristic | Regularization | Reweighted
-ALGORITHMS: dict[str, type] = {kind.name: kind for kind in (Heuristic, Regularization, Reweighted)}
-
-
-def algorithm_of(algorithm: Algorithm | str) -> Algorithm:
-    """The algorithm that is meant by one, or by its name; InputError for another value."""
-    if isinstance(algorithm, Algorithm):
-        return algorithm
-    if algorithm not in ALGORITHMS:
-        raise InputError(f"algorithm {algorithm}: {', '.join(ALGORITHMS)} are accepted")
-    return ALGORITHMS[algorithm]()
 
 
 class Pruner:
