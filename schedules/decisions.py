@@ -14,6 +14,7 @@ from tvm import s_tir, tirx
 from tvm.target import Target
 
 from schedules.extrema import keeping_nan
+from schedules.transcendentals import by_polynomials
 
 # The attribute of a PrimFunc that says which decisions to take instead of the defaults.
 DECISIONS_ATTRIBUTE = "schedule_decisions"
@@ -30,10 +31,10 @@ def scheduled(
 ) -> s_tir.Schedule:
     """The schedule of a kernel at its default decisions, or at others that `listed` gave.
 
-    Its maxima are those of the target (`keeping_nan`). ValueError for decisions that the schedule
-    does not sample.
+    Its functions are those of the target (`written_for`). ValueError for decisions that the
+    schedule does not sample.
     """
-    func = keeping_nan(func, target)
+    func = written_for(func, target)
     sch = s_tir.Schedule(func)
     schedule(sch, sch.get_sblock("tile"), target)
     if decisions is None or decisions == defaults(sch):
@@ -49,6 +50,12 @@ def scheduled(
     replayed = s_tir.Schedule(func)
     trace.apply_to_schedule(replayed, remove_postproc=False)
     return replayed
+
+
+def written_for(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+    """The same function with what the target computes otherwise: extrema, exp and its kin."""
+    # OpenCL C has them for its vectors.
+    return keeping_nan(by_polynomials(func) if target.kind.name == "llvm" else func, target)
 
 
 def defaults(sch: s_tir.Schedule) -> Decisions:

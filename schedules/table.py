@@ -18,8 +18,7 @@ from schedules.cpu.kgs_conv3d import schedule_kgs_conv3d
 from schedules.cpu.loops import schedule_loops
 from schedules.cpu.max_pool3d import schedule_max_pool3d
 from schedules.cpu.winograd import schedule_winograd_transform
-from schedules.decisions import DECISIONS_ATTRIBUTE, scheduled
-from schedules.extrema import keeping_nan
+from schedules.decisions import DECISIONS_ATTRIBUTE, scheduled, written_for
 from schedules.opencl.kgs_conv3d import schedule_opencl_kgs_conv3d
 from schedules.opencl.loops import schedule_loops as schedule_opencl_loops
 from schedules.opencl.tiles import schedule_tiles
@@ -61,7 +60,7 @@ class LoopsRule(ScheduleRule):
         if blocks is not None:
             self.schedule(sch, blocks)
         # Not before: a block that is inlined twice would bind one name to two values.
-        return s_tir.Schedule(keeping_nan(sch.mod["main"], target))
+        return s_tir.Schedule(written_for(sch.mod["main"], target))
 
 
 RULES: dict[str, tuple[ScheduleRule, ...]] = {

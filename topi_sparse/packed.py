@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tvm import te, tirx
 
-from topi_sparse.activation import upper_bound
 from topi_sparse.layout import PackedLayout
+from topi_sparse.packed_nest import (
+    Shape,
+    compute,
+    guarded,
+    inside,
+    nest_of,
+    placeholder,
+    prim_func,
+    reduce_axis,
+)
 
-Shape = tuple[int, int, int, int, int]
 # max_pool3d writes its window out tap by tap; above this the code outgrows the instruction cache.
 MAX_POOL_TAPS = 64
 # 1.5 * 2**23: float32 has steps of 1 from 2**23 to 2**24.
@@ -26,61 +34,37 @@ def pack(
     data: Shape, layout: PackedLayout, dtype: str, *, plain: str | None = None
 ) -> tirx.PrimFunc:
     """Plain (B, C, D, H, W) to packed values of ``dtype``; ``plain`` is the plain one's type."""
-    x = _placeholder(data, plain or dtype, "x")
+    x = placeholder(data, plain or dtype, "x")
     c_block = layout.c_block
 
     def value(n, block, d, h, w, c):
         channel = block * c_block + c
-        inside = _inside(layout, data, h, w)
+        conditions = inside(layout, data, h, w)
         if data[1] % c_block:
-            inside.append(channel < data[1])
-        return _guarded(
-            inside,
+            conditions.append(channel < data[1])
+        return guarded(
+            conditions,
             lambda: x[n, channel, d, h - layout.halo_h, w - layout.halo_w].astype(dtype),
             tirx.const(layout.fill, dtype),
         )
 
-    return _prim_func([x], _compute(layout.shape(data), value, "packed"))
+    return prim_func([x], compute(layout.shape(data), value, "packed"))
 
 
 def unpack(
     data: Shape, layout: PackedLayout, dtype: str, *, plain: str | None = None
 ) -> tirx.PrimFunc:
     """Packed values of ``dtype`` to plain (B, C, D, H, W), of type ``plain`` if it is another."""
-    x = _placeholder(layout.shape(data), dtype, "x")
+    x = placeholder(layout.shape(data), dtype, "x")
     c_block = layout.c_block
-    y = _compute(
+    y = compute(
         data,
         lambda n, c, d, h, w: x[
             n, c // c_block, d, h + layout.halo_h, w + layout.halo_w, c % c_block
         ].astype(plain or dtype),
         "plain",
     )
-    return _prim_func([x], y)
-
-
-def relu(data: Shape, x: PackedLayout, y: PackedLayout, dtype: str) -> tirx.PrimFunc:
-    """max(x, 0); a NaN stays one, as in all operators here."""
-    return _elementwise([x], y, data, dtype, lambda a: te.max(a, tirx.const(0, dtype)))
-
-
-def minimum(
-    data: Shape, x: PackedLayout, y: PackedLayout, dtype: str, *, bound: float
-) -> tirx.PrimFunc:
-    """min(x, bound)."""
-    return _elementwise([x], y, data, dtype, lambda a: te.min(a, upper_bound(bound, dtype)))
-
-
-def maximum(
-    data: Shape, x: PackedLayout, y: PackedLayout, dtype: str, *, bound: float
-) -> tirx.PrimFunc:
-    """max(x, bound)."""
-    return _elementwise([x], y, data, dtype, lambda a: te.max(a, upper_bound(bound, dtype)))
-
-
-def add(data: Shape, layouts: Sequence[PackedLayout], y: PackedLayout, dtype: str):
-    """a + b, of one shape each."""
-    return _elementwise(layouts, y, data, dtype, lambda a, b: a + b)
+    return prim_func([x], y)
 
 
 def concat(
@@ -92,7 +76,7 @@ def concat(
     lane, which takes several times as long.
     """
     inputs = [
-        _placeholder(layout.shape(part), dtype, f"x{i}")
+        placeholder(layout.shape(part), dtype, f"x{i}")
         for i, (part, layout) in enumerate(zip(data, layouts, strict=True))
     ]
     whole = (data[0][0], sum(part[1] for part in data), *data[0][2:])
@@ -108,27 +92,27 @@ def concat(
             channel = block * c_block + c - first
             if by_block:
                 here = inputs[i][n, block - first // c_block, d, row, column, c]
-                inside = block < ends[i] // c_block
+                is_here = block < ends[i] // c_block
             else:
                 here = inputs[i][n, channel // c_block, d, row, column, channel % c_block]
-                inside = channel < data[i][1]
-            return here if i + 1 == len(inputs) else tirx.if_then_else(inside, here, read(i + 1))
+                is_here = channel < data[i][1]
+            return here if i + 1 == len(inputs) else tirx.if_then_else(is_here, here, read(i + 1))
 
-        conditions = _inside(y, whole, h, w)
+        conditions = inside(y, whole, h, w)
         if not by_block and whole[1] % c_block:
             conditions.append(block * c_block + c < whole[1])
-        return _guarded(conditions, lambda: read(0), tirx.const(y.fill, dtype))
+        return guarded(conditions, lambda: read(0), tirx.const(y.fill, dtype))
 
-    return _prim_func(inputs, _compute(y.shape(whole), value, "concat"))
+    return prim_func(inputs, compute(y.shape(whole), value, "concat"))
 
 
 def mean(data: Shape, x: PackedLayout, y: PackedLayout, dtype: str) -> tirx.PrimFunc:
     """Mean over (D, H, W), kept as axes of extent 1; accumulated in float32."""
-    a = _placeholder(x.shape(data), dtype, "x")
-    axes = [_reduce_axis(extent, name) for extent, name in zip(data[2:], "dhw", strict=True)]
+    a = placeholder(x.shape(data), dtype, "x")
+    axes = [reduce_axis(extent, name) for extent, name in zip(data[2:], "dhw", strict=True)]
     d, h, w = axes
     batch, blocks = x.shape(data)[:2]
-    total = _compute(
+    total = compute(
         (batch, blocks, x.c_block),
         lambda n, block, c: te.sum(
             a[n, block, d, h + x.halo_h, w + x.halo_w, c].astype("float32"), axis=axes
@@ -139,13 +123,13 @@ def mean(data: Shape, x: PackedLayout, y: PackedLayout, dtype: str) -> tirx.Prim
     out = (*data[:2], 1, 1, 1)
 
     def value(n, block, d, h, w, c):
-        return _guarded(
-            _inside(y, out, h, w),
+        return guarded(
+            inside(y, out, h, w),
             lambda: (total[n, block, c] * scale).astype(dtype),
             tirx.const(y.fill, dtype),
         )
 
-    return _prim_func([a], _compute(y.shape(out), value, "mean"))
+    return prim_func([a], compute(y.shape(out), value, "mean"))
 
 
 def max_pool3d(
@@ -164,7 +148,7 @@ def max_pool3d(
     A tap that falls outside is moved to the nearest one inside. That one is in the window as well,
     since the taps are neighbours, so the maximum stays the same and no guard is needed.
     """
-    a = _placeholder(x.shape(data), dtype, "x")
+    a = placeholder(x.shape(data), dtype, "x")
 
     def value(n, block, d, h, w, c):
         taps = (
@@ -178,8 +162,8 @@ def max_pool3d(
             ]
             for kd, kh, kw in itertools.product(*(range(k) for k in window))
         )
-        return _guarded(
-            _inside(y, out, h, w),
+        return guarded(
+            inside(y, out, h, w),
             lambda: functools.reduce(te.max, taps),
             tirx.const(y.fill, dtype),
         )
@@ -190,7 +174,7 @@ def max_pool3d(
     def _clamped(index, extent: int):
         return te.max(te.min(index, extent - 1), 0)
 
-    return _prim_func([a], _compute(y.shape(out), value, "max_pool3d"))
+    return prim_func([a], compute(y.shape(out), value, "max_pool3d"))
 
 
 def avg_pool3d(
@@ -202,47 +186,81 @@ def avg_pool3d(
     out: Shape,
     window: Sequence[int],
     stride: Sequence[int],
+    padding: Sequence[int] = (0, 0, 0),
+    counts_padding: bool = False,
 ) -> tirx.PrimFunc:
-    """Mean over a window that never leaves the input (no padding); accumulated in float32."""
-    a = _placeholder(x.shape(data), dtype, "x")
-    scale = tirx.const(1.0 / (window[0] * window[1] * window[2]), "float32")
+    """Mean over a window, accumulated in float32.
 
-    def tap(n, block, d, h, w, c, kd, kh, kw):
-        return a[
-            n,
-            block,
-            d * stride[0] + kd,
-            h * stride[1] + kh + x.halo_h,
-            w * stride[2] + kw + x.halo_w,
-            c,
-        ].astype("float32")
+    padding: zeros before the first plane, row and column; counts_padding: whether they count.
+    """
+    a = placeholder(x.shape(data), dtype, "x")
+    reaches_out = [
+        before > 0 or (o - 1) * step - before + k > size
+        for before, o, step, k, size in zip(padding, out[2:], stride, window, data[2:], strict=True)
+    ]
 
-    axes = [_reduce_axis(k, name) for k, name in zip(window, ("kd", "kh", "kw"), strict=True)]
+    def tap(n, block, d, h, w, c, *taps):
+        along = zip((d, h, w), stride, taps, padding, strict=True)
+        at = [index * step + k - before for index, step, k, before in along]
+        conditions = []
+        for index, size, outside in zip(at, data[2:], reaches_out, strict=True):
+            conditions += [index >= 0, index < size] if outside else []
+        return guarded(
+            conditions,
+            lambda: a[n, block, at[0], at[1] + x.halo_h, at[2] + x.halo_w, c].astype("float32"),
+            tirx.const(0, "float32"),
+        )
+
+    axes = [reduce_axis(k, name) for k, name in zip(window, ("kd", "kh", "kw"), strict=True)]
     batch, blocks, depth = y.shape(out)[:3]
-    total = _compute(
+    total = compute(
         (batch, blocks, depth, *out[3:], x.c_block),
         lambda *index: te.sum(tap(*index, *axes), axis=axes),
         "total",
     )
 
+    def share(*index):
+        """1 over how many positions of a window count."""
+        counts = window
+        if not counts_padding and any(reaches_out):
+            along = zip(index, stride, padding, window, data[2:], strict=True)
+            counts = [_inside_of_window(*each) for each in along]
+        return _inverse(counts[0] * counts[1] * counts[2])
+
     def value(n, block, d, h, w, c):
-        return _guarded(
-            _inside(y, out, h, w),
-            lambda: (total[n, block, d, h - y.halo_h, w - y.halo_w, c] * scale).astype(dtype),
+        row, column = h - y.halo_h, w - y.halo_w
+        return guarded(
+            inside(y, out, h, w),
+            lambda: (total[n, block, d, row, column, c] * share(d, row, column)).astype(dtype),
             tirx.const(y.fill, dtype),
         )
 
-    return _prim_func([a], _compute(y.shape(out), value, "avg_pool3d"))
+    return prim_func([a], compute(y.shape(out), value, "avg_pool3d"))
+
+
+def _inside_of_window(index, step: int, before: int, k: int, size: int):
+    """Positions of a window along an axis that are in the input."""
+    first = index * step - before
+    return te.min(first + k, size) - te.max(first, 0)
+
+
+def _inverse(count):
+    one = tirx.const(1.0, "float32")
+    return (
+        tirx.const(1.0 / count, "float32")
+        if isinstance(count, int)
+        else one / count.astype("float32")
+    )
 
 
 def quantize(
     data: Shape, x: PackedLayout, y: PackedLayout, *, scale: float, dtype: str
 ) -> tirx.PrimFunc:
     """float32 to ``dtype``, uint8 or int8, whose zero point is ``y.fill``."""
-    return _elementwise(
-        [x],
-        y,
+    return nest_of(
+        [(data, x)],
         data,
+        y,
         "float32",
         lambda a: quantized(a, scale=scale, zero=y.fill, dtype=dtype),
         result=dtype,
@@ -253,10 +271,10 @@ def dequantize(
     data: Shape, x: PackedLayout, y: PackedLayout, *, scale: float, dtype: str
 ) -> tirx.PrimFunc:
     """``dtype``, whose zero point is ``x.fill``, to float32."""
-    return _elementwise(
-        [x],
-        y,
+    return nest_of(
+        [(data, x)],
         data,
+        y,
         dtype,
         lambda a: dequantized(a, scale=scale, zero=x.fill),
         result="float32",
@@ -280,71 +298,3 @@ def dequantized(value, *, scale: float, zero: int):
     """(value - zero point) * scale as float32."""
     steps = value.astype("int32") - tirx.const(zero, "int32")
     return steps.astype("float32") * tirx.const(scale, "float32")
-
-
-def _elementwise(
-    layouts: Sequence[PackedLayout],
-    y: PackedLayout,
-    data: Shape,
-    dtype: str,
-    function: Callable,
-    *,
-    result: str | None = None,
-) -> tirx.PrimFunc:
-    """result: its type, where that is not ``dtype``."""
-    inputs = [_placeholder(layout.shape(data), dtype, f"x{i}") for i, layout in enumerate(layouts)]
-
-    def value(n, block, d, h, w, c):
-        def read(tensor, layout):
-            row, column = h - y.halo_h + layout.halo_h, w - y.halo_w + layout.halo_w
-            return tensor[n, block, d, row, column, c]
-
-        parts = zip(inputs, layouts, strict=True)
-        return _guarded(
-            _inside(y, data, h, w),
-            lambda: function(*(read(*part) for part in parts)),
-            tirx.const(y.fill, result or dtype),
-        )
-
-    return _prim_func(inputs, _compute(y.shape(data), value, "elementwise"))
-
-
-def _placeholder(shape: Sequence[int], dtype: str, name: str):
-    return te.placeholder(_extents(shape), dtype, name)
-
-
-def _compute(shape: Sequence[int], value: Callable, name: str):
-    return te.compute(_extents(shape), value, name)
-
-
-def _extents(shape: Sequence[int]) -> list[tirx.IntImm]:
-    """Relax counts in int64, and fuses only functions that do as well."""
-    return [tirx.IntImm("int64", extent) for extent in shape]
-
-
-def _reduce_axis(extent: int, name: str):
-    return te.reduce_axis((tirx.IntImm("int64", 0), tirx.IntImm("int64", extent)), name)
-
-
-def _inside(layout: PackedLayout, data: Shape, h, w) -> list:
-    """Conditions under which (h, w) of a packed tensor is no halo."""
-    conditions = []
-    if layout.halo_h:
-        conditions += [h >= layout.halo_h, h < layout.halo_h + data[3]]
-    if layout.halo_w:
-        conditions += [w >= layout.halo_w, w < layout.halo_w + data[4]]
-    return conditions
-
-
-def _guarded(conditions: list, value: Callable, fill):
-    """``value()`` where all conditions hold, else ``fill``.
-
-    Never a select: that would read outside.
-    """
-    if not conditions:
-        return value()
-    return tirx.if_then_else(tirx.all(*conditions), value(), fill)
-
-
-def _prim_func(inputs: list, output) -> tirx.PrimFunc:
-    return te.create_prim_func([*inputs, output]).with_attr({"tirx.noalias": True})

@@ -11,6 +11,8 @@ from typing import ClassVar
 import tvm
 from tvm.tirx.script.builder import ir as T
 
+from topi_sparse.activation import activated
+from topi_sparse.elementwise import Step, after_steps, steps_from_json
 from topi_sparse.layout import PackedLayout, ceil_div
 
 
@@ -85,6 +87,7 @@ class PackedConv3d(Windows):
     y         layout of the result
     residual  layout of a tensor that is added before the ReLU, or None
     ceiling   the largest value the ReLU lets through, such as 6, or None
+    steps     what is done behind all of that (topi_sparse.elementwise)
     """
 
     # The kernel, and the attribute of its PrimFunc that holds this definition.
@@ -96,7 +99,19 @@ class PackedConv3d(Windows):
     residual: PackedLayout | None = None
     relu: bool = False
     ceiling: float | None = None
+    steps: tuple[Step, ...] = ()
     dtype: str = "float32"
+
+    @property
+    def is_finished_by_sum(self) -> bool:
+        """Whether nothing is done to a sum."""
+        return not (self.residual or self.relu or self.ceiling is not None or self.steps)
+
+    def finished(self, value, *, lanes: int, dtype: str | None = None):
+        """A vector of sums, the residual added, as it is stored; in ``dtype`` if not its own."""
+        dtype = dtype or self.dtype
+        bounded = activated(value, relu=self.relu, ceiling=self.ceiling, dtype=dtype, lanes=lanes)
+        return after_steps(self.steps, bounded)
 
     @property
     def summed_dtype(self) -> str:
@@ -128,6 +143,7 @@ class PackedConv3d(Windows):
             name: tuple(value) if isinstance(value, list) else value
             for name, value in json.loads(text).items()
         }
+        fields["steps"] = steps_from_json(fields.get("steps", ()))
         for name, make in cls.parts.items():
             fields[name] = make(**fields[name]) if fields[name] else None
         return cls(**fields)

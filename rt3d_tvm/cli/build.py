@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from rt3d_tvm.cli.command import Commands
+
+# Reasons printed of operators that are not packed; the manifest has them all.
+MAX_REASONS = 5
 
 
 def add_export(commands: Commands) -> None:
@@ -127,11 +132,22 @@ def _compile(args: argparse.Namespace) -> int:
     )
     for tensor in manifest["non_finite"]:
         print(f"note: not finite: {tensor}")
+    print_unpacked(manifest["layout_changes"], manifest["not_packed"])
     print(
         f"{args.folder}: target {args.target}, {manifest['weight_bytes'] / 1e6:.1f} MB of weights"
     )
     write_result(args, manifest)
     return 0
+
+
+def print_unpacked(changes: int, reasons: Sequence[str]) -> None:
+    """How often activations change their layout, and what stands outside the packed one."""
+    print(f"layout changes: {changes}" + ("; not packed:" if reasons else ""))
+    told = Counter(reasons).most_common()
+    for reason, times in told[:MAX_REASONS]:
+        print(f"  {reason}" + (f" ({times} times)" if times > 1 else ""))
+    if len(told) > MAX_REASONS:
+        print(f"  and {len(told) - MAX_REASONS} others: not_packed in manifest.json")
 
 
 def _clips(args: argparse.Namespace) -> np.ndarray | None:

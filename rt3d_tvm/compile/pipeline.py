@@ -21,6 +21,7 @@ from rt3d_tvm.compile.memory.phases import memory_phases
 from rt3d_tvm.compile.opencl.distinct_names import DistinctNames
 from rt3d_tvm.compile.options import Lowering
 from rt3d_tvm.compile.passes.bounded_take import BoundedTake
+from rt3d_tvm.compile.passes.channel_moves import ChannelMoves
 from rt3d_tvm.compile.passes.clip import ClipAsOperators
 from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
 from rt3d_tvm.compile.passes.conv2d import Conv2dAsConv3d
@@ -73,6 +74,7 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         ("conv2d", Conv2dAsConv3d()),
         ("fully_connected", FullyConnectedAsConv3d()),
         ("pruned_filters", PrunedFilters()),
+        ("channel_moves", ChannelMoves()),
         # A reshape there and back between two layers would keep them from one layout.
         ("merge_views", relax.transform.RemoveRedundantReshape()),
         ("compact_conv3d", compact),

@@ -13,6 +13,11 @@ from rt3d_tvm.compile.choices.layer import Layer
 from rt3d_tvm.tune.check_quantized import why_wrong_quantized
 from rt3d_tvm.tune.windows import positions, window
 from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d
+from topi_sparse.elementwise import after_steps
+
+# What one function behind a sum loses at most, in parts of 1 or of the largest result: in float32,
+# exp and its kin are polynomials (schedules/transcendentals.py).
+STEP_ERROR = 1e-6
 
 
 def random_inputs(layer: Layer, *, seed: int = 0) -> dict[str, np.ndarray]:
@@ -57,12 +62,13 @@ def why_wrong(
     size = max(float(abs(weight).sum(axis=(1, 2, 3, 4)).max()) for weight in weights)
     size = size * float(abs(values["x"]).max()) + _largest(layer, values)
     far = float(abs(y - other).max())
-    limit = 2 * _lost(layer) * size
+    limit = _after_steps(layer, np.linspace(-size, size, 4097), 2 * _lost(layer) * size)
     if far > limit:
         return f"it is {far:.2g} away from the default's result, {limit:.2g} at most is rounding"
     for position in positions(conv, seed):
-        exact, size = _exact(layer, weights, values, position)
-        limit = _lost(layer) * size
+        total, size = _exact(layer, weights, values, position)
+        limit = _after_steps(layer, np.array([total]), _lost(layer) * size)
+        exact = float(after_steps(conv.steps, np.array([total]))[0])
         if abs(y[position] - exact) > limit:
             return (
                 f"at {position} it is {y[position]:.6g} and {exact:.6g} in float64, "
@@ -87,6 +93,19 @@ def _lost(layer: Layer) -> float:
     return lost if summed == conv.dtype else lost + (1 + lost) * float(np.finfo(conv.dtype).eps) / 2
 
 
+def _after_steps(layer: Layer, sums: np.ndarray, lost: float) -> float:
+    """How far apart two results may be, of sums like these that are ``lost`` apart."""
+    conv = layer.conv
+    if not conv.steps:
+        return lost
+    with np.errstate(all="ignore"):
+        results = after_steps(conv.steps, sums)
+        moved = [after_steps(conv.steps, sums + way * lost) - results for way in (-1, 1)]
+    rounding = max(STEP_ERROR, float(np.finfo(conv.dtype).eps))
+    largest = float(np.nanmax(abs(results)))
+    return float(np.nanmax(np.abs(moved))) + len(conv.steps) * rounding * (1 + largest)
+
+
 def _largest(layer: Layer, values: Mapping[str, np.ndarray]) -> float:
     """The largest bias and the largest residual."""
     residual = values.get("residual")
@@ -101,7 +120,7 @@ def _exact(
     values: Mapping[str, np.ndarray],
     position: tuple[int, ...],
 ) -> tuple[float, float]:
-    """One output in float64, and the sum of the absolute values of its terms."""
+    """One output in float64, the steps still to come, and the sum of its terms' absolute values."""
     conv = layer.conv
     b, m, *out = position
     weight = weights[b // (conv.data[0] // conv.weight_sets)][m]

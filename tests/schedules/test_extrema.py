@@ -15,6 +15,7 @@ from tests.oracle import run_kernel
 from topi_sparse import packed
 from topi_sparse.cpu.register_tile import vector_unit
 from topi_sparse.layout import PackedLayout
+from topi_sparse.packed_nest import elementwise as packed_elementwise
 
 SPECIAL = [np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 3.5, -2.0, 7.0]
 DTYPES = ("float32", "float16")
@@ -94,7 +95,7 @@ def test_a_nan_stays_one_on_an_opencl_device(name, dtype):
 def test_opencl_c_takes_no_maximum_whose_operand_may_be_a_nan():
     """Of max(x, 0) OpenCL leaves undefined what a NaN gives."""
     layout = PackedLayout(c_block=4)
-    source = plan_of(packed.relu((1, 8, 2, 4, 4), layout, layout, "float32")).source
+    source = plan_of(relu((1, 8, 2, 4, 4), layout)).source
     assert "select(" in source and "max(" not in source
 
 
@@ -137,7 +138,7 @@ def test_a_bound_is_one_instruction(name):
     """One maxps or fmax for each vector that is stored, and nothing compared or blended."""
     target = make_target(name)
     layout = PackedLayout(c_block=vector_unit(target).lanes)
-    function = packed.relu((1, 64, 8, 28, 28), layout, layout, "float32")
+    function = relu((1, 64, 8, 28, 28), layout)
     lines = assembly(function, target)
     assert instructions(lines, r"v?maxps|fmax") >= 4
     assert not instructions(lines, r"v?cmp\w+ps|v?blend\w+|fmaxnm|fcm\w+|bi[cft]|bsl")
@@ -152,3 +153,8 @@ def test_neon_takes_the_maximum_of_many_by_one_instruction_each():
     lines = assembly(pool, make_target("cortex-a77"))
     assert instructions(lines, "fmax") % 7 == 0
     assert not instructions(lines, r"fmaxnm|fcm\w+|bi[cft]|bsl")
+
+
+def relu(data, layout):
+    """max(x, 0) on packed values."""
+    return packed_elementwise([(data, layout)], data, layout, "float32", [("relu", [0])])

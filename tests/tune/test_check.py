@@ -1,5 +1,7 @@
 """What is fast and wrong is found out: by its neighbour, by float64, by not being a number."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from rt3d_tvm.tune.check import random_inputs, why_wrong
@@ -22,6 +24,16 @@ def test_a_right_result_is_believed():
     layer = layer_of(case(stride=(1, 2, 2)))
     values = random_inputs(layer)
     assert why_wrong(layer, right(layer, values), right(layer, values), values) is None
+
+
+def test_steps_behind_the_sum_are_part_of_what_is_compared():
+    layer = layer_of(case())
+    layer = replace(layer, conv=replace(layer.conv, steps=(("sigmoid", (0,)),)))
+    values = random_inputs(layer)
+    sums = right(layer, values)
+    good = 1 / (1 + np.exp(-sums))
+    assert why_wrong(layer, good, good, values) is None
+    assert "in float64" in why_wrong(layer, sums, sums, values)
 
 
 def test_wrong_results_are_not():

@@ -18,7 +18,6 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.activation import activated
 from topi_sparse.cpu.dot_unit import DotUnit
 from topi_sparse.cpu.register_tile import VectorUnit
 from topi_sparse.halo import fill_halo
@@ -154,7 +153,4 @@ def _register_tile(conv: DepthwiseConv3d, args, acc, position, *, columns: int) 
         value = acc[tuple(accumulator(i))]
         if conv.residual:
             value = value + args["residual"][tuple(stored(conv.residual, i))]
-        value = activated(
-            value, relu=conv.relu, ceiling=conv.ceiling, dtype=conv.dtype, lanes=lanes
-        )
-        T.buffer_store(args["y"], value, stored(conv.y, i))
+        T.buffer_store(args["y"], conv.finished(value, lanes=lanes), stored(conv.y, i))

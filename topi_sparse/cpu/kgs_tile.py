@@ -29,7 +29,6 @@ import numpy as np
 import tvm
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.activation import activated
 from topi_sparse.cpu.prefetch import fetch, fetch_next_inputs
 from topi_sparse.layout import PackedLayout, ceil_div
 
@@ -173,13 +172,11 @@ class RegisterTile:
         return T.Broadcast(tvm.tirx.const(0, self.conv.dtype), self.lanes)
 
     def finished(self, i: int, b: int):
-        """With residual, ReLU and its ceiling."""
+        """With residual, ReLU, its ceiling and further steps."""
         conv, value = self.conv, self.result(i, b)
         if conv.residual:
             value = value + self.args["residual"][tuple(self.stored(conv.residual, i, b))]
-        return activated(
-            value, relu=conv.relu, ceiling=conv.ceiling, dtype=conv.dtype, lanes=self.lanes
-        )
+        return conv.finished(value, lanes=self.lanes)
 
 
 def _compute(tile: RegisterTile) -> None:
@@ -203,7 +200,7 @@ def _compute(tile: RegisterTile) -> None:
         if conv.sums_apart:
             with T.If(c > 0), T.Then():
                 tile.add(tile.before)
-    if conv.residual or conv.relu or conv.ceiling is not None:
+    if not conv.is_finished_by_sum:
         if conv.chunks == 1:
             tile.every_vector(tile.finished)
         else:

@@ -22,7 +22,6 @@ from numpy.polynomial.polynomial import polyfromroots
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.activation import activated
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 from topi_sparse.cpu.register_tile import Tile
 from topi_sparse.halo import fill_halo
@@ -226,14 +225,12 @@ def winograd_output(conv: WinogradConv3d) -> tvm.tirx.PrimFunc:
                             T.buffer_store(half_done, value, [T.Ramp(at, 1, lanes)])
 
                 def finish(value, layout_h, layout_w):
-                    """Bias, residual and ReLU of one output at (h, w)."""
+                    """Bias, residual, ReLU and steps of one output at (h, w)."""
                     value = value + args["bias"][T.Ramp(block * lanes, 1, lanes)]
                     if conv.residual:
                         h, w = layout_h + conv.residual.halo_h, layout_w + conv.residual.halo_w
                         value = value + args["residual"][n, block, d, h, w, lane]
-                    return activated(
-                        value, relu=conv.relu, ceiling=conv.ceiling, dtype=conv.dtype, lanes=lanes
-                    )
+                    return conv.finished(value, lanes=lanes)
 
                 def store_tile(i: int, column, outputs: int) -> None:
                     at = (i * columns + column) * INPUTS

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING
 import tvm
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.activation import activated
 from topi_sparse.layout import ceil_div
 from topi_sparse.opencl.sources import BufferSource, TextureSource
 from topi_sparse.opencl.work_item import VECTOR
@@ -254,9 +253,7 @@ def _store(conv: OpenCLKGSConv3d, args, value, at: list, row, column) -> None:
     if conv.residual:
         shortcut = args["residual"][tuple(stored(conv.residual))]
         value = value + cast(f"{conv.accumulate}x{VECTOR}", shortcut)
-    value = activated(
-        value, relu=conv.relu, ceiling=conv.ceiling, dtype=conv.accumulate, lanes=VECTOR
-    )
+    value = conv.finished(value, lanes=VECTOR, dtype=conv.accumulate)
     T.buffer_store(args["y"], cast(f"{conv.dtype}x{VECTOR}", value), stored(conv.y))
 
 

@@ -1,4 +1,4 @@
-"""A convolution and what follows it that its kernel does as well: bias, residual, ReLU, ceiling."""
+"""A convolution and what follows it that its kernel does as well: bias, residual, ReLU, steps."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from rt3d_tvm.compile.ir.dataflow import (
     only_reader,
     static_shape,
 )
+from rt3d_tvm.compile.ir.elementwise_calls import steps_behind
+from topi_sparse.elementwise import Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class ConvChain:
     residual: relax.Var | None
     relu: bool
     ceiling: float | None
+    steps: tuple[Step, ...] = ()
 
     @property
     def conv(self) -> relax.Call:
@@ -37,7 +40,7 @@ def chain_from(
     reads: dict[relax.Var, list[relax.VarBinding | None]],
     claimed: set[relax.Var],
 ) -> ConvChain:
-    """Follow the only reader of each value through bias, residual, ReLU and its ceiling.
+    """Follow the only reader of each value through bias, residual, ReLU, ceiling and steps.
 
     ``claimed`` holds what other chains have fused: of two convolutions that are added, one fuses
     the addition.
@@ -68,8 +71,14 @@ def chain_from(
         else:
             break
         chain.append(reader)
+    steps, members = steps_behind(chain[-1].var, reads, claimed)
     return ConvChain(
-        bindings=tuple(chain), bias=bias, residual=residual, relu=relu, ceiling=ceiling
+        bindings=(*chain, *members),
+        bias=bias,
+        residual=residual,
+        relu=relu,
+        ceiling=ceiling,
+        steps=steps,
     )
 
 

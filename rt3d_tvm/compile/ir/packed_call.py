@@ -63,13 +63,11 @@ def emit_pack(
     dtype: str,
     pack: Callable[..., tvm.tirx.PrimFunc] = packed.pack,
 ) -> relax.Var:
-    """Emit the change of a plain tensor into ``layout`` and ``dtype``; a view where it is none.
+    """Emit the change of a plain tensor into ``layout`` and ``dtype``.
 
     pack: what makes the PrimFunc.
     """
     data, plain = static_shape(x), dtype_of(x)
-    if is_view(data, layout) and dtype == plain:
-        return builder.emit(relax.op.reshape(x, layout.shape(data)))
     function = pack(data, layout, dtype, plain=plain)
     return emit_call(builder, "pack", _marked(function, "pack", data, layout, dtype), [x])
 
@@ -83,15 +81,17 @@ def emit_unpack(
 ) -> relax.Var:
     """Emit the change from ``layout`` into a plain tensor of shape ``data`` and type ``plain``."""
     dtype = dtype_of(x)
-    if is_view(data, layout) and dtype == plain:
-        return builder.emit(relax.op.reshape(x, data))
     function = packed.unpack(data, layout, dtype, plain=plain)
     return emit_call(builder, "unpack", _marked(function, "unpack", data, layout, dtype), [x])
 
 
-def is_view(data: tuple[int, ...], layout: PackedLayout) -> bool:
-    """Whether a plain tensor and its packed twin are the same bytes: one position, whole blocks."""
-    one_position = layout.shape(data)[2:5] == (1, 1, 1)
+def is_view(mod: tvm.IRModule, call: relax.Expr) -> bool:
+    """Whether a pack or unpack changes no byte: one position, whole blocks, one type."""
+    change = layout_change(mod, call)
+    if change is None or dtype_of(call) != dtype_of(call.args[1].fields[0]):
+        return False
+    data, layout = change["data"], PackedLayout(**change["layout"])
+    one_position = layout.shape(tuple(data))[2:5] == (1, 1, 1)
     return one_position and data[1] % layout.c_block == 0
 
 

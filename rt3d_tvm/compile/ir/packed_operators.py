@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import tvm
 from tvm import relax
 
@@ -12,12 +13,24 @@ from rt3d_tvm.compile.ir.dataflow import (
     constant,
     dtype_of,
     ints,
+    is_op,
     known_shape,
     scale_and_zero,
     static_shape,
 )
-from topi_sparse import packed
+from rt3d_tvm.compile.ir.elementwise_calls import (
+    ELEMENTWISE,
+    FLOATS,
+    elementwise,
+    elementwise_tensors,
+)
+from topi_sparse import packed, packed_moves, packed_nest
 from topi_sparse.layout import PackedLayout
+
+# Their other arguments are constants that say what to do.
+_OF_ONE_TENSOR = ("relax.strided_slice", "relax.take")
+
+_OF_WHOLE_NUMBERS = ("relax.nn.relu", "relax.minimum", "relax.maximum", "relax.add")
 
 # (call, shapes of its tensors, their layouts, the result's layout, dtype) -> its packed PrimFunc.
 Maker = Callable[..., tvm.tirx.PrimFunc]
@@ -29,6 +42,7 @@ class PackedOperator:
 
     why_not  of a call and a channel block, why it cannot work on packed values, or None
     result   of a call and the layout and type of its first tensor, those of what it gives
+    takes_constants  whether a constant tensor, which is then packed here, may be one of several
     """
 
     why_not: Callable[[relax.Call, int], str | None]
@@ -36,17 +50,24 @@ class PackedOperator:
     result: Callable[[relax.Call, PackedLayout, str], tuple[PackedLayout, str]] = (
         lambda _call, layout, dtype: (layout, dtype)
     )
+    takes_constants: bool = False
 
 
 def why_not(call: relax.Expr, forms: list[tuple[int, str] | None]) -> str | None:
     """Why an operator cannot work on packed values, or None where it can.
 
-    ``forms``: the channel block and type of each of its tensors, None for one that is not packed.
+    ``forms``: the channel block and type of each tensor that `tensors_of` gives, None for one that
+    is not packed.
     """
     if not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op):
         return "it is no operator"
     if call.op.name not in OPERATORS:
         return f"{call.op.name} has no packed form"
+    if OPERATORS[call.op.name].takes_constants:
+        tensors = tensors_of(call)
+        forms = [
+            form for form, tensor in zip(forms, tensors, strict=True) if constant(tensor) is None
+        ]
     packed_forms = [form for form in forms if form is not None]
     if not forms or len(packed_forms) < len(forms) or len(set(packed_forms)) > 1:
         return "its tensors are not all packed in one channel block and type"
@@ -55,12 +76,25 @@ def why_not(call: relax.Expr, forms: list[tuple[int, str] | None]) -> str | None
 
 def tensors_of(call: relax.Call) -> list[relax.Expr]:
     """The tensors an operator reads, those in a tuple one by one; a constant scalar is none."""
+    if elementwise(call) is not None:
+        return elementwise_tensors(call)
+    if any(is_op(call, name) for name in _OF_ONE_TENSOR):
+        return [call.args[0]]
     return [
         tensor
         for arg in call.args
         for tensor in (arg.fields if isinstance(arg, relax.Tuple) else [arg])
         if getattr(constant(tensor), "ndim", 1)
     ]
+
+
+def packed_constant(
+    call: relax.Call, value: np.ndarray, layout: PackedLayout, dtype: str
+) -> np.ndarray:
+    """A constant operand of an elementwise operator, in the layout, with all of its channels."""
+    wide = value.reshape((1,) * (5 - value.ndim) + value.shape).astype(dtype)
+    channels = known_shape(call)[1]
+    return layout.packed(np.broadcast_to(wide, (wide.shape[0], channels, *wide.shape[2:])))
 
 
 def windows_of(call: relax.Call) -> dict:
@@ -94,17 +128,29 @@ def _max_pool_why_not(call: relax.Call, block: int) -> str | None:
 def _avg_pool_why_not(call: relax.Call, block: int) -> str | None:
     attrs = call.attrs
     data, out = known_shape(call.args[0])[2:], known_shape(call)[2:]
-    windows = zip(data, out, attrs.strides, attrs.pool_size, strict=True)
-    if any(int(pad) for pad in attrs.padding) or any(
-        (o - 1) * int(step) + int(k) > size for size, o, step, k in windows
+    padding = ints(attrs.padding)
+    windows = zip(data, out, attrs.strides, attrs.pool_size, padding[:3], padding[3:], strict=True)
+    if attrs.count_include_pad and any(
+        (o - 1) * int(step) + int(k) > size + before + after
+        for size, o, step, k, before, after in windows
     ):
-        return "its windows reach outside the input"
+        return "its windows reach behind the padding, all of which counts"
     return _pool_why_not(call, block)
 
 
-def _add_why_not(call: relax.Call, _block: int) -> str | None:
-    shapes = [static_shape(arg) for arg in call.args]
-    return None if shapes[0] == shapes[1] else f"its shapes {shapes} differ"
+def _elementwise_why_not(call: relax.Call, _block: int) -> str | None:
+    out = static_shape(call)
+    shapes = [static_shape(tensor) for tensor in elementwise_tensors(call)]
+    if elementwise(call) is None:
+        return "an operand of it is no tensor and no number"
+    if dtype_of(call) not in FLOATS and call.op.name not in _OF_WHOLE_NUMBERS:
+        return f"it is computed in {dtype_of(call)}"
+    for shape in shapes:
+        if out is None or shape is None or len(out) != 5 or len(shape) > 5:
+            return f"its shapes {shapes} are not those of clips"
+        if shape[:1] != out[:1] and len(shape) == 5 and shape[0] != 1:
+            return f"its shapes {shapes} differ"
+    return None
 
 
 def _mean_why_not(call: relax.Call, _block: int) -> str | None:
@@ -120,15 +166,70 @@ def _concat_why_not(call: relax.Call, _block: int) -> str | None:
     return None
 
 
-def _bound_why_not(call: relax.Call, _block: int) -> str | None:
-    bound = constant(call.args[1])
-    return None if bound is not None and bound.ndim == 0 else "its bound is no constant scalar"
+def _slice_why_not(call: relax.Call, _block: int) -> str | None:
+    if static_shape(call) is None or len(known_shape(call)) != 5:
+        return f"its result {call.ty} is not a clip's"
+    if any(step <= 0 for step in _slice_of(call)["stride"]):
+        return f"its strides {_slice_of(call)['stride']} are not all positive"
+    return None
+
+
+def _slice_of(call: relax.Call) -> dict:
+    """Where a slice begins along each axis, and its strides."""
+    x, (axes, begins) = (
+        call.args[0],
+        ([int(each.value) for each in argument.fields] for argument in call.args[1:3]),
+    )
+    strides = [int(each.value) for each in call.args[4].fields] if len(call.args) > 4 else []
+    begin, stride = [0] * 5, [1] * 5
+    for i, axis in enumerate(axes):
+        size = known_shape(x)[axis % 5]
+        begin[axis % 5] = min(max(begins[i] + (size if begins[i] < 0 else 0), 0), size)
+        stride[axis % 5] = strides[i] if strides else 1
+    return {"out": known_shape(call), "begin": begin, "stride": stride}
+
+
+def _take_why_not(call: relax.Call, _block: int) -> str | None:
+    return None if _groups_of(call) else "it takes other channels than a shuffle does"
+
+
+def _groups_of(call: relax.Call) -> int | None:
+    """In how many groups a take of channels shuffles them, or None where it is no shuffle."""
+    index, shape = constant(call.args[1]), static_shape(call)
+    if index is None or shape is None or len(shape) != 5 or call.attrs.axis is None:
+        return None
+    channels = known_shape(call.args[0])[1]
+    if int(call.attrs.axis) % 5 != 1 or index.shape != (channels,) or channels < 2:
+        return None
+    size = int(index[1])  # behind channel 0 comes the first one of the second group
+    if size < 1 or channels % size:
+        return None
+    same = np.arange(channels).reshape(channels // size, -1).T.ravel()
+    return channels // size if (index == same).all() else None
 
 
 def _quantized_why_not(call: relax.Call, _block: int) -> str | None:
     if scale_and_zero(call) is None:
         return "its scale and zero point are not one constant each"
     return None
+
+
+def _elementwise(call: relax.Call, data, layouts, y, dtype):
+    tensors = elementwise_tensors(call)
+    functions = [
+        (
+            name,
+            [
+                next(i for i, tensor in enumerate(tensors) if tensor.same_as(each))
+                if isinstance(each, relax.Expr)
+                else each
+                for each in operands
+            ],
+        )
+        for name, operands in elementwise(call)
+    ]
+    out = known_shape(call)
+    return packed_nest.elementwise([*zip(data, layouts, strict=True)], out, y, dtype, functions)
 
 
 def _quantize(call: relax.Call, data, layouts, y, dtype):
@@ -156,38 +257,42 @@ def _max_pool(call: relax.Call, data, layouts, y, dtype):
 
 
 def _avg_pool(call: relax.Call, data, layouts, y, dtype):
-    return packed.avg_pool3d(data[0], layouts[0], y, dtype, **windows_of(call))
+    return packed.avg_pool3d(
+        data[0],
+        layouts[0],
+        y,
+        dtype,
+        padding=ints(call.attrs.padding)[:3],
+        counts_padding=bool(call.attrs.count_include_pad),
+        **windows_of(call),
+    )
 
 
 OPERATORS = {
+    **dict.fromkeys(
+        ELEMENTWISE,
+        PackedOperator(why_not=_elementwise_why_not, make=_elementwise, takes_constants=True),
+    ),
     "relax.nn.max_pool3d": PackedOperator(why_not=_max_pool_why_not, make=_max_pool),
     "relax.nn.avg_pool3d": PackedOperator(why_not=_avg_pool_why_not, make=_avg_pool),
-    "relax.nn.relu": PackedOperator(
-        why_not=lambda call, block: None,
-        make=lambda call, data, layouts, y, dtype: packed.relu(data[0], layouts[0], y, dtype),
-    ),
-    "relax.minimum": PackedOperator(
-        why_not=_bound_why_not,
-        make=lambda call, data, layouts, y, dtype: packed.minimum(
-            data[0], layouts[0], y, dtype, bound=float(constant(call.args[1]))
-        ),
-    ),
-    "relax.maximum": PackedOperator(
-        why_not=_bound_why_not,
-        make=lambda call, data, layouts, y, dtype: packed.maximum(
-            data[0], layouts[0], y, dtype, bound=float(constant(call.args[1]))
-        ),
-    ),
-    "relax.add": PackedOperator(
-        why_not=_add_why_not,
-        make=lambda call, data, layouts, y, dtype: packed.add(data[0], layouts, y, dtype),
-    ),
     "relax.mean": PackedOperator(
         why_not=_mean_why_not,
         make=lambda call, data, layouts, y, dtype: packed.mean(data[0], layouts[0], y, dtype),
     ),
     "relax.quantize": PackedOperator(why_not=_quantized_why_not, make=_quantize, result=_stored),
     "relax.dequantize": PackedOperator(why_not=_quantized_why_not, make=_dequantize, result=_real),
+    "relax.strided_slice": PackedOperator(
+        why_not=_slice_why_not,
+        make=lambda call, data, layouts, y, dtype: packed_moves.strided_slice(
+            data[0], layouts[0], y, dtype, **_slice_of(call)
+        ),
+    ),
+    "relax.take": PackedOperator(
+        why_not=_take_why_not,
+        make=lambda call, data, layouts, y, dtype: packed_moves.shuffle(
+            data[0], layouts[0], y, dtype, groups=_groups_of(call)
+        ),
+    ),
     "relax.concat": PackedOperator(
         why_not=_concat_why_not, make=lambda call, *args: packed.concat(*args)
     ),

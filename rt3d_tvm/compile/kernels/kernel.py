@@ -13,6 +13,7 @@ from rt3d_tvm.compile.ir.packed_call import emit_call
 from topi_sparse.cpu.depthwise_conv3d import DepthwiseConv3d
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 from topi_sparse.cpu.register_tile import VectorUnit
+from topi_sparse.elementwise import Step
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout
@@ -25,6 +26,7 @@ class Convolution:
 
     ``depthwise``: each filter has a channel to itself, N is 1. Other groups are written out, with
     zeros between them. ``ceiling`` is the largest value that the ReLU lets through, or None.
+    ``steps`` are what is done behind it (topi_sparse.elementwise).
     """
 
     data: tuple[int, ...]
@@ -37,6 +39,7 @@ class Convolution:
     residual: bool
     relu: bool
     ceiling: float | None = None
+    steps: tuple[Step, ...] = ()
     depthwise: bool = False
 
     @property
@@ -51,6 +54,7 @@ class Convolution:
             "dilation": self.dilation,
             "relu": self.relu,
             "ceiling": self.ceiling,
+            "steps": self.steps,
         }
 
 

@@ -7,6 +7,7 @@ Before::
     lv2 = R.add(lv1, shortcut)         # residual, if there
     lv3 = R.nn.relu(lv2)               # if there
     lv4 = R.minimum(lv3, const)        # a scalar, if there
+    lv5 = R.sigmoid(lv4)               # and what else is done to single values
 
 After::
 
@@ -192,6 +193,7 @@ def _convolution(chain: ConvChain) -> Convolution:
         residual=chain.residual is not None,
         relu=chain.relu,
         ceiling=chain.ceiling,
+        steps=chain.steps,
         depthwise=depthwise,
     )
 

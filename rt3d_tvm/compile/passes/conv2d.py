@@ -34,6 +34,7 @@ from rt3d_tvm.compile.ir.dataflow import (
     rewritten,
     static_shape,
 )
+from rt3d_tvm.compile.ir.elementwise_calls import ELEMENTWISE
 
 # Where the frames stand in (B, C, D, H, W).
 DEPTH_AXIS = 2
@@ -113,21 +114,18 @@ def _concat(call: relax.Call, *parts: relax.Expr) -> relax.Call:
 
 
 def _same(call: relax.Call, *tensors: relax.Expr) -> relax.Call:
-    return relax.Call(call.op, tensors, call.attrs)
+    numbers = [arg for arg in call.args if tvm.ir.is_prim_expr(arg)]  # the bounds of a clip
+    return relax.Call(call.op, [*tensors, *numbers], call.attrs)
 
 
 # Operator -> the same on (B, C, 1, H, W), of the call and its tensors in that form.
 _OPERATORS = {
+    **dict.fromkeys(ELEMENTWISE, _same),
     "relax.nn.conv2d": _conv,
     "relax.nn.max_pool2d": _pool(relax.op.nn.max_pool3d),
     "relax.nn.avg_pool2d": _pool(relax.op.nn.avg_pool3d),
-    "relax.nn.relu": _same,
-    "relax.minimum": _same,
-    "relax.maximum": _same,
-    "relax.add": _same,
     "relax.quantize": _same,
     "relax.dequantize": _same,
-    "relax.multiply": _same,
     "relax.mean": _mean,
     "relax.concat": _concat,
 }
@@ -139,6 +137,7 @@ def _tensors(call: relax.Call) -> list[relax.Expr]:
         tensor
         for arg in call.args
         for tensor in (arg.fields if isinstance(arg, relax.Tuple) else [arg])
+        if not tvm.ir.is_prim_expr(tensor)
     ]
 
 

@@ -14,9 +14,9 @@ After::
     lv1 = R.call_tir(cls.max_pool3d, (lv,))   # packed, with the halo that kgs_conv3d1 reads
     lv2 = R.call_tir(cls.kgs_conv3d1, (lv1, ...))
 
-Pools, adds, concats, ReLUs and means between packed values become packed themselves; each value is
-stored with the largest halo that one of its readers needs. Kernels are made anew from their
-definitions for the layouts that this gives.
+Pools, concats, means and elementwise operators between packed values become packed themselves; each
+value is stored with the largest halo that one of its readers needs. Kernels are made anew from
+their definitions for the layouts that this gives.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from rt3d_tvm.compile.ir.dataflow import (
     bindings,
     constant,
     dtype_of,
+    known_shape,
     rewritten,
     static_shape,
     users,
@@ -44,10 +45,17 @@ from rt3d_tvm.compile.ir.packed_call import (
     called,
     emit_call,
     emit_unpack,
+    is_view,
     layout_change,
     packed_kernel,
 )
-from rt3d_tvm.compile.ir.packed_operators import OPERATORS, Maker, tensors_of, why_not
+from rt3d_tvm.compile.ir.packed_operators import (
+    OPERATORS,
+    Maker,
+    packed_constant,
+    tensors_of,
+    why_not,
+)
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 from topi_sparse.layout import PackedLayout
 
@@ -78,6 +86,7 @@ class KeepPacked:
         mod = relax.transform.EliminateCommonSubexpr()(mod)
         rewriter = _Rewriter(mod, self.makers)
         mod = relax.transform.DeadCodeElimination()(rewritten(mod, rewriter))
+        mod = relax.transform.DeadCodeElimination()(rewritten(mod, _Views(mod)))
         mod = mod.with_attr(UNPACKED_ATTRIBUTE, json.dumps(rewriter.not_packed))
         return mod.with_attr(CHANGES_ATTRIBUTE, _layout_changes(mod))
 
@@ -123,18 +132,28 @@ class _Rewriter(relax.PyExprMutator):
             self.twin[var] = self.emit_kernel(*kernel, call, self.layout_of[var])
             self.set_var_remap(var, self.twin[var])  # a view of it may be all that is read
         else:
-            tensors = tensors_of(call)
-            func = self.makers[call.op.name](
-                call,
-                [static_shape(tensor) for tensor in tensors],
-                [self.layout_of[tensor] for tensor in tensors],
-                self.layout_of[var],
-                dtype_of(self.twin[tensors[0]]),
-            )
-            operator = call.op.name.rsplit(".", 1)[-1]
-            args = [self.twin[tensor] for tensor in tensors]
-            self.twin[var] = emit_call(self.builder_, operator, func, args)
+            self.twin[var] = self.emit_operator(call, self.layout_of[var])
             self.only_packed.add(var)
+
+    def emit_operator(self, call: relax.Call, y: PackedLayout) -> relax.Var:
+        """An operator on the twins of its tensors; a constant one is packed here."""
+        tensors = tensors_of(call)
+        args = {tensor: self.twin[tensor] for tensor in tensors if tensor in self.twin}
+        dtype = dtype_of(next(iter(args.values())))
+        layouts, shapes, plain = [], [], PackedLayout(c_block=y.c_block)
+        for tensor in tensors:
+            value = constant(tensor)
+            if value is None:
+                layouts.append(self.layout_of[tensor])
+                shapes.append(static_shape(tensor))
+                continue
+            shape = (1,) * (5 - value.ndim) + value.shape
+            layouts.append(plain)
+            shapes.append((shape[0], known_shape(call)[1], *shape[2:]))
+            args[tensor] = relax.const(packed_constant(call, value, plain, dtype))
+        func = self.makers[call.op.name](call, shapes, layouts, y, dtype)
+        operator = call.op.name.rsplit(".", 1)[-1]
+        return emit_call(self.builder_, operator, func, [args[tensor] for tensor in tensors])
 
     def emit_kernel(
         self, name: str, definition: PackedKernel, call: relax.Call, y: PackedLayout
@@ -163,6 +182,25 @@ class _Rewriter(relax.PyExprMutator):
             plain = emit_unpack(self.builder_, self.twin[var], data, layout, dtype_of(var))
             self.set_var_remap(var, plain)
             self.only_packed.remove(var)
+
+
+@relax.expr_functor.mutator
+class _Views(relax.PyExprMutator):
+    """Reshapes in place of the layout changes that change no byte."""
+
+    def __init__(self, mod: tvm.IRModule) -> None:
+        super().__init__(mod)
+        self.mod = mod
+
+    def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
+        """Rewrite one function and put it back into the module."""
+        self.builder_.update_func(name, self.visit_expr(function))
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        """The same call, or a reshape."""
+        if not is_view(self.mod, call):
+            return super().visit_call_(call)
+        return relax.op.reshape(self.visit_expr(call.args[1].fields[0]), static_shape(call))
 
 
 def _layouts(
@@ -201,7 +239,7 @@ def _layouts(
                 given = OPERATORS[call.op.name].result
                 layouts[var], dtypes[var] = given(call, plain, dtypes[first])
             elif first is not None:
-                reasons.append(f"{var.name}: {reason}")
+                reasons.append(f"{_named(mod, call)} of {list(static_shape(var) or ())}: {reason}")
     for binding in reversed(bindings(function)):
         change = layout_change(mod, binding.value)
         if change is not None and binding.var in layouts:
@@ -224,6 +262,13 @@ def _serves(layout: PackedLayout, dtype: str, change: dict) -> bool:
     """
     filled = change["kind"] == "unpack" or layout.fill == change["layout"]["fill"]
     return filled and dtype == change["dtype"]
+
+
+def _named(mod: tvm.IRModule, call: relax.Call) -> str:
+    """What a user knows an operator by: its name, or that of its loop nest."""
+    if called(mod, call) is not None:
+        return call.args[0].name_hint.rstrip("0123456789")
+    return call.op.name.rsplit(".", 1)[-1] if isinstance(call.op, tvm.ir.Op) else str(call.op)
 
 
 def _layout_changes(mod: tvm.IRModule) -> int:
