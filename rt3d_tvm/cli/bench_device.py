@@ -37,6 +37,10 @@ def asks_for_program(args: argparse.Namespace) -> bool:
         for name in ("serial", "target", "cores"):
             if getattr(args, name) is not None:
                 raise InputError(f"--{name} needs --adb, --ssh or --runner")
+        from rt3d_tvm.bundle.write import BUNDLE
+
+        if (args.folder / BUNDLE).is_file():
+            raise InputError(f"{args.folder} is a bundle: --adb, --ssh or --runner '{{}}' runs it")
         return False
     if args.serial is not None and not args.adb:
         raise InputError("--serial is of a device of --adb")

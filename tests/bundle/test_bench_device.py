@@ -103,6 +103,7 @@ def test_what_is_asked_wrongly_is_one_line(bundled, device, pair, tmp_path, monk
     for arguments, message in (
         ([str(bundled), "--adb", "--ssh", "good"], "name one place each"),
         ([str(bundled), "--serial", "R58M"], "--serial needs --adb"),
+        ([str(bundled)], "is a bundle: --adb, --ssh or --runner '{}' runs it"),
         ([str(bundled), "--ssh", "good", "--serial", "R58M"], "--serial is of a device of --adb"),
         ([str(bundled), "--adb", "--serial", "X"], "lists no device X; it lists R58M"),
         ([str(bundled), "--ssh", "away"], "away: cannot be reached: ssh: connect to host away"),
