@@ -18,6 +18,7 @@ import schedules.table
 from rt3d_tvm.compile.choices.records import RecordSet
 from rt3d_tvm.compile.legalize import QUANTIZATION
 from rt3d_tvm.compile.memory.phases import memory_phases
+from rt3d_tvm.compile.opencl.check_axes import CheckAxes
 from rt3d_tvm.compile.opencl.distinct_names import DistinctNames
 from rt3d_tvm.compile.options import Lowering
 from rt3d_tvm.compile.passes.bounded_take import BoundedTake
@@ -90,6 +91,7 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         ("fuse_ops", relax.transform.FuseOps()),
         ("fuse_tir", relax.transform.FuseTIR()),
         ("views", relax.transform.RewriteDataflowReshape()),
+        *([("check_axes", CheckAxes())] if lowering.backend.on_gpu else []),
         ("schedule", dlight.ApplyDefaultSchedule(*rules)),
     ]
 

@@ -92,6 +92,31 @@ def test_what_would_be_another_value_is_refused(save, case):
         import_onnx(save(model))
 
 
+def test_a_result_without_axes_is_refused_on_opencl_and_computed_on_the_host(save, tmp_path):
+    path = save(make_model([helper.make_node("ReduceMean", ["x"], ["y"], keepdims=0)], opset=13))
+    with pytest.raises(InputError, match=r"a result without axes has no kernel .* keepdims=1"):
+        compile_onnx(path, tmp_path / "a", target="opencl")
+    shape = compile_onnx(path, tmp_path / "a")["inputs"][0]["shape"]
+    x = weights(*shape)
+    np.testing.assert_allclose(load(tmp_path / "a").run(x), x.mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_with_a_branch_is_refused(save):
+    def branch(op):
+        kind = helper.make_tensor_value_info("b", TensorProto.FLOAT, None)
+        return helper.make_graph([helper.make_node(op, ["x"], ["b"])], op, [], [kind])
+
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["flag"], to=TensorProto.BOOL),
+        helper.make_node(
+            "If", ["flag"], ["y"], "branch", then_branch=branch("Relu"), else_branch=branch("Neg")
+        ),
+    ]
+    with pytest.raises(InputError, match="node branch: If has graphs of its own, of which one"):
+        import_onnx(save(make_model(nodes, opset=13)))
+
+
 def test_an_untested_operator_is_compiled_with_one_warning_and_refused_with_strict(save, tmp_path):
     nodes = [
         helper.make_node("Sin", ["x"], ["a"], "first"),
