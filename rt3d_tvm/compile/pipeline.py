@@ -61,10 +61,10 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
     )
     rules = schedules.table.rules(lowering.backend.name)
     return [
-        ("bounded_take", BoundedTake()),
         ("zero_factors", ZeroFactors()),
         ("evaluate_constants", EvaluateConstants()),
         ("clip", ClipAsOperators()),
+        ("bounded_take", BoundedTake()),
         ("kept_axes", KeptAxes()),
         # A pool or a view between a dequantisation and a layer would keep the layer in float32.
         ("move_before_layers", MoveDequantize()),
