@@ -5,6 +5,8 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 # Processes of tests at a time; 0 is none beside pytest's own.
 JOBS ?= auto
+# Two processes whose idle threads spin take each other's cores.
+export OMP_WAIT_POLICY ?= passive
 VENV := .venv
 READY := $(VENV)/.ready
 

@@ -110,10 +110,12 @@ def export(
     """
     from rt3d_tvm.export import export_onnx
 
+    shape, inputs = _inputs(example_inputs, input_shape)
     return export_onnx(
         model,
-        _shape(example_inputs, input_shape),
+        shape,
         path,
+        example_inputs=inputs,
         description=_description(labels, preprocessing),
         **settings,
     )
@@ -274,28 +276,26 @@ def _onnx_file(
     from rt3d_tvm.export import export_onnx
     from rt3d_tvm.files.staging import scratch_folder
 
-    shape = _shape(example_inputs, input_shape)
+    shape, inputs = _inputs(example_inputs, input_shape)
     with scratch_folder("rt3d-export-") as folder:
         path = folder / f"{type(model).__name__}.onnx"
-        export_onnx(model, shape, path, description=description)
+        export_onnx(model, shape, path, example_inputs=inputs, description=description)
         yield path
 
 
-def _shape(example_inputs: object, input_shape: Sequence[int] | None) -> Sequence[int]:
-    """The shape of the one input that either says."""
+def _inputs(
+    example_inputs: object, input_shape: Sequence[int] | None
+) -> tuple[Sequence[int] | None, object]:
+    """What `export_onnx` takes: the shape of the one input, or else several tensors."""
     if (example_inputs is None) == (input_shape is None):
         raise InputError("example_inputs or input_shape is needed, one of them")
     if input_shape is not None:
-        return input_shape
+        return input_shape, None
     one = example_inputs
     if isinstance(one, (tuple, list)) and len(one) == 1:
         one = one[0]
     shape = getattr(one, "shape", None)
-    if shape is None:
-        raise InputError(
-            f"example_inputs {type(one).__name__}: one tensor is accepted, the model's only input"
-        )
-    return tuple(shape)
+    return (None, example_inputs) if shape is None else (tuple(shape), None)
 
 
 def _description(

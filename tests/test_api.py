@@ -101,6 +101,23 @@ def test_a_module_compiles_by_itself_and_says_its_labels(tmp_path):
     assert rt.load(tmp_path / "a").run(clip.numpy()) == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_module_of_several_inputs_compiles_by_itself(tmp_path):
+    class Joined(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv3d(4, 8, 3)
+
+        def forward(self, left, right):
+            return self.conv(torch.cat([left, right], 1))
+
+    model = Joined().eval()
+    clips = {name: torch.randn(1, 2, 4, 8, 8) for name in ("left", "right")}
+    rt.compile(model, tmp_path / "a", example_inputs=clips)
+    found = rt.load(tmp_path / "a").run({name: x.numpy() for name, x in clips.items()})
+    expected = model.double()(*(x.double() for x in clips.values())).detach().numpy()
+    assert found == pytest.approx(expected, abs=1e-5)  # 108 terms of a few units each
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -112,7 +129,7 @@ def test_a_module_compiles_by_itself_and_says_its_labels(tmp_path):
         ),
         (
             lambda: rt.export(torch.nn.ReLU(), "x.onnx", example_inputs=(1, 2)),
-            "example_inputs tuple: one tensor",
+            "example_inputs holds no tensor",
         ),
         (lambda: rt.Pruner(None, None, "best", rate=2), "algorithm best: heuristic, "),
         (lambda: rt.Pruner(None, None, scheme=3, rate=2), "scheme 3: filter, vanilla, kgs"),

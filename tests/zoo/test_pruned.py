@@ -14,11 +14,10 @@ from rt3d_tvm.prune.inputs import leaves
 from rt3d_tvm.prune.probe import on_the_side
 from rt3d_tvm.prune.project import project_
 from rt3d_tvm.prune.pruner import ALGORITHMS, Pruner
-from rt3d_tvm.prune.survey import survey_model
 from tests.prune.small_training import scheme, sgd
 from tests.zoo.models import ZOO
+from tests.zoo.rates import rate_of
 
-RATE = 2.6
 # Those with more than convolutions in a row, each trained by one algorithm.
 TRAINED = {
     "heuristic": ("movinet", "shufflenet_v2_3d", "psmnet"),
@@ -31,14 +30,6 @@ WHOLE = {
     "a linear layer",
     "a product of activations, without weights",
 }
-
-
-def rate_of(model, inputs):
-    """The whole model's rate at which what can be pruned is at 2.6x."""
-    layers = survey_model(model, example_inputs=inputs).layers
-    dense = sum(layer.dense for layer in layers)
-    whole = sum(layer.dense for layer in layers if layer.why_whole is not None)
-    return dense / (whole + (dense - whole) / RATE)
 
 
 def multiply_adds(model, inputs):

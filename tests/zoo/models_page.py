@@ -1,0 +1,103 @@
+"""docs/models.md: python -m tests.zoo.models_page compiles the architectures and writes the page.
+
+Its figures are in docs/models.json, and a test fails where an architecture has become worse.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rt3d_tvm.artifact.verify import Verification, verify
+from rt3d_tvm.compile.build import compile_onnx
+from rt3d_tvm.export import export_onnx
+from rt3d_tvm.prune.project import project_
+from rt3d_tvm.prune.schemes import Scheme
+from tests.zoo.models import ZOO
+from tests.zoo.rates import rate_of
+from topi_sparse.kernel_group import KernelGroup
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, FIGURES = DOCS / "models.md", DOCS / "models.json"
+TEXT = """# Models
+
+Published architectures, written out small for the tests with the layers and operators of the
+originals ([tests/zoo](../tests/zoo)). Each is pruned in groups of 8x4, exported, compiled and
+compared with ONNX Runtime. What can be pruned is pruned to 2.6x; depthwise layers cannot be.
+`python -m tests.zoo.models_page` draws this page. A test fails where an architecture gets worse.
+
+- *rate*: multiply-adds of the dense model over those that are kept.
+- *layers*: convolutions and fully connected layers, and how many have a kernel of this project.
+- *layout changes*: how often values go into the packed layout or out of it. A model that stays
+  packed has two. `rt3d compile` says what is not packed, and why.
+
+| model | rate | layers | with a kernel | layout changes | operators outside the tested ones |
+|---|---|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What became of an architecture."""
+
+    rate: float
+    layers: int
+    kernels: int
+    layout_changes: int
+    untested: list[str]
+
+
+def compiled(name: str, folder: Path) -> tuple[Figures, Verification]:
+    """Prune, export, compile and verify an architecture, with its files in ``folder``."""
+    model, inputs = ZOO[name].build(), ZOO[name].inputs()
+    scheme = Scheme(name="kgs", group=KernelGroup(g_m=8, g_n=4))
+    report = project_(model, scheme=scheme, rate=rate_of(model, inputs), example_inputs=inputs)
+    onnx = folder / "model.onnx"
+    export_onnx(model, None, onnx, example_inputs=inputs)
+    manifest = compile_onnx(onnx, folder / "artifact")
+    figures = Figures(
+        rate=round(report.rate, 2),
+        layers=len(manifest["layers"]),
+        kernels=sum(layer["kernel"] is not None for layer in manifest["layers"]),
+        layout_changes=manifest["layout_changes"],
+        untested=manifest["untested_operators"],
+    )
+    return figures, verify(folder / "artifact", onnx)
+
+
+def page(found: dict[str, Figures]) -> str:
+    """The page."""
+    rows = [
+        f"| {name} | {each.rate:.2f}x | {each.layers} | {each.kernels} | {each.layout_changes} | "
+        f"{', '.join(each.untested)} |"
+        for name, each in found.items()
+    ]
+    return TEXT + "\n".join(rows) + "\n"
+
+
+def recorded() -> dict[str, Figures]:
+    """The figures of docs/models.json."""
+    return {
+        name: Figures(**each)
+        for name, each in json.loads(FIGURES.read_text(encoding="utf-8")).items()
+    }
+
+
+def main() -> None:
+    """Draw the page anew."""
+    found = {}
+    for name in ZOO:
+        with tempfile.TemporaryDirectory() as folder:
+            found[name], result = compiled(name, Path(folder))
+        print(name, found[name], result, flush=True)
+        if not result.passed:
+            raise SystemExit(f"{name} computes something else than ONNX Runtime")
+    texts = {name: asdict(each) for name, each in found.items()}
+    FIGURES.write_text(json.dumps(texts, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
