@@ -71,8 +71,8 @@ def test_a_scheme_is_a_scheme_whose_group_may_be_text():
         how = {"rate": 1.5, "input_shape": (1, 16, 6, 8, 8), **more}
         return model, project_(model, scheme=scheme, **how)
 
-    with pytest.raises(InputError, match="scheme 'kgs': a Scheme is accepted"):
-        pruned("kgs")
+    with pytest.raises(InputError, match="scheme 3: filter, vanilla, kgs"):
+        pruned(3)
     scheme = Scheme(name="kgs", group="8x4")
     assert scheme == Scheme(name="kgs", group=KernelGroup(g_m=8, g_n=4))
     model, report = pruned(scheme, ignore="1")

@@ -102,7 +102,8 @@ def _plain(folder: Path, x: np.ndarray) -> np.ndarray:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     _, run = module.load_plain(folder)
-    return run(x)
+    (y,) = run(x)
+    return y
 
 
 def _cpp(folder: Path, x: np.ndarray) -> np.ndarray:

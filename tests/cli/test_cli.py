@@ -52,7 +52,7 @@ def test_models_are_listed(tmp_path, capsys):
     assert cli.main(["models", "--json", str(tmp_path / "m.json")]) == 0
     assert "R(2+1)D-18" in capsys.readouterr().out
     assert {spec["name"] for spec in json.loads((tmp_path / "m.json").read_text())} == {
-        *("c3d", "r2plus1d", "s3d"),
+        *("c3d", "r2plus1d", "r3d", "mc3", "s3d"),
         *("vgg16", "resnet50", "mobilenet_v2"),
     }
 
@@ -179,7 +179,7 @@ def test_json_on_standard_output_is_there_alone(tmp_path, name):
     (tmp_path / "link").symlink_to("/dev/stdout")
     done = run_cli("models", "--json", name, cwd=tmp_path, capture_output=True)
     assert done.returncode == 0
-    assert len(json.loads(done.stdout)) == 6
+    assert len(json.loads(done.stdout)) == 8
     assert "R(2+1)D-18" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
@@ -187,7 +187,7 @@ def test_json_on_standard_output_is_there_alone(tmp_path, name):
 def test_json_on_standard_output_of_a_call(capsys):
     assert cli.main(["models", "--json", "-"]) == 0
     out, err = capsys.readouterr()
-    assert len(json.loads(out)) == 6
+    assert len(json.loads(out)) == 8
     assert "R(2+1)D-18" in err
 
 

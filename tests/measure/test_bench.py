@@ -166,7 +166,8 @@ def test_the_peak_is_measured_beside_the_layers_and_again_where_it_seems_too_low
 def test_shares_above_the_peak_are_explained_and_those_beyond_belief_are_told(monkeypatch, capsys):
     argv = ["bench", "folder", "--layers", "--threads", "1"]
     monkeypatch.setattr(
-        "rt3d_tvm.artifact.load.read_manifest", lambda path: {"inputs": [{"shape": [1]}]}
+        "rt3d_tvm.artifact.load.read_manifest",
+        lambda path: {"inputs": [{"name": "x", "shape": [1]}]},
     )
     monkeypatch.setattr("rt3d_tvm.artifact.opencl.artifact.is_for_opencl", lambda manifest: False)
     for peak, words in (

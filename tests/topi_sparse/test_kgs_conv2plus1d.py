@@ -187,7 +187,7 @@ def test_these_two_are_a_pair():
         ({}, {"stride": (1, 2, 2)}, "the second has windows of (1, 1) over H and W"),
         ({}, {"padding": (1, 1, 0) * 2}, "the second pads H and W"),
         ({"residual": PackedLayout(c_block=8)}, {}, "something is added between"),
-        ({"dtype": "float16"}, {}, "they compute in float16 and float32"),
+        ({"dtype": "float16"}, {}, "the first gives float16, the second computes in float32"),
         ({}, {"padding": (3, 0, 0) * 2}, "planes that are all padding"),
     ],
 )

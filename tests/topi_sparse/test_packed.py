@@ -9,6 +9,7 @@ from torch.nn import functional
 from tests.oracle import packed, run_kernel, sum_bound
 from topi_sparse import packed as ops
 from topi_sparse.layout import PackedLayout
+from topi_sparse.packed_nest import elementwise
 
 C_BLOCK = 8
 layouts = st.builds(
@@ -45,8 +46,10 @@ def test_pack_and_unpack(shape, layout, c_block):
 @given(shapes, layouts, layouts, layouts)
 def test_relu_and_add(shape, a, b, y):
     x0, x1 = draw(shape), draw(shape, 1)
-    check(ops.relu(shape, a, y, "float32"), [packed(x0, a)], np.maximum(x0, 0), y)
-    check(ops.add(shape, [a, b], y, "float32"), [packed(x0, a), packed(x1, b)], x0 + x1, y)
+    relu = elementwise([(shape, a)], shape, y, "float32", [("relu", (0,))])
+    check(relu, [packed(x0, a)], np.maximum(x0, 0), y)
+    add = elementwise([(shape, a), (shape, b)], shape, y, "float32", [("add", (0, 1))])
+    check(add, [packed(x0, a), packed(x1, b)], x0 + x1, y)
 
 
 @slow

@@ -12,7 +12,7 @@ from tests.zoo.models_page import PAGE, compiled, page, recorded
 def test_it_computes_what_onnx_runtime_does(name, tmp_path):
     figures, result = compiled(name, tmp_path)
     assert result.passed, result
-    assert result.sensitivity >= 1e-2
+    assert result.sensitivity >= 10 * result.limit  # else a small error would prove nothing
     before = recorded()[name]
     assert figures.layers == before.layers
     assert figures.kernels >= before.kernels

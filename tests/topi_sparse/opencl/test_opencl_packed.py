@@ -13,6 +13,7 @@ from topi_sparse import packed as ops
 from topi_sparse.layout import PackedLayout
 from topi_sparse.opencl.concat import opencl_concat, why_not_opencl_concat
 from topi_sparse.opencl.pack import opencl_pack
+from topi_sparse.packed_nest import elementwise
 
 layouts = st.builds(
     PackedLayout, c_block=st.just(4), halo_h=st.integers(0, 2), halo_w=st.integers(0, 2)
@@ -76,9 +77,11 @@ def test_pack_simt_stores_vectors_of_the_channels_that_there_are(channels):
 @given(shapes, layouts, layouts, layouts, dtypes)
 def test_relu_minimum_and_add(shape, a, b, y, dtype):
     x0, x1 = draw(shape, dtype), draw(shape, dtype, 1)
-    check(ops.relu(shape, a, y, dtype), [packed(x0, a)], np.maximum(x0, 0), y)
-    check(ops.add(shape, [a, b], y, dtype), [packed(x0, a), packed(x1, b)], x0 + x1, y)
-    bounded = ops.minimum(shape, a, y, dtype, bound=0.25)
+    relu = elementwise([(shape, a)], shape, y, dtype, [("relu", (0,))])
+    check(relu, [packed(x0, a)], np.maximum(x0, 0), y)
+    add = elementwise([(shape, a), (shape, b)], shape, y, dtype, [("add", (0, 1))])
+    check(add, [packed(x0, a), packed(x1, b)], x0 + x1, y)
+    bounded = elementwise([(shape, a)], shape, y, dtype, [("minimum", (0, 0.25))])
     check(bounded, [packed(x0, a)], np.minimum(x0, 0.25), y)
 
 
@@ -166,7 +169,8 @@ def test_a_guard_is_never_a_select(halo):
     """
     shape, y = (1, 8, 2, 4, 4), PackedLayout(c_block=4, halo_h=halo, halo_w=halo)
     x = PackedLayout(c_block=4)
-    source = plan_of(ops.relu(shape, x, y, "float16")).source
+    relu = elementwise([(shape, x)], shape, y, "float16", [("relu", (0,))])
+    source = plan_of(relu).source
     assert "half4 v = " in source
     assert source.count("select(") == source.count("convert_short4((v < ((half4)(")
     assert ("if (" in source) == bool(halo)
