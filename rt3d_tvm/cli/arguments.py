@@ -96,6 +96,19 @@ def compile_options(args: argparse.Namespace) -> CompileOptions:
     )
 
 
+def add_records(parser: argparse.ArgumentParser) -> None:
+    """Whose tuned kernels a build takes."""
+    parser.add_argument(
+        "--database",
+        type=Path,
+        metavar="DIR",
+        help="tuned kernels of a work directory of rt3d tune",
+    )
+    parser.add_argument(
+        "--no-records", action="store_true", help="not the tuned kernels that come with the package"
+    )
+
+
 def add_allow_non_finite(parser: argparse.ArgumentParser) -> None:
     """Whether a model that has diverged is taken."""
     parser.add_argument(

@@ -13,6 +13,7 @@ from rt3d_tvm.cli.arguments import (
     add_folder,
     add_kernels,
     add_opencl,
+    add_records,
     add_target,
     at_least_one,
     at_least_zero,
@@ -76,15 +77,7 @@ def add_compile(commands: Commands) -> None:
     )
     add_target(build)
     add_kernels(build)
-    build.add_argument(
-        "--database",
-        type=Path,
-        metavar="DIR",
-        help="tuned kernels of a work directory of rt3d tune",
-    )
-    build.add_argument(
-        "--no-records", action="store_true", help="not the tuned kernels that come with the package"
-    )
+    add_records(build)
     add_allow_non_finite(build)
     build.add_argument(
         "--dump",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rt3d_tvm.cli.arguments import (
     add_allow_non_finite,
     add_kernels,
+    add_records,
     output_folder,
 )
 from rt3d_tvm.cli.command import add_command, write_result
@@ -47,15 +48,7 @@ def add_bundle(commands: Commands) -> None:
         "--onnx", type=Path, metavar="X.onnx", help="of a folder: what bench checks its output by"
     )
     add_kernels(made)
-    made.add_argument(
-        "--database",
-        type=Path,
-        metavar="DIR",
-        help="tuned kernels of a work directory of rt3d tune",
-    )
-    made.add_argument(
-        "--no-records", action="store_true", help="not the tuned kernels that come with the package"
-    )
+    add_records(made)
     add_allow_non_finite(made)
 
 

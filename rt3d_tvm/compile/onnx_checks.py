@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.compile.limits import check_results
-from rt3d_tvm.compile.onnx_file import label_of
+from rt3d_tvm.compile.onnx_file import invalid, label_of
 from rt3d_tvm.errors import InputError, words_of
 
 if TYPE_CHECKING:
@@ -104,15 +104,7 @@ def check_shapes(model: onnx.ModelProto, path: Path) -> dict[str, list[int]]:
     try:
         onnx.checker.check_model(model, full_check=True)
         shapes = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    except (
-        onnx.checker.ValidationError,
-        onnx.shape_inference.InferenceError,
-        IndexError,
-        MemoryError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except invalid() as error:
         raise InputError(f"{path}: not a valid ONNX model: {words_of(error, lines=1)}") from error
 
     known = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}

@@ -126,5 +126,20 @@ def read_by(node: onnx.NodeProto) -> Iterator[str]:
             yield from (value.name for value in graph.output)
 
 
+def invalid() -> tuple[type[Exception], ...]:
+    """What ONNX's checker and its shape inference raise for a graph that is not valid."""
+    import onnx
+
+    return (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        IndexError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    )
+
+
 def label_of(node: onnx.NodeProto) -> str:
     return node.name or ", ".join(node.output) or node.op_type

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rt3d_tvm.compile.limits import check_computed, itemsize
-from rt3d_tvm.compile.onnx_file import read_by
+from rt3d_tvm.compile.onnx_file import invalid, read_by
 
 if TYPE_CHECKING:
     import onnx
@@ -170,16 +170,7 @@ class _Folder:
                 opset_imports=list(self.model.opset_import),
                 ir_version=self.model.ir_version,
             )
-        except (
-            onnx.checker.ValidationError,
-            onnx.defs.SchemaError,
-            onnx.shape_inference.InferenceError,
-            IndexError,
-            MemoryError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ):
+        except (onnx.defs.SchemaError, *invalid()):
             return {}  # what is wrong with it is found by ONNX's checker
 
     def _small(self, name: str) -> onnx.TensorProto | None:

@@ -117,12 +117,13 @@ def test_channels_that_fill_no_block():
     check("host", weight=weights(921, 1, 3, 3), data=(1, 921, 2, 6, 7), zero=5, y_zero=0, **PLAIN)
 
 
-def test_weights_of_a_dot_product_are_neighbours_along_w():
+def row_of_sdot(*, channels: int, window: int) -> QuantizedDepthwiseConv3d:
+    """Windows along W alone, four neighbours to an instruction."""
     unit = dot_unit(make_target("cortex-a77"))
-    conv = QuantizedDepthwiseConv3d(
-        data=(1, 5, 1, 4, 6),
-        filters=5,
-        kernel=(1, 1, 5),
+    return QuantizedDepthwiseConv3d(
+        data=(1, channels, 1, 4, 6),
+        filters=channels,
+        kernel=(1, 1, window),
         width=4,
         x=PackedLayout(c_block=4),
         y=PackedLayout(c_block=4),
@@ -133,6 +134,10 @@ def test_weights_of_a_dot_product_are_neighbours_along_w():
         padding=(0,) * 6,
         dilation=(1, 1, 1),
     )
+
+
+def test_weights_of_a_dot_product_are_neighbours_along_w():
+    conv = row_of_sdot(channels=5, window=5)
     weight = np.arange(25, dtype="int8").reshape(5, 1, 1, 1, 5)
     stored = conv.packed_windows(weight).reshape(2, 2, 4, 4)  # block, group, channel, tap
     assert stored[0, :, 1].ravel().tolist() == [5, 6, 7, 8, 9, 0, 0, 0]
@@ -142,21 +147,7 @@ def test_weights_of_a_dot_product_are_neighbours_along_w():
 
 def test_no_read_is_behind_the_input():
     """A load of four columns begins no later than four before the end of a row."""
-    unit = dot_unit(make_target("cortex-a77"))
-    conv = QuantizedDepthwiseConv3d(
-        data=(1, 4, 1, 4, 6),
-        filters=4,
-        kernel=(1, 1, 3),
-        width=4,
-        x=PackedLayout(c_block=4),
-        y=PackedLayout(c_block=4),
-        instruction=unit.instruction,
-        dtype=unit.stored,
-        result=unit.stored,
-        stride=(1, 1, 1),
-        padding=(0,) * 6,
-        dilation=(1, 1, 1),
-    )
+    conv = row_of_sdot(channels=4, window=3)
     assert conv.needed_halo().halo_w == 1
     assert replace(conv, dilation=(1, 1, 2)).needed_halo().halo_w == 0
     assert replace(conv, kernel=(1, 1, 5)).needed_halo().halo_w == 0
