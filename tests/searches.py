@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,10 @@ FAULTS = {
 }
 
 
+# Of what has no C library but that of a program: nothing is called.
+OBJECT_FAULTS = {**FAULTS, "crash": "*(volatile int *)1 = 1;"}
+
+
 @pytest.fixture(scope="module")
 def onnx_path(tmp_path_factory):
     return write_two_layers(tmp_path_factory.mktemp("two_layers") / "two.onnx")
@@ -38,6 +43,18 @@ def fault(name: str, folder: Path) -> Path:
     return path
 
 
+def object_fault(name: str, folder: Path) -> Path:
+    """The same as an object file for AArch64."""
+    path = folder / f"{name}.o"
+    if not path.exists():
+        code = "int __tvm_ffi_main(void *a, void *b, int c, void *d) { "
+        (folder / f"{name}.c").write_text(f"{code}{OBJECT_FAULTS[name]} return 0; }}\n")
+        zig = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl"]
+        options = ["-c", "-O1", "-fno-sanitize=undefined", folder / f"{name}.c", "-o", path]
+        subprocess.run([*zig, *options], check=True)
+    return path
+
+
 @pytest.fixture
 def sabotaged(monkeypatch, tmp_path):
     """Call with {which kernel of a search, counted from 0: fault}: these are built so, always."""
@@ -50,7 +67,8 @@ def sabotaged(monkeypatch, tmp_path):
                 for kernel, path in zip(kernels, super().build(kernels), strict=True):
                     number = seen.setdefault(kernel, len(seen))
                     if number in faults and isinstance(path, Path):
-                        path.write_bytes(fault(faults[number], tmp_path).read_bytes())
+                        made = object_fault if path.suffix == ".o" else fault
+                        path.write_bytes(made(faults[number], tmp_path).read_bytes())
                     yield path
 
         monkeypatch.setattr(tuner_module, "Builder", Saboteur)

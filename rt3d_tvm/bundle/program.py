@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,16 +11,16 @@ import numpy as np
 from rt3d_tvm.artifact.cpu_features import check_runs_here
 from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.tensors import arrays, the_one
+from rt3d_tvm.bundle.static_link import check_linker, link_static
 from rt3d_tvm.bundle.tables import SOURCES
 from rt3d_tvm.data.preprocessing import Preprocessing, from_fields
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.package.extras import extra_of
 from rt3d_tvm.precision import PRECISIONS, QUANTIZED
 
 PROGRAMS = ("bench", "classify")
 # What each is made of besides the library, and what lies beside it when it runs.
 _SOURCES = {"bench": ("bench.c", "device.h"), "classify": ("classify.c", "frames.h")}
-_SHARED = ("program.c",)
+_SHARED = ("program.c", "process.h")
 EXPECTED, LABELS = "expected.bin", "labels.txt"
 _INPUT_SEED = 0
 
@@ -32,11 +29,8 @@ def check_programs(programs: Sequence[str]) -> tuple[str, ...]:
     """The names, each once; InputError for one that there is not, and without a linker for them."""
     if unknown := [name for name in programs if name not in PROGRAMS]:
         raise InputError(f"program {unknown[0]!r:.60}: {' or '.join(PROGRAMS)} is accepted")
-    if programs and importlib.util.find_spec("ziglang") is None:
-        raise InputError(
-            "programs are linked by the Python package ziglang, which is not installed: "
-            f"{extra_of('ziglang').remedy}"
-        )
+    if programs:
+        check_linker()
     return tuple(dict.fromkeys(programs))
 
 
@@ -146,15 +140,6 @@ def _expected(files: ArtifactFiles, onnx_path: Path | None, x: np.ndarray) -> np
 
 
 def _link(made: Path, program: str, about: dict) -> None:
-    """One static file, without symbols; InputError with what the linker says."""
-    name, machine = about["name"], about["processor"]["machine"]
-    embedded = ["weights.S"] if about["embedded"] else []
-    command = [
-        *(sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-musl", "-static"),
-        *("-std=c11", "-O2", "-s", "-I.", "-Wl,-z,max-page-size=16384", "-Wl,-z,noexecstack"),
-        *(f"{program}.c", f"{name}.c", f"{name}.o", *embedded, "-lm", "-o", program),
-    ]
-    done = subprocess.run(command, cwd=made, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = " / ".join(line.strip() for line in done.stderr.splitlines()[-3:])
-        raise InputError(f"program {program} cannot be linked: {said}")
+    name, embedded = about["name"], ["weights.S"] if about["embedded"] else []
+    sources = [f"{program}.c", f"{name}.c", f"{name}.o", *embedded]
+    link_static(made, program, sources, machine=about["processor"]["machine"])

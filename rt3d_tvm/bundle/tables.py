@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
@@ -15,7 +15,7 @@ from rt3d_tvm.artifact.format import ALIGNMENT, SEAL, WEIGHTS, ArtifactFiles
 
 SOURCES = Path(__file__).with_name("c")
 # DLPack's codes of the kinds of numpy's types.
-_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
+TYPE_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
 # What an object file may ask a runtime for: variables, and the functions that they are to hold.
 _ASKED = {
     "__TVMBackendParallelLaunch": ("int", "Lambda, void *, int", "parallel_launch"),
@@ -23,6 +23,7 @@ _ASKED = {
     "__TVMBackendFreeWorkspace": ("int", "int, int, void *", "free_workspace"),
 }
 RAISE = "TVMFFIErrorSetRaisedFromCStrParts"
+HIDDEN = '#define HIDDEN __attribute__((visibility("hidden")))'
 KERNEL_PREFIX = "__tvm_ffi_"
 ANSWERED = {*_ASKED, RAISE}
 
@@ -65,20 +66,19 @@ def model_c(model: Model) -> str:
             "#define _GNU_SOURCE",
             f'#include "{model.name}.h"',
             "",
+            f"#define RAISE {model.name}_{RAISE}",
             '#include "tables.h"',
             "",
             f"#define MODEL(name) {model.name}_##name",
             f"#define MODEL_TYPE {model.name}",
             f"#define MODEL_TENSOR {model.name}_tensor",
-            f"#define RAISE {model.name}_{RAISE}",
             f"#define MACHINE {_text(manifest['processor']['machine'])}",
             *(f"#define {name} ((size_t){value})" for name, value in large.items()),
             f"enum {{ {', '.join(f'{name} = {value}' for name, value in counts.items())} }};",
             "",
             *_embedded(model),
-            '#define HIDDEN __attribute__((visibility("hidden")))',
-            *(_answer(model.name, name) for name in _ASKED),
-            "HIDDEN void RAISE(const char *kind, const char **parts, int32_t count);",
+            HIDDEN,
+            *answers(model.name),
             *(
                 f"HIDDEN int {_symbol(model, name)}(void *, const Any *, int32_t, Any *);"
                 for name in functions
@@ -128,9 +128,12 @@ def _symbol(model: Model, function: str) -> str:
     return f"{model.name}_{KERNEL_PREFIX}{function}"
 
 
-def _answer(name: str, variable: str) -> str:
-    result, arguments, function = _ASKED[variable]
-    return f"HIDDEN {result} (*{name}_{variable})({arguments}) = {function};"
+def answers(name: str) -> list[str]:
+    """C's definitions of the variables in which kernels, all called ``name``_*, find a runtime."""
+    return [
+        f"HIDDEN {result} (*{name}_{variable})({arguments}) = {function};"
+        for variable, (result, arguments, function) in _ASKED.items()
+    ]
 
 
 def _embedded(model: Model) -> list[str]:
@@ -146,19 +149,22 @@ def _embedded(model: Model) -> list[str]:
 def _checks(model: Model) -> list[str]:
     """What the processor has to have, and the weights."""
     manifest = model.files.manifest
-    features = [
-        f"{{{_text(n)}, {number}}}" for n, number in manifest["processor"]["features"].items()
-    ]
     path = model.files.folder / WEIGHTS
     with path.open("rb") as file:
         kind, _, held, size, _ = SEAL.unpack(file.read(SEAL.size))
     kind_bytes, artifact = _bytes(kind), _bytes(bytes.fromhex(manifest["id"]))
     return [
-        *_table("Feature", "features", features, "{0, 0}"),
+        *feature_table(manifest["processor"]["features"]),
         f"static const Seal seal = {{{kind_bytes}, 0x{model.files.crc:08x}, 0x{held:08x}, {size},",
         f"                          {artifact}}};",
-        *_table("IndexTable", "index_tables", _index_tables(manifest), "{0, 0, 0, 0, 0}"),
+        *table("IndexTable", "index_tables", _index_tables(manifest), "{0, 0, 0, 0, 0}"),
     ]
+
+
+def feature_table(features: Mapping[str, int]) -> list[str]:
+    """C's table of the features that a processor has to have, of `artifact.cpu_features`."""
+    rows = [f"{{{_text(name)}, {number}}}" for name, number in features.items()]
+    return table("Feature", "features", rows, "{0, 0}")
 
 
 def _index_tables(manifest: dict) -> list[str]:
@@ -187,14 +193,14 @@ def _tensors(model: Model) -> list[str]:
         dtype = np.dtype(tensor.dtype)
         offset = {"storage": starts, "weight": weights}.get(tensor.place)
         rows.append(
-            f"{{{tensor.place.upper()}, {_CODES[dtype.kind]}, {8 * dtype.itemsize}, "
+            f"{{{tensor.place.upper()}, {TYPE_CODES[dtype.kind]}, {8 * dtype.itemsize}, "
             f"{len(tensor.shape)}, {len(extents)}, "
             f"{tensor.index if offset is None else offset[tensor.index]}}}"
         )
         extents += tensor.shape
     return [
-        *_table("int64_t", "extents", list(map(str, extents)), "0"),
-        *_table("PlacedTensor", "placed_tensors", rows, "{0, 0, 0, 0, 0, 0}"),
+        *table("int64_t", "extents", list(map(str, extents)), "0"),
+        *table("PlacedTensor", "placed_tensors", rows, "{0, 0, 0, 0, 0, 0}"),
     ]
 
 
@@ -209,7 +215,7 @@ def _interface(kind: str, model: Model) -> list[str]:
             f"{{{_text(each['name'])}, {_text(each['dtype'])}, {len(each['shape'])}, "
             f"{kind}_shape_{number}, {nbytes}}}"
         )
-    return lines + _table("MODEL_TENSOR", f"{kind}_tensors", rows, "{0}")
+    return lines + table("MODEL_TENSOR", f"{kind}_tensors", rows, "{0}")
 
 
 def _calls(model: Model) -> list[str]:
@@ -223,12 +229,12 @@ def _calls(model: Model) -> list[str]:
         rows.append(f"{{{kernel}, {len(arguments)}, {len(call.arguments)}, {_text(name)}}}")
         arguments += call.arguments
     return [
-        *_table("uint32_t", "arguments", list(map(str, arguments)), "0"),
-        *_table("Call", "calls", rows, "{0, 0, 0, 0}"),
+        *table("uint32_t", "arguments", list(map(str, arguments)), "0"),
+        *table("Call", "calls", rows, "{0, 0, 0, 0}"),
     ]
 
 
-def _table(kind: str, name: str, rows: Sequence[str], none: str) -> list[str]:
+def table(kind: str, name: str, rows: Sequence[str], none: str) -> list[str]:
     """An array of C, some entries per line; C has none of no entry."""
     lines, line = [], ""
     for row in rows or [none]:

@@ -17,7 +17,7 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.digest import file_sha256
 
 BUNDLE, FORMAT = "bundle.json", 1
-_RUNTIME = ("runtime.c", "tables.h", "threads.h", "weights.h", "processor.h")
+_RUNTIME = ("runtime.c", "tables.h", "kernels.h", "threads.h", "weights.h", "processor.h")
 # Of the C library: what code that LLVM makes may call by itself, or where a kernel needs it.
 _MEMORY = {"memset", "memcpy", "memmove"}
 _MATHS = """
@@ -51,7 +51,11 @@ def write_library(folder: Path, made: Path, *, name: str, embed: bool) -> dict:
         raise InputError(f"{folder}: compiled for OpenCL; a model for a CPU becomes a C library")
     calls, kernels = CallList.of_files(files), files.kernels()
     files.weights()  # checked here, and no copy of what is damaged made
-    _check_asked(kernels, folder)
+    if unknown := unanswered(kernels):
+        raise InputError(
+            f"{folder}: its kernels call {', '.join(unknown)}, which the C runtime has not; run "
+            "this model with TVM's"
+        )
     model = Model(name=name, files=files, calls=calls, embedded=embed)
 
     def own(symbol: Symbol) -> str:
@@ -129,19 +133,15 @@ def check_name(name: str) -> None:
         )
 
 
-def _check_asked(kernels: bytes, folder: Path) -> None:
-    """InputError for an object file that asks a runtime for what only TVM's has."""
+def unanswered(kernels: bytes) -> list[str]:
+    """What an object file of kernels asks a runtime for that only TVM's has."""
     found = {
         symbol.name
         for symbol in symbols(kernels)
         if not (symbol.defined and symbol.name.startswith(KERNEL_PREFIX))
         and (not symbol.defined or symbol.name.startswith("__TVM"))
     }
-    if unknown := sorted(found - ANSWERED - _FROM_C):
-        raise InputError(
-            f"{folder}: its kernels call {', '.join(unknown)}, which the C runtime has not; run "
-            "this model with TVM's"
-        )
+    return sorted(found - ANSWERED - _FROM_C)
 
 
 def _about(files: ArtifactFiles) -> dict:

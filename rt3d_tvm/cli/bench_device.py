@@ -7,34 +7,25 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.command import EXIT_FAILED, write_result
+from rt3d_tvm.cli.machines import add_machines, machine_of, names_machine
 from rt3d_tvm.console import print_table, printable, progress
 from rt3d_tvm.errors import InputError
 
 if TYPE_CHECKING:
-    from rt3d_tvm.devices.shell import Machine
     from rt3d_tvm.measure.bench_program import DeviceBench
 
 
 def add_program_options(parser: argparse.ArgumentParser) -> None:
     """Where to run a bundle's program."""
-    where = parser.add_argument_group("on a device without TVM, by a program of `rt3d bundle`")
-    where.add_argument("--adb", action="store_true", help="on an Android device")
-    where.add_argument("--serial", help="which one, as `adb devices` lists it")
-    where.add_argument("--ssh", metavar="HOST", help="on a machine that ssh reaches")
-    where.add_argument(
-        "--runner", metavar="COMMAND", help="here, by an emulator: 'qemu-aarch64 {}'"
-    )
+    where = add_machines(parser, "on a device without TVM, by a program of `rt3d bundle`")
     where.add_argument("--target", help="of an ONNX file that is bundled for it; default: arm64")
     where.add_argument("--cores", help="that its threads are bound to, such as 4-7")
 
 
 def asks_for_program(args: argparse.Namespace) -> bool:
     """Whether the options say where a program is to run; InputError for those that contradict."""
-    places = [bool(args.adb), args.ssh is not None, args.runner is not None]
-    if sum(places) > 1:
-        raise InputError("--adb, --ssh and --runner name one place each; give one of them")
-    if not any(places):
-        for name in ("serial", "target", "cores"):
+    if not names_machine(args):
+        for name in ("target", "cores"):
             if getattr(args, name) is not None:
                 raise InputError(f"--{name} needs --adb, --ssh or --runner")
         from rt3d_tvm.bundle.write import BUNDLE
@@ -42,8 +33,6 @@ def asks_for_program(args: argparse.Namespace) -> bool:
         if (args.folder / BUNDLE).is_file():
             raise InputError(f"{args.folder} is a bundle: --adb, --ssh or --runner '{{}}' runs it")
         return False
-    if args.serial is not None and not args.adb:
-        raise InputError("--serial is of a device of --adb")
     if args.onnx or args.torch or args.tracker or args.opencl:
         raise InputError(
             "--adb, --ssh and --runner time this model only; leave --onnx, --torch, --remote and "
@@ -57,7 +46,7 @@ def bench_program(args: argparse.Namespace) -> int:
     from rt3d_tvm.files.staging import scratch_folder
     from rt3d_tvm.measure.bench_program import bench_bundle, bundle_for_bench
 
-    machine = _machine(args)
+    machine = machine_of(args)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder("rt3d-bench-"))
         with progress("bench") as stage:
@@ -77,14 +66,6 @@ def bench_program(args: argparse.Namespace) -> int:
     write_result(args, result)
     checked = result.report["checked"]
     return EXIT_FAILED if checked is not None and not checked["passed"] else 0
-
-
-def _machine(args: argparse.Namespace) -> Machine:
-    from rt3d_tvm.devices.shell import Here, Ssh, find_adb
-
-    if args.adb:
-        return find_adb(args.serial)
-    return Ssh(host=args.ssh) if args.ssh is not None else Here(command=args.runner)
 
 
 def _show(args: argparse.Namespace, result: DeviceBench, name: str) -> None:

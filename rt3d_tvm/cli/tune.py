@@ -18,6 +18,7 @@ from rt3d_tvm.cli.arguments import (
     seconds,
 )
 from rt3d_tvm.cli.command import add_command, write_result
+from rt3d_tvm.cli.machines import add_machines, machine_of, names_machine
 from rt3d_tvm.console import print_table, printable, shell_words
 from rt3d_tvm.tune.defaults import DEADLINE_S, TRIALS
 
@@ -71,13 +72,18 @@ def add_tune(commands: Commands) -> None:
         metavar="NAME",
         help="with target opencl: measure on this machine's device whose name has this in it",
     )
+    add_machines(tune, "on a device without TVM, in static programs; the target is arm64 then")
+    tune.set_defaults(target=None)
 
 
 def _tune(args: argparse.Namespace) -> int:
-    from rt3d_tvm.tune.fleet import Pauses
+    from rt3d_tvm.tune.measuring import Pauses
     from rt3d_tvm.tune.tuner import tune_onnx
     from rt3d_tvm.tune.watch import watched
 
+    without_tvm = names_machine(args)
+    args.target = args.target or ("arm64" if without_tvm else "host")
+    machine = machine_of(args) if without_tvm else None
     with watched() as watch:
         try:
             report = tune_onnx(
@@ -91,6 +97,7 @@ def _tune(args: argparse.Namespace) -> int:
                 deadline_s=args.deadline,
                 pauses=Pauses(rest_s=args.cooldown, max_celsius=args.max_temperature),
                 opencl=args.opencl,
+                machine=machine,
                 watch=watch,
             )
         except KeyboardInterrupt:

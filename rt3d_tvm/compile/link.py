@@ -59,6 +59,28 @@ def write_library(
         raise InputError(f"{path.name} cannot be made: {reason}")
 
 
+def write_object(module: Executable, path: Path) -> None:
+    """Write the kernels of a compiled module as one object file, without a linker.
+
+    InputError with what LLVM or the disk says where it fails.
+    """
+    objects = path.with_name(f"{path.name}.objects")
+    objects.mkdir()
+
+    def keep(output: str, *_: object, **__: object) -> None:
+        Path(output).touch()
+
+    def export() -> None:
+        module.export_library(str(path), workspace_dir=str(objects), fcompile=keep)
+
+    reason = _why_failed(export)
+    if reason is None:
+        (objects / _KERNELS).rename(path)
+    shutil.rmtree(objects)
+    if reason is not None:
+        raise InputError(f"{path.name} cannot be made: {reason}")
+
+
 def export_arguments(target: Target) -> dict[str, Callable]:
     """Arguments for export_library that link for ``target``, on this machine or for another.
 

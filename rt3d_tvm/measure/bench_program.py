@@ -11,7 +11,7 @@ from pathlib import Path
 from rt3d_tvm.bundle.make import bundle
 from rt3d_tvm.bundle.program import EXPECTED
 from rt3d_tvm.bundle.write import BUNDLE, check_bundle, read_bundle
-from rt3d_tvm.devices.shell import Machine
+from rt3d_tvm.devices.shell import Machine, run_files
 from rt3d_tvm.errors import InputError
 
 PROGRAM = "bench"
@@ -59,7 +59,7 @@ def bench_bundle(
     arguments += [] if threads is None else ["--threads", str(threads)]
     arguments += [] if cores is None else ["--cores", cores]
     device = machine.describe()
-    ran = machine.run_files([folder / name for name in names], arguments, deadline_s)
+    ran = run_files(machine, [folder / name for name in names], arguments, deadline_s)
     if ran.status not in (0, _WRONG):
         lines = [line.strip() for line in ran.error.splitlines() if line.strip()]
         said = lines[-1].removeprefix("error: ") if lines else f"status {ran.status}"

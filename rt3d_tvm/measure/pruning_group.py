@@ -214,8 +214,8 @@ def _device_timer(
     """What times a layer on a device, the convolution alone, as a search for tuned kernels does."""
     from rt3d_tvm.tune.builder import Builder
     from rt3d_tvm.tune.defaults import DEADLINE_S
-    from rt3d_tvm.tune.fleet import Devices, Timing
     from rt3d_tvm.tune.jobs import kernel_job
+    from rt3d_tvm.tune.measuring import Timing
     from rt3d_tvm.tune.openers import open_for
 
     direct = CompileOptions(target=target, winograd=False).resolve()
@@ -226,12 +226,13 @@ def _device_timer(
         key=key,
         threads=None,
         opencl=None,
+        machine=None,
         deadline_s=DEADLINE_S,
     )
     with (
         scratch_folder("rt3d-groups-") as folder,
         Builder(direct.target, folder) as builder,
-        Devices(opener.open, 1, say=say, renew_s=opener.renew_s) as devices,
+        opener.opened(say=say) as devices,
     ):
 
         def time_layer(

@@ -1,6 +1,7 @@
 """Candidates -> what a device measures, each compiled in a process that may crash or hang.
 
-That is a library, or, of a kernel for an OpenCL device of this machine, its plan as a file.
+That is a library; or an object file, of which `batch_program` makes a program; or, of a kernel for
+an OpenCL device of this machine, its plan as a file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rt3d_tvm.artifact.load import available_cores
 from rt3d_tvm.compile.backends import backend_of
 from rt3d_tvm.compile.choices.space import built, decided
 from rt3d_tvm.compile.ir.packed_call import PACKED_KERNELS
-from rt3d_tvm.compile.link import export_arguments, write_library
+from rt3d_tvm.compile.link import export_arguments, write_library, write_object
 from rt3d_tvm.compile.opencl.planner import kernel_plan
 from rt3d_tvm.devices.worker import Worker, ignore_interrupts
 from rt3d_tvm.errors import InputError
@@ -25,7 +26,7 @@ from schedules.decisions import Decisions
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d
 
 # What the names of the files end with.
-LIBRARY, PLAN = ".so", ".json"
+LIBRARY, OBJECT, PLAN = ".so", ".o", ".json"
 # Seconds for one kernel; the first call of a process also imports TVM.
 DEADLINE_S = 120.0
 
@@ -33,15 +34,15 @@ DEADLINE_S = 120.0
 class Builder:
     """Compiles kernels for a target into ``folder``, as many at a time as this machine has cores.
 
-    plans: write plans, which `opencl.session` runs, not libraries. InputError where no linker for
-    the target is installed and one is needed.
+    kind: LIBRARY, OBJECT or PLAN, which `opencl.session` runs. InputError where no linker for the
+    target is installed and one is needed.
     """
 
     def __init__(
-        self, target: Target, folder: Path, *, plans: bool = False, deadline_s: float = DEADLINE_S
+        self, target: Target, folder: Path, *, kind: str = LIBRARY, deadline_s: float = DEADLINE_S
     ) -> None:
-        self._suffix = PLAN if plans else LIBRARY
-        if not plans:
+        self._suffix = kind
+        if kind == LIBRARY:
             export_arguments(target.host or target)
         self._target, self._folder, self._deadline_s = str(target), Path(folder), deadline_s
         self._workers = [Worker() for _ in range(available_cores())]
@@ -93,7 +94,10 @@ def _written(
             library = tvm.compile(
                 module, target=target, tir_pipeline=backend_of(target).tir_pipeline()
             )
-        write_library(library, Path(path), target.host or target)
+        if path.endswith(OBJECT):
+            write_object(library, Path(path))
+        else:
+            write_library(library, Path(path), target.host or target)
     except (RuntimeError, InputError, ValueError, OSError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         return f"{type(error).__name__}: {lines[-1] if lines else ''}"

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,70 +20,18 @@ import numpy as np
 from rt3d_tvm.devices.processor import hottest
 from rt3d_tvm.devices.remote import Device, DeviceFailure
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.tune.measuring import (
+    MOST_FAILURES,
+    RETRY_S,
+    TRIAL,
+    Job,
+    Outcome,
+    Pauses,
+    Timing,
+    together,
+)
 
 Found = TypeVar("Found")
-# Failures one after the other, the last of them with a kernel known to work, and the device is
-# quarantined.
-MOST_FAILURES = 3
-# Seconds: between two attempts to open a session, and between two looks at a thermometer.
-RETRY_S = 2.0
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A library, and the arguments of its ``main`` by name: an array, or (shape, dtype) for room.
-
-    A name always stands for the same value. ``id`` is the caller's.
-    """
-
-    id: Any
-    path: Path
-    arguments: dict[str, np.ndarray | tuple[tuple[int, ...], str]]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the arguments, in order."""
-        return tuple(self.arguments)
-
-
-def together(jobs: Sequence[Job]) -> Job:
-    """A job that holds the arguments of them all."""
-    arguments = {name: value for job in jobs for name, value in job.arguments.items()}
-    return Job(None, jobs[0].path, arguments)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """Seconds of each run of a job, or what became of it: a kind and a message."""
-
-    seconds: tuple[float, ...] = ()
-    kind: str | None = None
-    message: str = ""
-    device: str = ""
-    celsius: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pauses:
-    """What a device does between two trials: rest so many seconds, and until it is that cool.
-
-    A device that shows no temperature fails where one is asked for.
-    """
-
-    rest_s: float = 0.0
-    max_celsius: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """How a kernel is timed: ``repeats`` runs of at least ``min_repeat_ms`` in every turn."""
-
-    turns: int = 1
-    repeats: int = 5
-    min_repeat_ms: int = 10
-
-
-TRIAL = Timing()
 
 
 @dataclass
@@ -200,6 +147,14 @@ class Devices:
         return [
             [value for taken in of_job for value in taken] for of_job in zip(*turns, strict=True)
         ]
+
+    def results(self, jobs: Sequence[Job]) -> dict[Any, np.ndarray]:
+        """What each job computes, by its id, all on one device; as `alone`."""
+
+        def run(device: Device) -> dict[Any, np.ndarray]:
+            return {job.id: device.run_kernel(job.path, job.names) for job in jobs}
+
+        return self.alone(run, together(jobs))
 
     def _serve(self, slot: _Slot) -> None:
         try:

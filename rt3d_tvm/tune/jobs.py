@@ -8,7 +8,7 @@ import numpy as np
 
 from rt3d_tvm.compile.choices.layer import Choice, Layer, Variant
 from rt3d_tvm.tune.check import random_inputs
-from rt3d_tvm.tune.fleet import Job
+from rt3d_tvm.tune.measuring import Job
 from rt3d_tvm.tune.search import TaskSearch
 
 

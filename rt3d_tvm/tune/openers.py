@@ -1,4 +1,5 @@
-"""What a search measures on: this machine, one of its OpenCL devices, or devices of a tracker."""
+"""What a search measures on: this machine, one of its OpenCL devices, devices of a tracker, or a
+machine without TVM that a program is brought to."""
 
 from __future__ import annotations
 
@@ -10,13 +11,20 @@ from functools import partial
 
 from rt3d_tvm.artifact.load import available_cores
 from rt3d_tvm.artifact.opencl.drivers import choose_device, describe
+from rt3d_tvm.bundle.static_link import check_linker
 from rt3d_tvm.compile.link import export_arguments
 from rt3d_tvm.compile.options import Lowering
 from rt3d_tvm.devices.opencl_machine import OpenCLMachine
 from rt3d_tvm.devices.processor import Processor, fitting_targets
 from rt3d_tvm.devices.remote import Device, DeviceFailure, RemoteDevice, ThisMachine
+from rt3d_tvm.devices.shell import Machine, title
 from rt3d_tvm.devices.tracker import NO_TRACKER, wait_for_device
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.tune.batch_program import BatchTarget
+from rt3d_tvm.tune.batches import Batches
+from rt3d_tvm.tune.builder import LIBRARY, OBJECT, PLAN
+from rt3d_tvm.tune.fleet import Devices
+from rt3d_tvm.tune.measuring import Opened
 
 # Sessions with a device last a few deadlines of a trial: so long a kernel that hangs keeps it.
 SESSION_DEADLINES = 4
@@ -28,18 +36,16 @@ WAIT_S = 30.0
 class Opener:
     """What a search measures on.
 
-    open        opens a device to measure on
-    count       how many there are
-    renew_s     the age in seconds at which a session is opened anew, before its server ends it
+    opened      makes its devices: of who is told of them (``say``), ``pauses``, ``patience_s``
     settings    what of the device a search holds for, as its work directory says
-    runs_plans  whether it runs plans of launches, not libraries
+    kind        the kind of file that it runs, of `builder`
+    overlap     whether kernels are built while others are measured
     """
 
-    open: Callable[[], Device]
-    count: int = 1
-    renew_s: float = float("inf")
+    opened: Opened
     settings: Mapping[str, str] = field(default_factory=dict)
-    runs_plans: bool = False
+    kind: str = LIBRARY
+    overlap: bool = False
 
 
 def open_for(
@@ -50,13 +56,21 @@ def open_for(
     key: str | None,
     threads: int | None,
     opencl: str | None,
+    machine: Machine | None,
     deadline_s: float,
 ) -> Opener:
     """The devices that kernels of a target, called ``target``, are measured on.
 
-    InputError for a target that is not there, and for options that it does not have.
+    machine: one without TVM. InputError for a target that is not there, and for options that it
+    does not have.
     """
     on_gpu = lowering.backend.on_gpu
+    if machine is not None:
+        if tracker is not None or key is not None or opencl is not None:
+            raise InputError(
+                f"{machine.name} has no TVM: a tracker, its key and an OpenCL device are of others"
+            )
+        return _on_machine(machine, target, lowering, threads, deadline_s)
     if on_gpu and tracker is None:
         return _here_on_opencl(target, lowering, key, threads, opencl, deadline_s)
     if opencl is not None:
@@ -89,10 +103,10 @@ def _here_on_opencl(
         raise InputError(f"target {target} runs on an OpenCL device: threads have no effect")
     half = lowering.precision.dtype == "float16"
     return Opener(
-        open=partial(OpenCLMachine, wanted, half=half, deadline_s=deadline_s),
+        opened=_fleet(partial(OpenCLMachine, wanted, half=half, deadline_s=deadline_s)),
         # What is found holds for that device.
         settings={"opencl": str(describe(choose_device(wanted, half=half)))},
-        runs_plans=True,
+        kind=PLAN,
     )
 
 
@@ -107,7 +121,7 @@ def _here(target: str, key: str | None, threads: int | None, deadline_s: float) 
     cores = threads or available_cores()
     if cores > available_cores():
         raise InputError(f"{threads} threads: this machine has {available_cores()} cores")
-    return Opener(open=partial(ThisMachine, threads=cores, deadline_s=deadline_s))
+    return Opener(opened=_fleet(partial(ThisMachine, threads=cores, deadline_s=deadline_s)))
 
 
 def _at_tracker(
@@ -147,12 +161,39 @@ def _at_tracker(
     half = lowering.precision.dtype == "float16"
     processor, gpu = _first_device(opened, offer.devices, on_gpu=on_gpu, half=half)
     _check_machine(processor, target, lowering, key)
+    renew_s = SESSION_DEADLINES * deadline_s / 2
     return Opener(
-        open=opened,
-        count=offer.devices,
-        renew_s=SESSION_DEADLINES * deadline_s / 2,
+        opened=_fleet(opened, offer.devices, renew_s=renew_s),
         settings={"gpu": gpu} if gpu else {},
+        overlap=True,
     )
+
+
+def _on_machine(
+    machine: Machine, target: str, lowering: Lowering, threads: int | None, deadline_s: float
+) -> Opener:
+    """A machine that programs are brought to; InputError where it runs none for the target."""
+    if lowering.backend.on_gpu:
+        raise InputError(f"target {target} runs on a GPU, which takes TVM's RPC: name a tracker")
+    check_linker()
+    machine.check()
+    name = title(machine)
+    opened = partial(
+        Batches,
+        machine,
+        BatchTarget.of(lowering.target),
+        name=name,
+        threads=threads,
+        deadline_s=deadline_s,
+    )
+    with opened(say=lambda line: None) as device:
+        device.probe()
+    return Opener(opened=opened, settings={"device": name}, kind=OBJECT)
+
+
+def _fleet(open_one: Callable[[], Device], count: int = 1, **how: float) -> Opened:
+    """Devices that are opened one by one."""
+    return partial(Devices, open_one, count, **how)
 
 
 def _check_machine(processor: Processor, target: str, lowering: Lowering, key: str) -> None:

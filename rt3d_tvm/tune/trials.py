@@ -16,9 +16,9 @@ from rt3d_tvm.compile.choices.layer import Choice
 from rt3d_tvm.compile.choices.records import TUNED, TunedRecord, share, workload, write_records
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.cost_model import CostModel
-from rt3d_tvm.tune.fleet import Devices, Job, Outcome
 from rt3d_tvm.tune.jobs import search_job
 from rt3d_tvm.tune.log import TrialLog
+from rt3d_tvm.tune.measuring import Job, Measuring, Outcome
 from rt3d_tvm.tune.search import TaskSearch, next_task
 from rt3d_tvm.tune.tasks import Task
 from rt3d_tvm.tune.verified import verified
@@ -98,7 +98,7 @@ class Tuner:
         self._log.close()
 
     def run(
-        self, builder: Builder, devices: Devices, *, trials: int, overlap: bool = False
+        self, builder: Builder, devices: Measuring, *, trials: int, overlap: bool = False
     ) -> TuningReport:
         """Search with ``trials`` a task on the average, then verify the best.
 
@@ -161,7 +161,7 @@ class Tuner:
         self._failures[kind] += 1
 
     def _round(
-        self, search: TaskSearch, count: int, builder: Builder, devices: Devices, *, overlap: bool
+        self, search: TaskSearch, count: int, builder: Builder, devices: Measuring, *, overlap: bool
     ) -> None:
         """Build and measure what the search proposes; each outcome is logged as it comes."""
         choices = search.propose(count, self._model)
@@ -203,7 +203,7 @@ class Tuner:
             self._log.append({**row, "failure": {"kind": outcome.kind, "message": message}})
             self._failed(search, choice, outcome.kind)
 
-    def _final(self, search: TaskSearch, builder: Builder, devices: Devices) -> Tuned:
+    def _final(self, search: TaskSearch, builder: Builder, devices: Measuring) -> Tuned:
         """Measure the best again, in turns with the default, and look at what they compute."""
         task = search.task
         kept = self._finals.get(task.name)
@@ -248,7 +248,7 @@ class Tuner:
             ],
         )
 
-    def _show(self, search: TaskSearch, devices: Devices) -> None:
+    def _show(self, search: TaskSearch, devices: Measuring) -> None:
         done = self._done
         spent = time.monotonic() - self._began
         default = search.seconds.get(search.default)

@@ -19,13 +19,14 @@ from rt3d_tvm.compile.frontend import import_onnx
 from rt3d_tvm.compile.ir.report import read_report
 from rt3d_tvm.compile.options import CompileOptions, Lowering, options_of
 from rt3d_tvm.compile.pipeline import lower
+from rt3d_tvm.devices.shell import Machine
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.digest import file_sha256
 from rt3d_tvm.files.staging import scratch_folder
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.defaults import DEADLINE_S, TRIALS
-from rt3d_tvm.tune.fleet import Devices, Pauses
-from rt3d_tvm.tune.openers import Opener, open_for
+from rt3d_tvm.tune.measuring import Pauses
+from rt3d_tvm.tune.openers import open_for
 from rt3d_tvm.tune.tasks import Task, extract_tasks
 from rt3d_tvm.tune.trials import Tuner, TuningReport
 from rt3d_tvm.tune.watch import Watch
@@ -48,6 +49,7 @@ def tune_onnx(
     deadline_s: float = DEADLINE_S,
     pauses: Pauses | None = None,
     opencl: str | None = None,
+    machine: Machine | None = None,
     watch: Watch | None = None,
     **settings: object,
 ) -> TuningReport:
@@ -57,6 +59,7 @@ def tune_onnx(
     machine, or on the devices of a tracker under ``key``. They take ``threads`` cores: by default
     all of this machine's, or a device's big ones. Kernels for OpenCL run on the GPU of a tracker's
     device, or on a device of this machine: the first, or the one whose name has ``opencl`` in it.
+    ``machine`` is one without TVM that files can be brought to: `Adb`, `Ssh` or `Here`.
     options, settings: as of `compile_onnx`.
     InputError for bad input, a work directory of something else, and when no device is left.
     """
@@ -73,6 +76,7 @@ def tune_onnx(
         key=key,
         threads=threads,
         opencl=opencl,
+        machine=machine,
         deadline_s=deadline_s,
     )
     watch.say("import and lower")
@@ -88,10 +92,10 @@ def tune_onnx(
     with (
         tuner,
         scratch_folder("rt3d-tune-") as folder,
-        Builder(lowering.target, folder, plans=opener.runs_plans) as builder,
-        _devices(opener, pauses, watch) as devices,
+        Builder(lowering.target, folder, kind=opener.kind) as builder,
+        opener.opened(say=watch.say, pauses=pauses, patience_s=PATIENCE_S) as devices,
     ):
-        report = tuner.run(builder, devices, trials=trials, overlap=tracker is not None)
+        report = tuner.run(builder, devices, trials=trials, overlap=opener.overlap)
     paired = sum(entry.kernel == KGSConv2Plus1D.name for entry in read_report(mod))
     return replace(report, paired=paired)
 
@@ -109,17 +113,6 @@ def _lowered(
     if not tasks:
         raise InputError(f"{onnx_path}: none of its layers has a kernel that can be tuned")
     return mod, tasks
-
-
-def _devices(opener: Opener, pauses: Pauses | None, watch: Watch) -> Devices:
-    return Devices(
-        opener.open,
-        opener.count,
-        say=watch.say,
-        pauses=pauses,
-        renew_s=opener.renew_s,
-        patience_s=PATIENCE_S,
-    )
 
 
 def versions() -> dict[str, str]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from rt3d_tvm.compile.choices.layer import Choice
-from rt3d_tvm.devices.device import Device, DeviceFailure
+from rt3d_tvm.devices.device import DeviceFailure
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.tune.builder import Builder
 from rt3d_tvm.tune.check import random_inputs, why_wrong
-from rt3d_tvm.tune.fleet import Devices, Job, Timing, together
 from rt3d_tvm.tune.jobs import search_job
+from rt3d_tvm.tune.measuring import Job, Measuring, Timing
 from rt3d_tvm.tune.search import TaskSearch
 from rt3d_tvm.tune.steadiness import disturbance
 
@@ -25,7 +25,7 @@ BEST, FINAL, MARGIN = 3, Timing(turns=7, repeats=2, min_repeat_ms=10), 1.02
 
 
 def verified(
-    search: TaskSearch, builder: Builder, devices: Devices, say: Callable[[str], None]
+    search: TaskSearch, builder: Builder, devices: Measuring, say: Callable[[str], None]
 ) -> dict:
     """The best choices of a search beside its default: times in turns, and what they compute.
 
@@ -72,21 +72,18 @@ def verified(
 
 
 def _compared(
-    jobs: list[Job], devices: Devices, say: Callable[[str], None]
-) -> tuple[dict[Choice, np.ndarray], dict[Choice, list[float]]]:
+    jobs: list[Job], devices: Measuring, say: Callable[[str], None]
+) -> tuple[Mapping[Choice, np.ndarray], dict[Choice, list[float]]]:
     """The results of kernels, and their times in turns; a kernel that fails now is left out.
 
     The first one is the default's, without which there is nothing to compare.
     """
 
-    def run(device: Device) -> dict[Choice, np.ndarray]:
-        return {job.id: device.run_kernel(job.path, job.names) for job in jobs}
-
     for attempt in (1, 2, 3):
         try:
             times = devices.in_turns(jobs, FINAL)
-            results = devices.alone(run, together(jobs))
-            return results, {job.id: taken for job, taken in zip(jobs, times, strict=True)}
+            seconds = {job.id: taken for job, taken in zip(jobs, times, strict=True) if taken}
+            return devices.results([job for job in jobs if job.id in seconds]), seconds
         except DeviceFailure as error:
             say(f"{error}; trying again")
             if attempt == 3 and len(jobs) == 1:

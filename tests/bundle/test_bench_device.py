@@ -1,10 +1,10 @@
+# ruff: noqa: F811 fixtures are imported, and named again where they are used
 """rt3d bench on devices without TVM: a stand-in adb and ssh, whose programs run under qemu-user."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,7 @@ from rt3d_tvm.bundle.make import bundle
 from rt3d_tvm.measure.bench_program import throttling
 from tests.artifact.networks import write_network
 from tests.bundle.building import zig
-
-HERE = Path(__file__).parent
+from tests.bundle.stand_ins import device  # noqa: F401 a fixture
 
 
 @pytest.fixture(scope="module")
@@ -25,29 +24,6 @@ def bundled(tmp_path_factory) -> Path:
     onnx = write_network(folder / "m.onnx")
     bundle(onnx, folder / "b", target="arm64", programs=["bench"])
     return folder / "b"
-
-
-@pytest.fixture
-def device(tmp_path, monkeypatch) -> Path:
-    """The stand-in on PATH; the folder that a phone's /data/local/tmp is."""
-    programs, state = tmp_path / "path", tmp_path / "phone"
-    programs.mkdir(), state.mkdir()
-    text = (HERE / "adb.py").read_text().replace("/usr/bin/env python3", sys.executable, 1)
-    (programs / "adb").write_text(text)
-    # Another machine, which is this one.
-    (programs / "ssh").write_text(
-        '#!/bin/sh\n[ "$3" = good ] || { echo "ssh: connect to host $3: refused" >&2; exit 255; }\n'
-        'exec sh -c "$(echo "$4" | sed \'s|./bench|qemu-aarch64 ./bench|\')"\n'
-    )
-    (programs / "scp").write_text(
-        '#!/bin/sh\nshift 3\nfor last; do :; done\nfor file; do\n[ "$file" = "$last" ] || '
-        'cp "$file" "${last#good:}"; done\n'
-    )
-    for path in programs.iterdir():
-        path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}:{Path('/usr/bin')}:{Path('/bin')}")
-    monkeypatch.setenv("ADB_STATE", str(state))
-    return state
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from rt3d_tvm.bundle import program
+from rt3d_tvm.bundle import static_link
 from rt3d_tvm.bundle.make import bundle
 from rt3d_tvm.data.pixels import normalise
 from rt3d_tvm.data.preprocessing import Description, Preprocessing
@@ -184,7 +184,7 @@ def test_programs_that_cannot_be_made_are_refused(tmp_path, pair, monkeypatch):
         bundle(pair.folder, tmp_path / "b", programs=["run"])
     with pytest.raises(InputError, match="does not say how frames become its input"):
         bundle(pair.folder, tmp_path / "b", programs=["classify"])
-    monkeypatch.setattr(program.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(static_link.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="ziglang, which is not installed"):
         bundle(write_network(tmp_path / "m.onnx"), tmp_path / "b", programs=["bench"])
     assert not (tmp_path / "b").exists()

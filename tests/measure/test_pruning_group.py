@@ -246,7 +246,7 @@ def test_sizes_are_timed_on_a_device_as_well(tracker, tmp_path, monkeypatch):
             renewals.append(how["renew_s"])
             super().__init__(opener, count, **how)
 
-    monkeypatch.setattr(devices, "Devices", Watched)
+    monkeypatch.setattr(openers, "Devices", Watched)
     with serving(tracker, "board", 19791):
         where = ["--tracker", "{}:{}".format(*tracker), "--key", "board"]
         arguments = ["--shape", str(SMALL), "--groups", "4x4", "8x4", "--densities", "0.5"]

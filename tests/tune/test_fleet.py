@@ -11,7 +11,8 @@ import pytest
 from rt3d_tvm.devices.remote import DeviceFailure
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.tune import fleet as devices_module
-from rt3d_tvm.tune.fleet import Devices, Job, Outcome, Pauses
+from rt3d_tvm.tune.fleet import Devices
+from rt3d_tvm.tune.measuring import Job, Outcome, Pauses
 
 GOOD = Path("good.so")
 

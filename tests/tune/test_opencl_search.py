@@ -25,8 +25,8 @@ from rt3d_tvm.devices.opencl_machine import OpenCLMachine
 from rt3d_tvm.devices.remote import DeviceFailure
 from rt3d_tvm.tune.check import random_inputs, why_wrong
 from rt3d_tvm.tune.cost_model import features
-from rt3d_tvm.tune.fleet import together
 from rt3d_tvm.tune.jobs import kernel_job
+from rt3d_tvm.tune.measuring import together
 from rt3d_tvm.tune.search import TaskSearch
 from rt3d_tvm.tune.tasks import extract_tasks
 from schedules.decisions import defaults, listed, scheduled

@@ -26,7 +26,8 @@ from rt3d_tvm.devices.remote import DeviceFailure, ThisMachine
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.tune import trials as trials_module
 from rt3d_tvm.tune import verified as verified_module
-from rt3d_tvm.tune.fleet import TRIAL, Devices, Job
+from rt3d_tvm.tune.fleet import Devices
+from rt3d_tvm.tune.measuring import TRIAL, Job
 from rt3d_tvm.tune.tasks import extract_tasks
 from rt3d_tvm.tune.trials import Tuner
 from rt3d_tvm.tune.tuner import tune_onnx

@@ -2,27 +2,10 @@
 //
 // The generated file that includes this one has the model as tables (tables.h) and the macro MODEL,
 // which puts the model's name before a function's. Kernels are compiled by TVM and called by its
-// FFI; what they ask of a runtime is answered here, and there is no TVM beside it.
+// FFI; what they ask of a runtime is answered by kernels.h, and there is no TVM beside it.
 #include "tables.h"
 
 typedef struct MODEL_TYPE Model;
-
-// Of DLPack and TVM's FFI, as tvm/ffi/c_api.h has them.
-typedef struct {
-  int32_t type, id;
-} Device;
-typedef struct {
-  void *data;
-  Device device;
-  int32_t ndim;
-  struct {
-    uint8_t code, bits;
-    uint16_t lanes;
-  } dtype;
-  int64_t *shape, *strides;
-  uint64_t byte_offset;
-} Tensor;
-enum { CPU = 1, TENSOR_POINTER = 7 };
 
 struct MODEL_TYPE {
   Tensor tensors[TENSORS];
@@ -36,41 +19,6 @@ struct MODEL_TYPE {
   pthread_mutex_t running;
   pid_t opened_by;
 };
-
-// What kernels ask for. They find the first three in variables of their object file, to which the
-// generated file gives values.
-
-static int parallel_launch(Lambda lambda, void *data, int tasks) {
-  Worker *worker = current_worker;
-  if (worker->index == 0) return pool_run(worker->pool, lambda, data, tasks);
-  // A loop inside of a parallel loop runs where it is.
-  ParallelEnv environment = {NULL, tasks > 0 ? tasks : 1};
-  for (int task = 0; task < environment.num_task; ++task) {
-    if (lambda(task, &environment, data) != 0) return -1;
-  }
-  return 0;
-}
-
-static void *allocate_workspace(int device, int id, uint64_t size, int code, int bits) {
-  (void)device, (void)id, (void)code, (void)bits;
-  void *memory = scratch_take(&current_worker->scratch, (size_t)size);
-  if (!memory) failed("a kernel needs %llu bytes more than planned", (unsigned long long)size);
-  return memory;
-}
-
-static int free_workspace(int device, int id, void *memory) {
-  (void)device, (void)id;
-  return scratch_free(&current_worker->scratch, memory);
-}
-
-void RAISE(const char *kind, const char **parts, int32_t count) {
-  size_t used = (size_t)snprintf(last_error, sizeof last_error, "%s: ", kind);
-  for (int32_t i = 0; i < count && used < sizeof last_error; ++i) {
-    if (!parts[i]) continue;
-    int added = snprintf(last_error + used, sizeof last_error - used, "%s", parts[i]);
-    used += added > 0 ? (size_t)added : 0;
-  }
-}
 
 // Memory
 
@@ -97,15 +45,12 @@ static int lay_out(Model *model) {
   for (int i = 0; i < TENSORS; ++i) {
     const PlacedTensor *placed = &placed_tensors[i];
     Tensor *tensor = &model->tensors[i];
-    *tensor = (Tensor){.device = {CPU, 0}, .ndim = placed->ndim};
-    tensor->dtype.code = placed->code, tensor->dtype.bits = placed->bits, tensor->dtype.lanes = 1;
-    tensor->shape = (int64_t *)(extents + placed->shape);
+    *tensor = tensor_of(placed->code, placed->bits, placed->ndim, extents + placed->shape);
     if (placed->place == STORAGE) tensor->data = model->arena + placed->offset;
     if (placed->place == WEIGHT) tensor->data = (char *)model->weights.data + placed->offset;
   }
   for (int i = 0; i < ARGUMENTS; ++i) {
-    model->arguments[i].type_index = TENSOR_POINTER;
-    model->arguments[i].value = &model->tensors[arguments[i]];
+    model->arguments[i] = pointer_to(&model->tensors[arguments[i]]);
   }
   return 0;
 }

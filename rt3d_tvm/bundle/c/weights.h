@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,6 +12,8 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "kernels.h"
 
 // What the file begins with.
 typedef struct {
@@ -37,17 +38,6 @@ typedef struct {
   int file;  // -1: memory of the caller's
   struct stat state;
 } Weights;
-
-// The last error of the thread.
-static _Thread_local char last_error[512];
-
-static int failed(const char *format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(last_error, sizeof last_error, format, arguments);
-  va_end(arguments);
-  return -1;
-}
 
 static uint32_t crc_tables[8][256];
 static pthread_once_t crc_tables_once = PTHREAD_ONCE_INIT;
