@@ -10,7 +10,7 @@ import numpy as np
 
 from rt3d_tvm.artifact.cpu_features import check_runs_here
 from rt3d_tvm.artifact.format import ArtifactFiles
-from rt3d_tvm.artifact.tensors import arrays, the_one
+from rt3d_tvm.artifact.tensors import arrays, noise, the_one
 from rt3d_tvm.bundle.static_link import check_linker, link_static
 from rt3d_tvm.bundle.tables import SOURCES
 from rt3d_tvm.data.preprocessing import Preprocessing, from_fields
@@ -21,7 +21,7 @@ PROGRAMS = ("bench", "classify")
 # What each is made of besides the library, and what lies beside it when it runs.
 _SOURCES = {"bench": ("bench.c", "device.h"), "classify": ("classify.c", "frames.h")}
 _SHARED = ("program.c", "process.h")
-EXPECTED, LABELS = "expected.bin", "labels.txt"
+INPUT, EXPECTED, LABELS = "input", "expected", "labels.txt"
 _INPUT_SEED = 0
 
 
@@ -109,34 +109,40 @@ def _clips(files: ArtifactFiles, used: Preprocessing | None) -> dict[str, object
 
 
 def _write_expected(made: Path, files: ArtifactFiles, onnx_path: Path | None) -> None:
-    """A random input, and the output that it should have, where something can tell."""
-    taken = the_one(files.manifest, "inputs", "program bench")
-    the_one(files.manifest, "outputs", "program bench")
-    if taken["dtype"] != "float32":
-        raise InputError(f"{files.folder}: its input is {taken['dtype']}; bench takes float32")
-    rng = np.random.default_rng(_INPUT_SEED)
-    x = rng.standard_normal(taken["shape"], dtype="float32")
-    x.tofile(made / "input0.bin")
-    expected = _expected(files, onnx_path, x)
-    if expected is not None:
-        expected.astype("float32").tofile(made / EXPECTED)
+    """Random inputs, and the outputs that they should have, where something can tell."""
+    for entry in files.manifest["inputs"]:
+        if entry["dtype"] != "float32":
+            raise InputError(
+                f"{files.folder}: input {entry['name']} is {entry['dtype']}; bench takes float32"
+            )
+    inputs = arrays(noise(files.manifest, np.random.default_rng(_INPUT_SEED)))
+    for number, x in enumerate(inputs):
+        x.tofile(made / f"{INPUT}{number}.bin")
+    entries = files.manifest["outputs"]
+    expected = _expected(files, onnx_path, inputs)
+    for number, (entry, y) in enumerate(zip(entries, expected, strict=bool(expected))):
+        y.astype(entry["dtype"]).tofile(made / f"{EXPECTED}{number}.bin")
 
 
-def _expected(files: ArtifactFiles, onnx_path: Path | None, x: np.ndarray) -> np.ndarray | None:
+def _expected(
+    files: ArtifactFiles, onnx_path: Path | None, inputs: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """All outputs; none where nothing here can tell."""
+    names = [entry["name"] for entry in files.manifest["inputs"]]
     if onnx_path is not None:
         from rt3d_tvm.artifact.verify import reference_session
 
         optimised = files.manifest.get("precision", {}).get("name") == QUANTIZED.name
         session = reference_session(onnx_path, optimised=optimised)
-        return session.run(None, {session.get_inputs()[0].name: x})[0]
+        taken = [each.name for each in session.get_inputs()]
+        return session.run(None, dict(zip(taken, inputs, strict=True)))
     try:
         check_runs_here(files.manifest, files.folder)
     except InputError:  # code for another processor, and nothing here to run it
-        return None
+        return []
     from rt3d_tvm.artifact.load import load
 
-    (result,) = arrays(load(files.folder).run(x))
-    return result
+    return arrays(load(files.folder).run(dict(zip(names, inputs, strict=True))))
 
 
 def _link(made: Path, program: str, about: dict) -> None:

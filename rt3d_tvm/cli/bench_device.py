@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.command import EXIT_FAILED, write_result
@@ -94,6 +95,18 @@ def _show(args: argparse.Namespace, result: DeviceBench, name: str) -> None:
         error = checked["max_rel_error"]
         said = "not finite" if error is None else f"{error:.2g}"
         verdict = "passed" if checked["passed"] else "FAILED"
-        print(f"output: max_rel_error {said}, limit {checked['limit']:.0e}: {verdict}")
+        what = "output" if checked["outputs"] == 1 else f"{checked['outputs']} outputs"
+        print(f"{what}: max_rel_error {said}, limit {checked['limit']:.0e}: {verdict}")
     if result.throttling is not None:
         print(printable(f"note: {result.throttling}"))
+    _show_row(args, result)
+
+
+def _show_row(args: argparse.Namespace, result: DeviceBench) -> None:
+    """The row of docs/phones.md that this device would be."""
+    from rt3d_tvm.measure.phone_row import as_line, phone_row
+
+    if args.runner is not None or not (result.report["checked"] or {}).get("passed"):
+        return
+    print("\nto send us this device (docs/phones.md), its --json file or this row:")
+    print(printable(as_line(phone_row(asdict(result)))))

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rt3d_tvm.bundle.make import bundle
-from rt3d_tvm.bundle.program import EXPECTED
+from rt3d_tvm.bundle.program import EXPECTED, INPUT
 from rt3d_tvm.bundle.write import BUNDLE, check_bundle, read_bundle
 from rt3d_tvm.devices.shell import Machine, run_files
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.package.version import __version__
 
 PROGRAM = "bench"
 _WRONG = 3
@@ -24,11 +25,16 @@ _SLOWER_CLOCK, _LONGER = 0.93, 1.15
 class DeviceBench:
     """What the program said, and of what: the bundle's target, the device, what became slower.
 
-    throttling: why the figures are those of a device that slows down; None where it does not.
+    dense_macs, kept_macs: of all layers, as they are and as pruning left them. throttling: why the
+    figures are those of a device that slows down; None where it does not.
     """
 
     model: str
     target: str
+    precision: str
+    dense_macs: int
+    kept_macs: int
+    versions: dict[str, str]
     device: dict[str, str]
     throttling: str | None
     report: dict
@@ -51,9 +57,9 @@ def bench_bundle(
     about = read_bundle(folder)
     if PROGRAM not in about["programs"]:
         raise InputError(f"{folder}: has no program bench: `rt3d bundle --program bench` links one")
-    names = [PROGRAM, "input0.bin"]
+    names = [PROGRAM]
     names += [] if about["embedded"] else ["weights.bin"]
-    names += [EXPECTED] if EXPECTED in about["sha256"] else []
+    names += sorted(name for name in about["sha256"] if name.startswith((INPUT, EXPECTED)))
     check_bundle(folder, names)
     arguments = ["--runs", str(runs)]
     arguments += [] if threads is None else ["--threads", str(threads)]
@@ -70,6 +76,10 @@ def bench_bundle(
     return DeviceBench(
         model=about["model"],
         target=about["target"]["name"],
+        precision=about["precision"]["name"],
+        dense_macs=sum(layer["dense_macs"] for layer in about["layers"]),
+        kept_macs=sum(layer["kept_macs"] for layer in about["layers"]),
+        versions={**about["versions"], "rt3d-tvm": __version__},
         device=device,
         throttling=throttling(report),
         report=report,

@@ -8,26 +8,19 @@ for.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import shutil
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rt3d_tvm.bundle.write import unanswered
-from rt3d_tvm.devices.commands import Lines
-from rt3d_tvm.devices.device import UPLOAD_BYTES_PER_S, DeviceFailure
-from rt3d_tvm.devices.shell import Folder, Machine
+from rt3d_tvm.devices.device import DeviceFailure
+from rt3d_tvm.devices.shell import Machine
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files.staging import scratch_folder
-from rt3d_tvm.tune.batch_program import BatchTarget, link_batch, shape_and_dtype
+from rt3d_tvm.tune.batch_program import BatchTarget
+from rt3d_tvm.tune.batch_runs import BatchRuns, Lost
 from rt3d_tvm.tune.measuring import (
     MOST_FAILURES,
     RETRY_S,
@@ -38,36 +31,15 @@ from rt3d_tvm.tune.measuring import (
     Timing,
 )
 
-# Seconds until a program counts as silent, beside the deadline of a kernel, which it keeps itself.
-_GRACE_S = 15.0
 # How often a kernel fails until it is left out, if another one works.
 _TRIES = 2
-
-
-@dataclass
-class _Session:
-    """A folder on the machine, the files of arguments in it by name, and the program of which."""
-
-    folder: Folder
-    held: dict[str, str] = field(default_factory=dict)
-    program: str | None = None
-    linked: tuple[Path, ...] | None = None
-
-
-class _Lost(Exception):
-    """The session ended before the batch did; ``at`` is the job that it was at."""
-
-    def __init__(self, reason: str, kind: str, at: Job | None) -> None:
-        super().__init__(reason)
-        self.kind, self.at = kind, at
 
 
 class Batches:
     """What a search asks of devices (`Measuring`), of one machine that files can be brought to.
 
-    name: of the machine, in records. threads: None for its big cores. deadline_s: of one kernel,
-    and, with a second more per MB, of a copy. patience_s: how long to wait for a machine that has
-    gone.
+    The other arguments are those of `BatchRuns`. patience_s: how long to wait for a machine that
+    has gone.
     """
 
     def __init__(
@@ -82,30 +54,29 @@ class Batches:
         pauses: Pauses | None = None,
         patience_s: float = 300.0,
     ) -> None:
-        self._machine, self._target, self.name = machine, target, name
-        self._deadline_s, self._patience_s, self._say = deadline_s, patience_s, say
-        self._pauses = pauses or Pauses()
-        self._arguments = [] if threads is None else ["--threads", str(threads)]
-        self._state, self._lost = "starting", 0
-        self._session: _Session | None = None
-        self._abandoned: list[Folder] = []
-        self._numbers = itertools.count()
+        self._machine, self._name, self._say, self._patience_s = machine, name, say, patience_s
+        self._runs = BatchRuns(
+            machine,
+            target,
+            name=name,
+            threads=threads,
+            deadline_s=deadline_s,
+            pauses=pauses or Pauses(),
+        )
+        self._losses = 0
         self._reference: Job | None = None
-        self._held = contextlib.ExitStack()
         self.quarantined: dict[str, str] = {}
 
     def __enter__(self) -> Batches:
-        self._local = self._held.enter_context(scratch_folder("rt3d-batch-"))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
-        self._held.close()
+        self._runs.end()
 
     @property
     def states(self) -> list[str]:
         """What the machine is doing."""
-        return [f"{self.name}: {self._state}"]
+        return [f"{self._name}: {self._runs.state}"]
 
     @property
     def reference(self) -> Job | None:
@@ -115,8 +86,8 @@ class Batches:
     def probe(self) -> None:
         """InputError where the machine runs no program for the target."""
         try:
-            list(self._batch([], TRIAL))
-        except _Lost as lost:
+            list(self._runs.run([], TRIAL))
+        except Lost as lost:
             raise InputError(str(lost)) from lost
 
     def measure(self, jobs: Iterable[Job], timing: Timing = TRIAL) -> Iterator[tuple[Job, Outcome]]:
@@ -166,23 +137,11 @@ class Batches:
         timing, seed = Timing(turns=1, repeats=1), np.random.default_rng().integers(1 << 30)
         worked = [job for job, _ in self._complete(jobs, timing, "--results", str(seed))]
         try:
-            return {job.id: self._fetched(number, job) for number, job in enumerate(worked)}
+            return {job.id: self._runs.fetched(number, job) for number, job in enumerate(worked)}
         except InputError as error:
-            self._close()
+            self._runs.close()
             self._await(str(error), blamed=True)
             raise DeviceFailure(str(error), "died") from error
-
-    def _fetched(self, number: int, job: Job) -> np.ndarray:
-        """The result that a job, that number of its batch, has left in a file."""
-        shape, dtype = shape_and_dtype(job.arguments[job.names[-1]])
-        name, nbytes = f"y{number}.bin", int(np.prod(shape)) * dtype.itemsize
-        path = self._local / name
-        self._session.folder.get(name, path, self._copy_s(nbytes))
-        result = np.fromfile(path, dtype)
-        path.unlink()
-        if result.nbytes != nbytes:
-            raise InputError(f"{self.name}: {name} came over as {result.nbytes} of {nbytes} bytes")
-        return result.reshape(shape)
 
     def _complete(
         self, jobs: Sequence[Job], timing: Timing, *more: str
@@ -198,9 +157,9 @@ class Batches:
             tries.update(failed.keys())
             if tries[jobs[0]] >= _TRIES:
                 outcome = failed[jobs[0]]
-                raise DeviceFailure(f"{self.name}: {outcome.message}", outcome.kind or "error")
+                raise DeviceFailure(f"{self._name}: {outcome.message}", outcome.kind or "error")
             left = [job for job in left if tries[job] < _TRIES]
-        raise DeviceFailure(f"{self.name}: no run of {len(jobs)} kernels came to its end", "died")
+        raise DeviceFailure(f"{self._name}: no run of {len(jobs)} kernels came to its end", "died")
 
     def _outcomes(
         self, jobs: Sequence[Job], timing: Timing, *more: str
@@ -210,148 +169,21 @@ class Batches:
         for job in jobs:
             if unknown := unanswered(job.path.read_bytes()):
                 message = f"it calls {', '.join(unknown)}, which the C runtime has not"
-                yield job, self._outcome(kind="build", message=message)
+                yield job, self._runs.outcome(kind="build", message=message)
             else:
                 good.append(job)
         if not good:
             return
         try:
-            for job, outcome in self._batch(good, timing, *more):
+            for job, outcome in self._runs.run(good, timing, *more):
                 if outcome.kind is None:
-                    self._lost = 0
+                    self._losses = 0
                 yield job, outcome
-        except _Lost as lost:
+        except Lost as lost:
             if lost.at is not None:
-                yield lost.at, self._outcome(kind=lost.kind, message=str(lost))
-            self._close()
+                yield lost.at, self._runs.outcome(kind=lost.kind, message=str(lost))
+            self._runs.close()
             self._await(str(lost), blamed=lost.at is not None)
-
-    def _outcome(self, **what: Any) -> Outcome:
-        return Outcome(device=self.name, **what)
-
-    def _batch(
-        self, jobs: Sequence[Job], timing: Timing, *more: str
-    ) -> Iterator[tuple[Job, Outcome]]:
-        """Run jobs as one program; each outcome as its line comes. _Lost where it does not end."""
-        try:
-            session = self._opened(jobs)
-            lines = session.folder.start(str(session.program), self._settings(timing, *more))
-        except InputError as error:
-            raise _Lost(str(error), "error", None) from error
-        at: Job | None = None
-        with lines:
-            while (line := self._next(lines, at)) is not None:
-                word, *rest = line.split(" ", 3)
-                if word == "cooling":
-                    self._state = f"cooling, {rest[0]} °C"
-                elif word == "begin":
-                    at = jobs[int(rest[0])]
-                    self._state = f"measuring {int(rest[0]) + 1} of {len(jobs)}"
-                elif word in ("time", "died", "late", "error"):
-                    at = None
-                    yield jobs[int(rest[0])], self._told(word, rest[1:])
-                elif word == "end":
-                    self._state = "idle"
-                    return
-            ended = lines.end()
-            raise _Lost(f"{self.name}: the program ended: {_said(ended.reason)}", "died", at)
-
-    def _next(self, lines: Lines, at: Job | None) -> str | None:
-        limit = self._deadline_s + self._pauses.rest_s + _GRACE_S
-        try:
-            return lines.next(limit)
-        except TimeoutError:
-            raise _Lost(f"{self.name}: no answer within {limit:g} s", "no answer", at) from None
-
-    def _told(self, word: str, rest: Sequence[str]) -> Outcome:
-        """The outcome that a line of the program tells."""
-        if word == "time":
-            celsius, *seconds = " ".join(rest).split()
-            return self._outcome(seconds=tuple(map(float, seconds)), celsius=float(celsius) or None)
-        if word == "late":
-            message = f"no answer within {self._deadline_s:g} s when asked to run a kernel"
-            return self._outcome(kind="no answer", message=message)
-        if word == "died":
-            number = int(rest[0])
-            known = number in {each.value for each in signal.Signals}
-            name = signal.Signals(number).name if known else f"signal {number}"
-            return self._outcome(kind="died", message=f"the kernel's process ended by {name}")
-        return self._outcome(kind="error", message=" ".join(rest))
-
-    def _settings(self, timing: Timing, *more: str) -> list[str]:
-        numbers = {
-            "--turns": timing.turns,
-            "--repeats": timing.repeats,
-            "--min-ms": timing.min_repeat_ms,
-            "--deadline-ms": max(round(1e3 * self._deadline_s), 1),
-            "--rest-ms": round(1e3 * self._pauses.rest_s),
-        }
-        words = [word for name, value in numbers.items() for word in (name, str(value))]
-        if self._pauses.max_celsius is not None:
-            words += ["--celsius", str(self._pauses.max_celsius)]
-        return [*self._arguments, *words, *more]
-
-    def _opened(self, jobs: Sequence[Job]) -> _Session:
-        """A session whose folder has the program of these jobs, and the arguments of no others."""
-        if self._session is None:
-            self._state = "opening"
-            self._session = _Session(self._machine.open())
-            self._remove_abandoned()
-        session = self._session
-        values = {name: value for job in jobs for name, value in job.arguments.items()}
-        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-        unused = [name for name in session.held if name not in arrays]
-        if unused:
-            self._drop(session, [session.held.pop(name) for name in unused])
-        new = []
-        for name, value in arrays.items():
-            if name not in session.held:
-                path = self._local / f"a{next(self._numbers)}.bin"
-                value.tofile(path)
-                session.held[name] = path.name
-                new.append(path)
-        key = tuple(job.path for job in jobs)
-        if session.linked != key:
-            if session.program is not None:
-                self._drop(session, [session.program])
-            self._state = "linking"
-            new.append(self._link(jobs, session.held))
-            session.linked, session.program = key, new[-1].name
-        if new:
-            self._state = "taking arguments"
-            session.folder.put(new, self._copy_s(sum(path.stat().st_size for path in new)))
-        return session
-
-    def _link(self, jobs: Sequence[Job], held: dict[str, str]) -> Path:
-        with scratch_folder("rt3d-link-") as folder:
-            made = folder / f"tune{next(self._numbers)}"
-            link_batch(jobs, held, made, self._target)
-            return Path(shutil.move(made, self._local / made.name))
-
-    def _drop(self, session: _Session, names: Sequence[str]) -> None:
-        session.folder.remove(names)
-        for name in names:
-            (self._local / name).unlink(missing_ok=True)
-
-    def _copy_s(self, nbytes: float) -> float:
-        return self._deadline_s + nbytes / UPLOAD_BYTES_PER_S
-
-    def _close(self) -> None:
-        if self._session is not None:
-            self._abandoned.append(self._session.folder)
-            self._session = None
-        self._remove_abandoned()
-        for path in self._local.iterdir():
-            path.unlink()
-
-    def _remove_abandoned(self) -> None:
-        """Folders there that are of no use any more; from a machine that is away, later."""
-        while self._abandoned:
-            try:
-                self._abandoned[-1].close()
-            except InputError:
-                return
-            self._abandoned.pop()
 
     def _await(self, reason: str, *, blamed: bool) -> None:
         """Until the machine is there. InputError where it stays away, or fails by itself too often.
@@ -364,7 +196,7 @@ class Batches:
                 self._machine.check()
                 break
             except InputError as error:
-                self._state = f"waiting: {error}"
+                self._runs.state = f"waiting: {error}"
                 if not told:
                     self._say(f"waiting: {error}")
                     told = True
@@ -377,12 +209,8 @@ class Batches:
 
     def _count_loss(self, reason: str) -> None:
         """One more failure that is the machine's own; InputError where it is one too many."""
-        self._lost += 1
-        if self._lost >= MOST_FAILURES:
-            self.quarantined[self.name] = reason
-            self._say(f"{self.name} is quarantined: {reason}")
+        self._losses += 1
+        if self._losses >= MOST_FAILURES:
+            self.quarantined[self._name] = reason
+            self._say(f"{self._name} is quarantined: {reason}")
             raise InputError(f"no device is left: {reason}")
-
-
-def _said(reason: str) -> str:
-    return reason.removeprefix("error: ")

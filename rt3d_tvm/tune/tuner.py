@@ -59,9 +59,8 @@ def tune_onnx(
     machine, or on the devices of a tracker under ``key``. They take ``threads`` cores: by default
     all of this machine's, or a device's big ones. Kernels for OpenCL run on the GPU of a tracker's
     device, or on a device of this machine: the first, or the one whose name has ``opencl`` in it.
-    ``machine`` is one without TVM that files can be brought to: `Adb`, `Ssh` or `Here`.
-    options, settings: as of `compile_onnx`.
-    InputError for bad input, a work directory of something else, and when no device is left.
+    ``machine`` is one without TVM that files can be brought to: `Adb`, `Ssh` or `Here`. options,
+    settings: as of `compile_onnx`. InputError for bad input, a work directory of something else, and when no device is left.
     """
     watch = watch or Watch()
     onnx_path, work = as_path(onnx_path, "onnx_path"), as_path(work, "work")

@@ -12,6 +12,7 @@ import pytest
 from rt3d_tvm import cli
 from rt3d_tvm.bundle.make import bundle
 from rt3d_tvm.measure.bench_program import throttling
+from rt3d_tvm.measure.phone_row import phone_row
 from tests.artifact.networks import write_network
 from tests.bundle.building import zig
 from tests.bundle.stand_ins import device  # noqa: F401 a fixture
@@ -45,6 +46,10 @@ def test_a_device_is_measured(place, said, bundled, qemu, device, tmp_path, caps
     assert said is None or result["device"] == said
     assert len(result["report"]["samples"]) == 2
     assert list(device.iterdir()) == []  # nothing is left there
+    assert ("docs/phones.md" in out) is ("--runner" not in place)
+    if "--adb" in place:
+        row = ("Acme Nine", "SM8250", "Android 14")
+        assert f"| {' | '.join(row)} |" in out and phone_row(result)[:3] == row
     if "--runner" in place:
         assert cli.main([*arguments[:-2], "--layers"]) == 0
         assert "share" in capsys.readouterr().out

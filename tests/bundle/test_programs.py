@@ -21,6 +21,7 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
 from tests.artifact.networks import write_network
 from tests.bundle.building import run, zig
+from tests.two_pathways import two_pathways
 
 LABELS = [f"name {i}" for i in range(16)]
 KNOWN = Preprocessing(
@@ -117,10 +118,10 @@ def test_bench_says_when_the_output_is_another(programs, tmp_path):
     assert done.returncode == 0 and json.loads(done.stdout)["checked"] is None
     wrong = np.full(16, np.nan, "float32")
     for value in (wrong, np.ones_like(wrong)):
-        value.tofile(tmp_path / "expected.bin")
+        value.tofile(tmp_path / "expected0.bin")
         done = run(*command)
         assert done.returncode == 3 and json.loads(done.stdout)["checked"]["passed"] is False
-    for name, message in (("expected.bin", "it has more"), ("weights.bin", "bytes long, should")):
+    for name, message in (("expected0.bin", "it has more"), ("weights.bin", "bytes long, should")):
         with (tmp_path / name).open("ab") as file:
             file.write(b"more")
         done = run(*command)
@@ -129,6 +130,26 @@ def test_bench_says_when_the_output_is_another(programs, tmp_path):
     for arguments, message in (((), "cannot be read"), (("--runs", "x"), "is accepted")):
         done = run(*command, *arguments)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_bench_compares_all_outputs_of_all_inputs(tmp_path, qemu):
+    """Two inputs, three outputs, one of them integers: each wrong one is told."""
+    zig()
+    about = bundle(
+        two_pathways(tmp_path / "m.onnx"), tmp_path / "b", target="arm64", programs=["bench"]
+    )
+    folder = tmp_path / "b"
+    assert [each["dtype"] for each in about["outputs"]] == ["float32", "float32", "int64"]
+    command = (qemu, folder / "bench", "--runs", "1")
+    done = run(*command)
+    checked = json.loads(done.stdout)["checked"]
+    assert done.returncode == 0 and checked["outputs"] == 3 and checked["passed"]
+    for number in range(3):
+        path = folder / f"expected{number}.bin"
+        right = path.read_bytes()
+        path.write_bytes(right[:-1] + bytes([right[-1] ^ 0x41]))
+        assert run(*command).returncode == 3, number
+        path.write_bytes(right)
 
 
 def test_classify_reads_raw_frames_clip_by_clip(programs):

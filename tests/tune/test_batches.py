@@ -18,6 +18,7 @@ from rt3d_tvm.devices.commands import Away, Lines
 from rt3d_tvm.devices.device import DeviceFailure
 from rt3d_tvm.devices.shell import Ssh
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.tune import batch_runs as runs_module
 from rt3d_tvm.tune import batches as batches_module
 from rt3d_tvm.tune import trials as trials_module
 from rt3d_tvm.tune import tuner as tuner_module
@@ -83,10 +84,10 @@ def scripted(monkeypatch, tmp_path) -> Iterator[Callable[..., Batches]]:
         made.touch()
         machines[-1].jobs = list(jobs)
 
-    monkeypatch.setattr(batches_module, "link_batch", link)
+    monkeypatch.setattr(runs_module, "link_batch", link)
     monkeypatch.setattr(batches_module, "unanswered", lambda kernel: [])
     monkeypatch.setattr(batches_module, "RETRY_S", 0.01)
-    monkeypatch.setattr(batches_module, "_GRACE_S", 0.0)
+    monkeypatch.setattr(runs_module, "_GRACE_S", 0.0)
     made: list[Batches] = []
 
     def make(machine: Scripted, **how: object) -> Batches:
@@ -271,7 +272,7 @@ def test_float16_is_searched_over_ssh(onnx_path, tmp_path, qemu, device):
         (["--adb", "--max-temperature", "40"], "good", "this device shows no temperature"),
         (["--runner", "{}"], "good", "cannot be run: Exec format error"),
         (["--runner", "qemu-aarch64 -cpu cortex-a53 {}", "--target", "arm64-dotprod"], "good",
-         "this processor has no asimddp, which the target's code uses"),
+         "this processor has no atomics, which the target's code uses"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_searched_is_one_line(

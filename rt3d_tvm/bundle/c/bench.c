@@ -1,8 +1,8 @@
-// Times the model on the input that lies beside the program, and checks its output.
+// Times the model on the inputs that lie beside the program, and checks its outputs.
 //
 //   bench [--threads N] [--cores 4-7] [--runs N]
 //
-// Prints JSON. The status is 3 where the output is not the expected one, 2 for anything wrong.
+// Prints JSON. The status is 3 where an output is not the expected one, 2 for anything wrong.
 #include "program.c"
 
 #include "device.h"
@@ -64,14 +64,20 @@ static void prepare(void) {
   for (int i = 0; i < MODEL(outputs)(); ++i) buffers[1][i] = memory(MODEL(output)(i)->bytes);
 }
 
-// The largest difference to the expected first output over its largest value; -1 where there is
-// nothing to compare with.
-static double error_of_output(void) {
-  if (strcmp(MODEL(output)(0)->dtype, "float32") != 0) return -1;
-  size_t bytes = MODEL(output)(0)->bytes;
-  float *expected = read_beside("expected.bin", bytes);
+// The largest difference to an expected output over its largest value, where it is no float none or
+// infinity; -1 where there is nothing to compare with.
+static double error_of_output(int number) {
+  char name[32];
+  snprintf(name, sizeof name, "expected%d.bin", number);
+  size_t bytes = MODEL(output)(number)->bytes;
+  float *expected = read_beside(name, bytes);
   if (!expected) return -1;
-  const float *found = buffers[1][0];
+  const float *found = buffers[1][number];
+  if (strcmp(MODEL(output)(number)->dtype, "float32") != 0) {
+    bool same = memcmp(found, expected, bytes) == 0;
+    free(expected);
+    return same ? 0 : INFINITY;
+  }
   double largest = 0, apart = 0;
   for (size_t i = 0; i < bytes / sizeof *found; ++i) {
     double difference = fabs((double)found[i] - expected[i]);
@@ -80,6 +86,18 @@ static double error_of_output(void) {
   }
   free(expected);
   return largest > 0 ? apart / largest : apart;
+}
+
+// The largest of all outputs, and how many were compared.
+static double error_of_outputs(int *compared) {
+  double largest = -1;
+  *compared = 0;
+  for (int i = 0; i < MODEL(outputs)(); ++i) {
+    double error = error_of_output(i);
+    *compared += error >= 0;
+    if (error > largest) largest = error;
+  }
+  return largest;
 }
 
 static void print_layers(MODEL_TYPE *model) {
@@ -142,7 +160,8 @@ int main(int count, char **arguments) {
     samples[i].celsius = hottest();
   }
   read_state(&after);
-  double error = error_of_output();
+  int compared;
+  double error = error_of_outputs(&compared);
   printf("{\n  \"bench\": 1,\n  \"artifact\": \"%s\",\n", ARTIFACT);
   printf("  \"threads\": %d,\n  \"runs\": %d,\n", MODEL(threads)(options.model), runs);
   printf("  \"open_ms\": %.3f,\n  \"checked\": ", open_ms);
@@ -150,10 +169,11 @@ int main(int count, char **arguments) {
   if (error < 0) {
     printf("null,\n");
   } else if (isinf(error)) {
-    printf("{\"max_rel_error\": null, \"limit\": %g, \"passed\": false},\n", LIMIT);
+    printf("{\"outputs\": %d, \"max_rel_error\": null, \"limit\": %g, \"passed\": false},\n",
+           compared, LIMIT);
   } else {
-    printf("{\"max_rel_error\": %g, \"limit\": %g, \"passed\": %s},\n", error, LIMIT,
-           passed ? "true" : "false");
+    printf("{\"outputs\": %d, \"max_rel_error\": %g, \"limit\": %g, \"passed\": %s},\n", compared,
+           error, LIMIT, passed ? "true" : "false");
   }
   print_system();
   print_states(&before, &after);
