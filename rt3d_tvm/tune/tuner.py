@@ -60,7 +60,8 @@ def tune_onnx(
     all of this machine's, or a device's big ones. Kernels for OpenCL run on the GPU of a tracker's
     device, or on a device of this machine: the first, or the one whose name has ``opencl`` in it.
     ``machine`` is one without TVM that files can be brought to: `Adb`, `Ssh` or `Here`. options,
-    settings: as of `compile_onnx`. InputError for bad input, a work directory of something else, and when no device is left.
+    settings: as of `compile_onnx`. InputError for bad input, a work directory of something else,
+    and when no device is left.
     """
     watch = watch or Watch()
     onnx_path, work = as_path(onnx_path, "onnx_path"), as_path(work, "work")
@@ -68,16 +69,8 @@ def tune_onnx(
     check_work(work)
     options = options_of(options, settings)
     lowering = options.resolve()
-    opener = open_for(
-        options.target,
-        lowering,
-        tracker=tracker,
-        key=key,
-        threads=threads,
-        opencl=opencl,
-        machine=machine,
-        deadline_s=deadline_s,
-    )
+    where = {"tracker": tracker, "key": key, "opencl": opencl, "machine": machine}
+    opener = open_for(options.target, lowering, **where, threads=threads, deadline_s=deadline_s)
     watch.say("import and lower")
     mod, tasks = _lowered(onnx_path, options, lowering)
     tuner = Tuner(
