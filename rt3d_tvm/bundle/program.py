@@ -19,7 +19,7 @@ from rt3d_tvm.precision import PRECISIONS, QUANTIZED
 
 PROGRAMS = ("bench", "classify")
 # What each is made of besides the library, and what lies beside it when it runs.
-_SOURCES = {"bench": ("bench.c", "device.h"), "classify": ("classify.c", "frames.h")}
+_SOURCES = {"bench": ("bench.c", "device.h"), "classify": ("classify.c", "clip.h", "frames.h")}
 _SHARED = ("program.c", "process.h")
 INPUT, EXPECTED, LABELS = "input", "expected", "labels.txt"
 _INPUT_SEED = 0

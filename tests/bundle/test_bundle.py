@@ -18,11 +18,13 @@ from rt3d_tvm.bundle.make import bundle
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.devices.remote import RemoteDevice
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.export import export_onnx
 from rt3d_tvm.numerics.distance import relative_distance
+from rt3d_tvm.prune.benchmark import benchmark_pair
 from tests.artifact.networks import write_network
 from tests.artifact.tampering import edit_manifest, reseal
 from tests.bundle.building import GCC, built, found, run, zig
-from tests.conftest import _compiled
+from tests.conftest import GROUP, REDUCED, REDUCED_PICTURES, _compiled
 from tests.quantized_models import net, quantized_by_onnxruntime
 
 # Beside the weights and the activations that were planned, in kB.
@@ -46,7 +48,10 @@ def check_bits(artifact: Path, folder: Path, driver: Path, tmp_path: Path) -> di
     return said
 
 
-@pytest.mark.parametrize("name", ["c3d", "r2plus1d", "s3d", "resnet50", "mobilenet_v2"])
+MODELS = ["c3d", "r2plus1d", "s3d", "vgg16", "resnet50", "mobilenet_v2"]
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_every_model_gives_the_bits_of_its_artifact(name, tmp_path_factory, tmp_path):
     compiled = _compiled(name, tmp_path_factory)
     bundle(compiled.folder, tmp_path / "b")
@@ -56,6 +61,31 @@ def test_every_model_gives_the_bits_of_its_artifact(name, tmp_path_factory, tmp_
     assert said["threads_after_close"] == "1"
     planned = compiled.manifest["planned_activation_bytes"] + compiled.manifest["weight_bytes"]
     assert int(said["peak_kb"]) <= planned / 1024 + MOST_KB
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", MODELS)
+def test_every_dense_model_gives_the_bits_of_its_artifact(name, tmp_path):
+    width, frames, size = {**REDUCED, **REDUCED_PICTURES}[name]
+    pair = benchmark_pair(name, group=GROUP, num_classes=10, width=width, frames=frames, size=size)
+    export_onnx(pair.dense, pair.input_shape, tmp_path / "m.onnx")
+    compile_onnx(tmp_path / "m.onnx", tmp_path / "artifact")
+    bundle(tmp_path / "artifact", tmp_path / "b")
+    driver = built(tmp_path / "b", tmp_path / "driver", GCC, "-DCOUNTED")
+    assert (
+        check_bits(tmp_path / "artifact", tmp_path / "b", driver, tmp_path)[
+            "allocations_after_open"
+        ]
+        == "0"
+    )
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang", "zig"])
+@pytest.mark.parametrize("level", ["-O0", "-O3"])
+def test_every_compiler_gives_the_same_bits(compiler, level, small, tmp_path):
+    command = zig() if compiler == "zig" else (compiler,)
+    driver = built(small.bundle, tmp_path / "driver", command, level)
+    check_bits(small.artifact, small.bundle, driver, tmp_path)
 
 
 def test_a_model_in_8_bits_gives_the_bits_of_its_artifact(tmp_path):

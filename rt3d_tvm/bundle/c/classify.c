@@ -7,9 +7,10 @@
 // printed, with the names of the labels file, by default labels.txt beside the program.
 #include "program.c"
 
+#include "clip.h"
 #include "frames.h"
 
-enum { TOP = 5, PIXELS = SIZE * SIZE, MOST_LABEL = 256 };
+enum { TOP = 5, MOST_LABEL = 256 };
 
 static char (*labels)[MOST_LABEL];
 static int label_count;
@@ -29,25 +30,6 @@ static void read_labels(const char *path, bool needed) {
   fclose(file);
   if (more || label_count != CLASSES) {
     stop("%s: the model has %d classes, the file %s names", path, CLASSES, more ? "more" : "fewer");
-  }
-}
-
-// A frame's pixels into the clip, as its frame number `at`: each colour is a plane of its own.
-static void normalise(const uint8_t *frame, float *clip, int at) {
-  static const float mean[] = {MEAN}, std[] = {STD};
-  for (int colour = 0; colour < 3; ++colour) {
-    float scale = 1 / (255 * std[colour]), offset = mean[colour] / std[colour];
-    int channel = BLUE_FIRST ? 2 - colour : colour;
-    float *plane = clip + ((size_t)channel * FRAMES + (size_t)at) * PIXELS;
-    for (int i = 0; i < PIXELS; ++i) plane[i] = (float)frame[3 * i + colour] * scale - offset;
-  }
-}
-
-// The clip without its first `hop` frames, which are to be filled at the end.
-static void shift(float *clip, int hop) {
-  for (int channel = 0; channel < 3; ++channel) {
-    float *planes = clip + (size_t)channel * FRAMES * PIXELS;
-    memmove(planes, planes + (size_t)hop * PIXELS, sizeof *clip * (size_t)(FRAMES - hop) * PIXELS);
   }
 }
 
@@ -73,8 +55,7 @@ static float *clip, *logits;
 static long clips;
 
 static void classify(MODEL_TYPE *model, long last_frame) {
-  size_t each = (size_t)3 * FRAMES * PIXELS;
-  for (int i = 1; i < BATCH; ++i) memcpy(clip + (size_t)i * each, clip, each * sizeof *clip);
+  fill_batch(clip);
   const void *inputs[] = {clip};
   void *outputs[] = {logits};
   double began = now_ms();
