@@ -49,6 +49,7 @@ class _Main:
         self.calls: list[Call] = []
         # Of a variable: the index of its tensor, and of a storage's its own.
         self.index: dict[relax.Var, int] = {}
+        self.tuples: dict[relax.Var, list[relax.Expr]] = {}
         self.results = 0
         for number, param in enumerate(main.params):
             weight = number >= inputs
@@ -56,7 +57,7 @@ class _Main:
         for binding in bindings(main):
             self.visit(binding.var, binding.value)
         result = main.body.body
-        fields = result.fields if isinstance(result, relax.Tuple) else [result]
+        fields = result.fields if isinstance(result, relax.Tuple) else self.fields(result)
         self.outputs = [self.tensors[self.index[field]] for field in fields]
 
     def add(self, var: relax.Var, place: str, index: int) -> None:
@@ -67,7 +68,9 @@ class _Main:
 
     def visit(self, var: relax.Var, value: relax.Expr) -> None:
         """Place a tensor, call a kernel, or give a tensor another name or shape."""
-        if isinstance(value, relax.Var):
+        if isinstance(value, relax.Tuple):  # of results, which is no tensor itself
+            self.tuples[var] = list(value.fields)
+        elif isinstance(value, relax.Var):
             self.index[var] = self.index[value]
         elif is_op(value, ALLOC_STORAGE):
             self.index[var] = len(self.storages)
@@ -88,6 +91,10 @@ class _Main:
         else:
             called = getattr(value, "op", value)
             raise ValueError(f"{var.name}: {called} is neither a kernel nor a view")
+
+    def fields(self, result: relax.Var) -> list[relax.Expr]:
+        """The tensors of a model's result."""
+        return self.tuples.get(result, [result])
 
     def placed(self) -> list[PlacedTensor]:
         """The tensors, those made for results where they are returned: a buffer of the caller's."""

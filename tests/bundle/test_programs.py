@@ -133,13 +133,13 @@ def test_bench_says_when_the_output_is_another(programs, tmp_path):
 
 
 def test_bench_compares_all_outputs_of_all_inputs(tmp_path, qemu):
-    """Two inputs, three outputs, one of them integers: each wrong one is told."""
+    """Two inputs, three outputs: each wrong one is told."""
     zig()
     about = bundle(
         two_pathways(tmp_path / "m.onnx"), tmp_path / "b", target="arm64", programs=["bench"]
     )
     folder = tmp_path / "b"
-    assert [each["dtype"] for each in about["outputs"]] == ["float32", "float32", "int64"]
+    assert (len(about["inputs"]), len(about["outputs"])) == (2, 3)
     command = (qemu, folder / "bench", "--runs", "1")
     done = run(*command)
     checked = json.loads(done.stdout)["checked"]
