@@ -15,6 +15,8 @@ from pathlib import Path
 from rt3d_tvm.errors import InputError
 
 _FULL = "No space left on device"
+# Seconds that a command may take to end, once it has closed its output.
+_END_S = 5.0
 
 
 class Away(InputError):
@@ -101,8 +103,12 @@ class Lines:
         return line.decode("utf-8", errors="replace").rstrip("\r")
 
     def end(self) -> Ran:
-        """How the command ended, once it has no more lines."""
-        status = self._process.wait()
+        """How the command ended, once it has no more lines; one that does not end is killed."""
+        try:
+            status = self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
         self._said.seek(0)
         error = self._said.read().decode("utf-8", errors="replace")
         return Ran(status=status, output="", error=error)

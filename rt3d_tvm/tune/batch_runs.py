@@ -26,6 +26,8 @@ from rt3d_tvm.tune.measuring import Job, Outcome, Pauses, Timing
 
 # Seconds until a program counts as silent, beside the deadline of a kernel, which it keeps itself.
 _GRACE_S = 15.0
+# What may become of a kernel that was begun, as the program says it.
+_FATES = ("time", "died", "late", "error")
 
 
 @dataclass
@@ -95,20 +97,36 @@ class BatchRuns:
         at: Job | None = None
         with lines:
             while (line := self._next(lines, at)) is not None:
-                word, *rest = line.split(" ", 3)
-                if word == "cooling":
-                    self.state = f"cooling, {rest[0]} °C"
-                elif word == "begin":
-                    at = jobs[int(rest[0])]
-                    self.state = f"measuring {int(rest[0]) + 1} of {len(jobs)}"
-                elif word in ("time", "died", "late", "error"):
+                try:
+                    word, number, outcome = self._read(line)
+                except (ValueError, IndexError):
+                    raise Lost(f"{self.name}: it printed {line[:80]!r}", "error", at) from None
+                if word == "begin":
+                    at = jobs[number]
+                    self.state = f"measuring {number + 1} of {len(jobs)}"
+                elif outcome is not None:
                     at = None
-                    yield jobs[int(rest[0])], self._told(word, rest[1:])
+                    yield jobs[number], outcome
                 elif word == "end":
                     self.state = "idle"
                     return
             reason = lines.end().reason.removeprefix("error: ")
             raise Lost(f"{self.name}: the program ended: {reason}", "died", at)
+
+    def _read(self, line: str) -> tuple[str, int, Outcome | None]:
+        """A line's word, and of a job its number and outcome.
+
+        ValueError or IndexError for a torn line.
+        Words of others, such as a linker's warning, are not the program's.
+        """
+        word, *rest = line.split(" ")
+        if word == "cooling":
+            self.state = f"cooling, {rest[0]} °C"
+        if word == "begin":
+            return word, int(rest[0]), None
+        if word in _FATES:
+            return word, int(rest[0]), self._told(word, rest[1:])
+        return word, -1, None
 
     def fetched(self, number: int, job: Job) -> np.ndarray:
         """The result that a job, that number of its batch, has left in a file."""
@@ -141,7 +159,7 @@ class BatchRuns:
     def _told(self, word: str, rest: Sequence[str]) -> Outcome:
         """The outcome that a line of the program tells."""
         if word == "time":
-            celsius, *seconds = " ".join(rest).split()
+            celsius, *seconds = rest
             return self.outcome(seconds=tuple(map(float, seconds)), celsius=float(celsius) or None)
         if word == "late":
             message = f"no answer within {self._deadline_s:g} s when asked to run a kernel"

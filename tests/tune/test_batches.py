@@ -71,7 +71,7 @@ class Scripted:
                 end = "exit 1" if fate == "lost" else "exec sleep 60"
                 return Lines(["sh", "-c", f"printf '%s\n' '{chr(10).join(lines)}'; {end}"])
             told = {"good": f"time {number} 0.0 0.001 0.002", "crash": f"died {number} 11"}
-            lines.append(told.get(fate, f"{fate} {number} because"))
+            lines.append(told.get(fate, fate if " " in fate else f"{fate} {number} because"))
         return Lines(["printf", "%s\n", *lines, "end"])
 
 
@@ -123,6 +123,13 @@ def test_a_kernel_that_fails_twice_beside_one_that_works_fails_alone(scripted, t
     # The first that worked goes along, and what may take the program down comes last.
     assert machine.ran == ["abcdef", "afbcde"]
     assert machine.opened == 2  # the session that was lost
+
+
+@pytest.mark.parametrize("line", ["time x 0.0 0.1", "died 1", "begin", "time 1 0.0 fast"])
+def test_a_line_that_is_damaged_costs_its_kernel_a_try(line, scripted, tmp_path):
+    machine = Scripted({"b": [f"warning: of a loader's\n{line}"]})
+    assert outcomes(scripted(machine), jobs_of("abc", tmp_path)) == dict.fromkeys("abc")
+    assert machine.ran == ["abc", "acb"]
 
 
 def test_a_program_that_falls_silent_is_ended(scripted, tmp_path):
