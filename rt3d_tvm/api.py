@@ -239,11 +239,11 @@ def bench(
 
 
 def tune(onnx: str | Path, work: str | Path, target: str = "host", **settings: Any) -> TuningReport:
-    """Search for faster kernels of an ONNX file on this machine or on a tracker's devices.
+    """Search for faster kernels of an ONNX file: here, on a phone, or on a tracker's devices.
 
     What is found goes into the folder ``work``, and ``compile(..., database=work)`` builds with
     it. A search that was stopped goes on there. ``settings`` are those of
-    `rt3d_tvm.tune.tuner.tune_onnx`: trials, tracker, key, threads, ...
+    `rt3d_tvm.tune.tuner.tune_onnx`: trials, machine, tracker, key, ...
 
     >>> report = rt.tune("model.onnx", "work", trials=1)
     >>> manifest = rt.compile("model.onnx", "artifact", database="work")

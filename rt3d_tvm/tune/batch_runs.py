@@ -72,7 +72,9 @@ class BatchRuns:
         self._abandoned: list[Folder] = []
         self._numbers = itertools.count()
         self._held = ExitStack()
-        self._local = self._held.enter_context(scratch_folder("rt3d-batch-"))
+        # In a folder of its own: the scratch folder has a file that says whose it is.
+        self._local = self._held.enter_context(scratch_folder("rt3d-batch-")) / "files"
+        self._local.mkdir()
         self.state = "starting"
 
     def end(self) -> None:
@@ -146,8 +148,8 @@ class BatchRuns:
             self._abandoned.append(self._session.folder)
             self._session = None
         self._remove_abandoned()
-        for path in self._local.iterdir():
-            path.unlink()
+        shutil.rmtree(self._local)
+        self._local.mkdir()
 
     def _next(self, lines: Lines, at: Job | None) -> str | None:
         limit = self._deadline_s + self._pauses.rest_s + _GRACE_S

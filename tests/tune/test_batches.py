@@ -7,6 +7,9 @@ Scripted machines come first, for what machines and kernels do to a batch.
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from rt3d_tvm.devices.commands import Away, Lines
 from rt3d_tvm.devices.device import DeviceFailure
 from rt3d_tvm.devices.shell import Ssh
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.files.staging import staged
 from rt3d_tvm.tune import batch_runs as runs_module
 from rt3d_tvm.tune import batches as batches_module
 from rt3d_tvm.tune import trials as trials_module
@@ -228,6 +232,11 @@ def test_a_phone_that_is_unplugged_in_the_middle_is_waited_for(
     onnx_path, tmp_path, qemu, device, monkeypatch, capsys
 ):
     zig()
+    (tmp_path / "tmp").mkdir()
+    left = device / "rt3d-left"  # by a search that was killed the day before yesterday
+    left.mkdir()
+    os.utime(left, (time.time() - 2 * 86400,) * 2)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setattr(batches_module, "RETRY_S", 0.05)
     monkeypatch.setenv("ADB_MODE", "unplugged twice")
     work = tmp_path / "work"
@@ -237,6 +246,7 @@ def test_a_phone_that_is_unplugged_in_the_middle_is_waited_for(
     assert "2 trials, failed: none" in out
     assert {row["device"] for row in trials(work)} == {"Acme Nine SM8250"}
     assert not list(device.glob("rt3d-*"))  # nothing is left there
+    assert not staged(Path(tempfile.gettempdir()), "rt3d-batch-")  # nor here
     # It stays away: what was measured is on disk, and the same command goes on from there.
     for cut in device.glob("cut*"):
         cut.unlink()
