@@ -39,6 +39,7 @@ from rt3d_tvm.compile.pipeline import (
     phases,
     run_phases,
     storage_phases,
+    without_asserts,
 )
 from rt3d_tvm.compile.processor_needs import processor_needs
 from rt3d_tvm.errors import InputError
@@ -160,12 +161,13 @@ def _call_list(mod: tvm.IRModule, inputs: int) -> tuple[dict[str, str], str | No
 def _built(mod: tvm.IRModule, lowering: Lowering) -> relax.VMExecutable:
     """The code of a module; InputError where TVM generates none of something in it."""
     try:
-        return relax.build(
-            mod,
-            lowering.target,
-            relax_pipeline=_finalizing(lowering),
-            tir_pipeline=lowering.backend.tir_pipeline(),
-        )
+        with without_asserts():
+            return relax.build(
+                mod,
+                lowering.target,
+                relax_pipeline=_finalizing(lowering),
+                tir_pipeline=lowering.backend.tir_pipeline(),
+            )
     except RuntimeError as error:  # TVM's own
         raise InputError(cannot_lower(error)) from error
 

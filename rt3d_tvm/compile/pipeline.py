@@ -143,6 +143,17 @@ def run_phases(
     return mod
 
 
+def without_asserts() -> tvm.transform.PassContext:
+    """The context to generate code in: kernels do not check their arguments at each call.
+
+    Whatever calls them is compiled beside them, and the model's own inputs are checked before. The
+    checks were three quarters of the code of a small model, and half of the time to generate it.
+    """
+    now = tvm.transform.PassContext.current()
+    config = {**now.config, "tirx.disable_assert": True}
+    return tvm.transform.PassContext(now.opt_level, instruments=now.instruments, config=config)
+
+
 def check_dump(folder: Path, *, outside: Path) -> None:
     """InputError for a folder that modules cannot be written in, or that will be replaced."""
     check_outside(folder, outside)

@@ -20,6 +20,7 @@ from rt3d_tvm.compile.choices.space import built, decided
 from rt3d_tvm.compile.ir.packed_call import PACKED_KERNELS
 from rt3d_tvm.compile.link import export_arguments, write_library, write_object
 from rt3d_tvm.compile.opencl.planner import kernel_plan
+from rt3d_tvm.compile.pipeline import without_asserts
 from rt3d_tvm.devices.worker import Worker, ignore_interrupts
 from rt3d_tvm.errors import InputError
 from schedules.decisions import Decisions
@@ -89,7 +90,7 @@ def _written(
             plan = kernel_plan(decided(conv, taken), target)
             Path(path).write_text(plan.to_text(), encoding="utf-8")
             return None
-        with target:
+        with target, without_asserts():
             module = built(conv, taken, target)
             library = tvm.compile(
                 module, target=target, tir_pipeline=backend_of(target).tir_pipeline()

@@ -33,6 +33,7 @@ SAMPLE = {
     ("graphs", "--target", "cpu"): 6,
     ("onnx_files",): 20,
     ("artifacts", "--loader", "plain"): 6,
+    ("artifacts", "--loader", "bundle"): 6,
     ("checkpoints",): 6,
     ("kills", "--command", "compile"): 1,
     ("connections",): 10,
@@ -44,7 +45,7 @@ COUNTS = (
     *((("checkpoints", "--kind", name), name, 1000) for name in ("checkpoint", "weights")),
     *(
         (("artifacts", "--loader", name), name, 600)
-        for name in ("python", "plain", "cpp", "opencl")
+        for name in ("python", "plain", "cpp", "bundle", "opencl")
     ),
     (("onnx_files",), "files", 10_000),
     (("graphs", "--target", "phone"), "phone", 1000),

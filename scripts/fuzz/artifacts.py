@@ -1,7 +1,8 @@
 """Tampered artifacts: each is refused or computes the same. python -m scripts.fuzz.artifacts.
 
 Loaders: python (rt3d_tvm.artifact), plain (examples/run_plain.py), cpp (examples/cpp, which cmake
-and g++ build once into build/fuzz) and opencl (a device of this machine).
+and g++ build once into build/fuzz), bundle (rt3d_tvm.bundle, whose files are compared) and opencl
+(a device of this machine). Files that a loader does not read are not there.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ sys.modules.setdefault("torch", None)
 
 import tvm_ffi  # noqa: E402
 
+from rt3d_tvm.artifact.calls import CALLS  # noqa: E402
+from rt3d_tvm.artifact.format import KERNELS  # noqa: E402
 from rt3d_tvm.artifact.load import load  # noqa: E402
 from rt3d_tvm.artifact.opencl.artifact import load_opencl  # noqa: E402
+from rt3d_tvm.bundle.make import bundle  # noqa: E402
 from rt3d_tvm.compile.build import compile_onnx  # noqa: E402
 from rt3d_tvm.errors import InputError  # noqa: E402
 from scripts.fuzz import session  # noqa: E402
@@ -33,7 +37,7 @@ from scripts.fuzz.tampering import tamper  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "build" / "fuzz" / "cpp" / "run_clip"
-LOADERS = ("python", "plain", "cpp", "opencl")
+LOADERS = ("python", "plain", "cpp", "bundle", "opencl")
 # Seeds of graphs that are tampered with: pruned and dense, with Winograd, a head, a pair.
 GRAPHS = (1, 4, 9, 17)
 _DEADLINE_S = 120
@@ -41,30 +45,23 @@ _DEADLINE_S = 120
 
 def fuzzer(loader: str) -> session.Fuzzer:
     """Of artifacts as one of LOADERS takes them."""
-    run = {"python": _python, "plain": _plain, "cpp": _cpp, "opencl": _opencl}[loader]
-    target = "opencl" if loader == "opencl" else "host"
     return session.Fuzzer(
         name="artifacts",
         of=loader,
-        judge=lambda seed, folder: judged(seed, folder, run, target),
+        judge=lambda seed, folder: judged(seed, folder, loader),
         options=("--loader", loader),
     )
 
 
-def judged(
-    seed: int, folder: Path, run: Callable[[Path, np.ndarray], np.ndarray], target: str
-) -> Outcome:
+def judged(seed: int, folder: Path, loader: str) -> Outcome:
     """Tamper with a copy of an artifact, run it, compare with the artifact as it was made."""
     rng = Random(f"{seed} artifact")
-    bases = [_base(folder.parent / "made", number, target) for number in GRAPHS]
+    bases = [_base(folder.parent / "made", number, loader) for number in GRAPHS]
     base, other = rng.sample(bases, 2)
     copy = Path(shutil.copytree(base, folder / "copy"))
     done = tamper(rng, copy, other)
-    manifest = json.loads((base / "manifest.json").read_text(encoding="utf-8"))
-    shape = manifest["inputs"][0]["shape"]
-    x = np.random.default_rng(0).standard_normal(shape, dtype="float32")
     try:
-        y = run(copy, x)
+        y = _RUNS[loader](copy, _input(base))
     except SystemExit as error:  # of run_plain.py
         return Outcome("refused", str(error.code))
     expected = np.load(base.with_suffix(".npy"))
@@ -74,19 +71,27 @@ def judged(
     return Outcome("wrong", f"{done}: another result, or of shape {y.shape}")
 
 
-def _base(made: Path, number: int, target: str) -> Path:
+def _base(made: Path, number: int, loader: str) -> Path:
     """An artifact and, beside it, its result; made once."""
-    folder = made / f"{target}{number}"
+    folder = made / str(number)
     result = folder.with_suffix(".npy")
     if not result.exists():
         made.mkdir(exist_ok=True)
         path = made / f"{number}.onnx"
-        path.write_bytes(random_model(Random(number)).SerializeToString())
-        manifest = compile_onnx(path, folder, target=target)
-        shape = manifest["inputs"][0]["shape"]
-        x = np.random.default_rng(0).standard_normal(shape, dtype="float32")
-        np.save(result, (_opencl if target == "opencl" else _python)(folder, x))
+        path.write_bytes(random_model(Random(number), plain=True).SerializeToString())
+        compile_onnx(path, folder, target="opencl" if loader == "opencl" else "host")
+        if loader not in ("bundle", "opencl"):
+            for name in (CALLS, KERNELS):
+                (folder / name).unlink(missing_ok=True)
+        run = _RUNS[loader] if loader in ("bundle", "opencl") else _python
+        np.save(result, run(folder, _input(folder)))
     return folder
+
+
+def _input(folder: Path) -> np.ndarray:
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    shape = manifest["inputs"][0]["shape"]
+    return np.random.default_rng(0).standard_normal(shape, dtype="float32")
 
 
 def _python(folder: Path, x: np.ndarray) -> np.ndarray:
@@ -126,6 +131,24 @@ def _cpp(folder: Path, x: np.ndarray) -> np.ndarray:
     return np.fromfile(logits, "float32")
 
 
+def _bundle(folder: Path, _: np.ndarray) -> np.ndarray:
+    """The bytes of all files of the bundle that is made of it."""
+    made = folder.parent / "bundle"
+    shutil.rmtree(made, ignore_errors=True)
+    bundle(folder, made)
+    files = sorted(path for path in made.rglob("*") if path.is_file())
+    return np.frombuffer(b"".join(path.read_bytes() for path in files), "uint8")
+
+
+_RUNS: dict[str, Callable[[Path, np.ndarray], np.ndarray]] = {
+    "python": _python,
+    "plain": _plain,
+    "cpp": _cpp,
+    "bundle": _bundle,
+    "opencl": _opencl,
+}
+
+
 def build_program() -> None:
     """Build examples/cpp. InputError where that cannot be done here."""
     site = Path(tvm_ffi.__file__).parents[1]
@@ -143,7 +166,7 @@ def build_program() -> None:
 def main() -> int:
     """The command."""
     options = session.parser(__doc__.splitlines()[0])
-    options.add_argument("--loader", action="append", choices=LOADERS, help="default: all four")
+    options.add_argument("--loader", action="append", choices=LOADERS, help="default: all")
     args = options.parse_args()
     loaders = args.loader or LOADERS
     if "cpp" in loaders:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from random import Random
 
 import numpy as np
@@ -36,13 +37,26 @@ def _by_auto_pad(attributes: dict[str, object]) -> dict[str, object]:
 
 @dataclass
 class Graph:
-    """A graph that grows at its end; ``shapes`` are those of all activations."""
+    """A graph that grows at its end; ``shapes`` are those of all activations.
+
+    stored: of a dequantised tensor the 8-bit one, the names of scale and zero point, the
+    scale, the type.
+    """
 
     rng: Random
     opset: int
+    inputs: list[str] = field(default_factory=list)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    stored: dict[str, tuple[str, str, str, float, str]] = field(default_factory=dict)
+
+    def input(self, shape: Sequence[int]) -> str:
+        """The name of an input of the model, the first one ``x``."""
+        name = f"x{len(self.inputs)}" if self.inputs else "x"
+        self.inputs.append(name)
+        self.shapes[name] = tuple(shape)
+        return name
 
     def constant(self, value: np.ndarray) -> str:
         """The name of a constant: an initializer, seldom a node."""
@@ -69,6 +83,16 @@ class Graph:
         self.shapes[name] = tuple(shape)
         return name
 
+    def add_several(
+        self, op: str, inputs: Sequence[str], shapes: Sequence[Sequence[int]], **attributes: object
+    ) -> list[str]:
+        """The names of all results of a node."""
+        names = [f"t{len(self.nodes)}_{i}" for i in range(len(shapes))]
+        self.nodes.append(helper.make_node(op, list(inputs), names, **attributes))
+        for name, shape in zip(names, shapes, strict=True):
+            self.shapes[name] = tuple(shape)
+        return names
+
     def ints(self, *values: int) -> str:
         """A constant of int64."""
         return self.constant(np.array(values, np.int64))
@@ -81,14 +105,22 @@ class Graph:
             return self.add(op, [x], shape, axes=list(axes), **more)
         return self.add(op, [x, self.ints(*axes)], shape, **more)
 
-    def model(self, output: str) -> onnx.ModelProto:
-        """The model whose output is that tensor."""
-        values = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, self.shapes[name])
-            for name in ("x", output)
-        ]
+    def model(self, *outputs: str) -> onnx.ModelProto:
+        """The model with those outputs, of float32."""
+        inputs, results = (
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, self.shapes[name])
+                for name in names
+            ]
+            for names in (self.inputs, outputs)
+        )
         if self.rng.random() < 0.1:
-            values[1].type.tensor_type.ClearField("shape")
-        graph = helper.make_graph(self.nodes, "fuzz", values[:1], values[1:], self.constants)
+            results[0].type.tensor_type.ClearField("shape")
+        graph = helper.make_graph(self.nodes, "fuzz", inputs, results, self.constants)
         opset = helper.make_opsetid("", self.opset)
         return helper.make_model(graph, opset_imports=[opset], ir_version=8)
+
+
+def fits(shape: Sequence[int]) -> bool:
+    """Whether a tensor of that shape is small enough, and has an element."""
+    return 0 < prod(shape) <= MOST_ELEMENTS

@@ -139,7 +139,7 @@ def _inside(result: Path) -> list[Path]:
 
 def _two_models(made: Path) -> None:
     for number, name in zip(_MODELS, ("old", "new"), strict=True):
-        data = random_model(Random(number)).SerializeToString()
+        data = random_model(Random(number), plain=True).SerializeToString()
         (made / f"{name}.onnx").write_bytes(data)
     finished(["compile", made / "old.onnx", "-o", made / "old" / "artifact"], made / "old")
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from math import prod
 from random import Random
 
+import numpy as np
+from onnx import helper
+
 from scripts.fuzz.graph import MOST_ELEMENTS, MOST_MACS, Graph
 from scripts.fuzz.operators import activation, global_mean
 from scripts.fuzz.weights import conv_weight, normal
@@ -84,16 +87,51 @@ def grouped(graph: Graph, x: str) -> str:
     return conv(graph, x, filters=min(filters, max(groups, 256)), groups=groups)
 
 
+def conv_transpose(graph: Graph, x: str) -> str:
+    """A transposed convolution, as decoders have it; often one that doubles the extents."""
+    rng, (batch, channels, *extents) = graph.rng, graph.shapes[x]
+    axes = range(len(extents))
+    divisors = [n for n in range(1, channels + 1) if channels % n == 0]
+    groups = rng.choice(divisors) if rng.random() < 0.25 else 1
+    filters = groups * rng.choice((1, 2, 5, 8, 16))
+    kernel, strides = (
+        [rng.choice((1, 2, 3, 4)) for _ in axes],
+        [rng.choice((1, 2, 2, 3))] * len(axes),
+    )
+    pads = [rng.choice((0, 0, (k - 1) // 2)) for k in [*kernel, *kernel]]
+    more = [rng.randrange(s) if rng.random() < 0.3 else 0 for s in strides]
+    out = [
+        (extents[i] - 1) * strides[i] + kernel[i] + more[i] - pads[i] - pads[i + len(axes)]
+        for i in axes
+    ]
+    results, shape = batch * filters * prod(out), (channels, filters // groups, *kernel)
+    if min(out) < 1 or results > MOST_ELEMENTS or batch * prod(extents) * prod(shape) > MOST_MACS:
+        return x
+    weight = conv_weight(rng, filters, channels // groups, *kernel)
+    weight = weight.reshape(groups, shape[1], channels // groups, *kernel).swapaxes(1, 2)
+    inputs = [x, graph.constant(np.ascontiguousarray(weight).reshape(shape))]
+    if rng.random() < 0.6:
+        inputs.append(graph.constant(normal(rng, filters) / 2))
+    attributes: dict[str, object] = {"strides": strides, "group": groups, "kernel_shape": kernel}
+    attributes |= {"pads": pads} if any(pads) else {}
+    attributes |= {"output_padding": more} if any(more) else {}
+    y = f"t{len(graph.nodes)}"
+    graph.nodes.append(helper.make_node("ConvTranspose", inputs, [y], **attributes))
+    graph.shapes[y] = (batch, filters, *out)
+    return y
+
+
 def wide_window(graph: Graph, x: str) -> str:
     """3x3 windows over H and W, dense or not, as Winograd's transforms take them."""
     filters = graph.rng.choice((8, 16, 24, 32, 45, 64))
-    depth = [graph.rng.choice((1, 1, 2, 3))][: len(graph.shapes[x]) - 4]
-    return conv(graph, x, filters=filters, kernel=[*depth, 3, 3], same=graph.rng.random() < 0.8)
+    axes = len(graph.shapes[x]) - 2
+    kernel = [graph.rng.choice((1, 1, 2, 3)), 3, 3][3 - axes :]
+    return conv(graph, x, filters=filters, kernel=kernel, same=graph.rng.random() < 0.8)
 
 
 def pair(graph: Graph, x: str) -> str:
     """1x3x3, then 3x1x1, as R(2+1)D and S3D are built."""
-    if len(graph.shapes[x]) == 4:
+    if len(graph.shapes[x]) < 5:
         return wide_window(graph, x)
     rng = graph.rng
     filters = rng.choice((8, 16, 24, 45, 64, 144))

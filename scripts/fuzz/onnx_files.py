@@ -23,7 +23,7 @@ from scripts.fuzz import session  # noqa: E402
 from scripts.fuzz.generator import random_model  # noqa: E402
 from scripts.fuzz.isolated import Limits  # noqa: E402
 from scripts.fuzz.mutations import damaged  # noqa: E402
-from scripts.fuzz.oracle import Arithmetic, bound, reference, why_wrong  # noqa: E402
+from scripts.fuzz.oracle import Arithmetic, bounds, reference, why_wrong  # noqa: E402
 from scripts.fuzz.outcome import Outcome  # noqa: E402
 
 # A file of some kilobytes may ask for no more than this, in processor seconds and bytes.
@@ -47,12 +47,19 @@ def judge(seed: int, folder: Path) -> Outcome:
 def of_file(path: Path, artifact: Path) -> Outcome:
     """What becomes of one file."""
     manifest = compile_onnx(path, artifact)
-    shape = manifest["inputs"][0]["shape"]
     sizes = [np.prod(each["shape"]) for each in (*manifest["inputs"], *manifest["outputs"])]
     if max(*sizes, manifest["planned_activation_bytes"] // 4) > _MOST_ELEMENTS:
         return Outcome("ok")
-    x = np.random.default_rng(0).standard_normal(shape, dtype="float32")
-    y = load(artifact).run(x)
+    generator = np.random.default_rng(0)
+    inputs = {
+        each["name"]: generator.standard_normal(each["shape"], dtype="float32").astype(
+            each["dtype"]
+        )
+        for each in manifest["inputs"]
+    }
+    results = load(artifact).run(inputs if len(inputs) > 1 else next(iter(inputs.values())))
+    if not isinstance(results, dict):
+        results = {manifest["outputs"][0]["name"]: results}
     # It may name attributes or operators that only one of the two knows.
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
@@ -61,13 +68,14 @@ def of_file(path: Path, artifact: Path) -> Outcome:
                              DecodeError, ValueError):  # fmt: skip
         model = onnx.load(path)
         if not model.graph.initializer or np.isfinite(_largest(model)):
-            values = reference(model, x)
-            if not all(np.isfinite(value).all() for value in values.values()):
+            values = reference(model, inputs)
+            reals = [value for value in values.values() if value.dtype.kind == "f"]
+            if not all(np.isfinite(value).all() for value in reals):
                 return Outcome("ok")  # whether a sum overflows depends on its order
-            limit = bound(model, values, Arithmetic(winograd=True))
-            reason = why_wrong(y, values[model.graph.output[0].name], limit, more_nan=True)
-            if reason and np.isfinite(limit):
-                return Outcome("wrong", reason)
+            for name, limit in bounds(model, values, Arithmetic(winograd=True)).items():
+                reason = why_wrong(results[name], values[name], limit, more_nan=True)
+                if reason and np.isfinite(limit):
+                    return Outcome("wrong", f"{name}: {reason}")
     return Outcome("ok")
 
 

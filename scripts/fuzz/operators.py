@@ -1,12 +1,13 @@
-"""Blocks of every accepted operator but convolutions: pools, elements, shapes."""
+"""Blocks of pools and of what is computed element by element."""
 
 from __future__ import annotations
 
-from math import ceil, prod
+from math import ceil
 
 import numpy as np
+from onnx import TensorProto
 
-from scripts.fuzz.graph import MOST_ELEMENTS, Graph
+from scripts.fuzz.graph import Graph
 from scripts.fuzz.weights import normal
 
 # --- Pools
@@ -47,7 +48,8 @@ def global_mean(graph: Graph, x: str) -> str:
     batch, channels, *extents = graph.shapes[x]
     shape = (batch, channels, *[1] * len(extents))
     if graph.rng.random() < 0.5:
-        return graph.add("GlobalAveragePool", [x], shape)
+        op = "GlobalMaxPool" if graph.rng.random() < 0.2 else "GlobalAveragePool"
+        return graph.add(op, [x], shape)
     axes = list(range(2, 2 + len(extents)))
     return graph.with_axes("ReduceMean", x, axes, shape, 18, keepdims=1)
 
@@ -65,23 +67,98 @@ def mean(graph: Graph, x: str) -> str:
 # --- Element by element
 
 
+# Functions of one element, as often as networks have them; since which opset, if not all.
+_ACTIVATIONS = (
+    *("Relu", "Relu", "Relu", "Relu", "Clip", "Clip", "Sigmoid", "Sigmoid", "Tanh", "LeakyRelu"),
+    *("HardSigmoid", "HardSwish", "Identity", "Dropout", "Elu", "Selu", "PRelu", "Mish", "Gelu"),
+    *("Softplus", "Erf", "Abs", "Neg"),
+)
+_SINCE = {"HardSwish": 14, "Mish": 18, "Gelu": 20}
+_ALPHAS = {"LeakyRelu": (0.1, 0.3), "HardSigmoid": (1 / 6,), "Elu": (0.3, 1.5), "Selu": (1.2,)}
+
+
 def activation(graph: Graph, x: str) -> str:
     """One of all functions of one element."""
     rng, shape = graph.rng, graph.shapes[x]
-    op = rng.choice(("Relu", "Relu", "Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu",
-                     "HardSigmoid", "HardSwish", "Identity", "Dropout"))  # fmt: skip
+    op = rng.choice(_ACTIVATIONS)
+    if graph.opset < _SINCE.get(op, 0):
+        op = "Relu"
     if op == "Clip":
         low, high = rng.choice((("0", "6"), ("0", ""), ("", "1"), ("-0.5", "0.5"), ("-1", "1")))
         limits = [graph.constant(np.float32(text)) if text else "" for text in (low, high)]
         return graph.add(op, [x, *(limits if high else limits[:1])], shape)
-    attributes: dict[str, float] = {}
-    if op == "LeakyRelu" and rng.random() < 0.7:
-        attributes["alpha"] = rng.choice((0.1, 0.3))
-    if op == "HardSigmoid" and rng.random() < 0.7:
-        attributes["alpha"] = 1 / 6
-    if op == "HardSwish" and graph.opset < 14:
-        op = "Relu"
+    if op == "PRelu":
+        per_channel = (shape[1], *[1] * (len(shape) - 2))
+        slope = normal(rng, *rng.choice(((1,), per_channel, (1, *per_channel), shape[1:])))
+        return graph.add(op, [x, graph.constant(slope)], shape)
+    attributes: dict[str, object] = {}
+    if op in _ALPHAS and rng.random() < 0.7:
+        attributes["alpha"] = rng.choice(_ALPHAS[op])
+    if op == "Gelu" and rng.random() < 0.5:
+        attributes["approximate"] = "tanh"
     return graph.add(op, [x], shape, **attributes)
+
+
+def function(graph: Graph, x: str) -> str:
+    """One that is defined for some numbers, or grows fast: of what is within its bounds."""
+    rng, shape = graph.rng, graph.shapes[x]
+    op = rng.choice(("Exp", "Log", "Sqrt", "Reciprocal", "Pow", "Pow", "Cast"))
+    if op == "Cast":  # there and back
+        to = rng.choice((TensorProto.FLOAT16, TensorProto.DOUBLE))
+        return graph.add(op, [graph.add(op, [x], shape, to=to)], shape, to=TensorProto.FLOAT)
+    if op in ("Exp", "Pow"):
+        limits = [graph.constant(np.float32(value)) for value in (-3, 2)]
+        x = graph.add("Clip", [x, *limits], shape)
+    if op == "Exp":
+        return graph.add(op, [x], shape)
+    exponent = rng.choice((2.0, 3.0, 0.5, -1.5))
+    if op != "Pow" or exponent not in (2.0, 3.0):
+        x = graph.add("Abs", [x], shape)
+        x = graph.add("Add", [x, graph.constant(np.float32(0.5))], shape)
+    if op == "Pow":
+        return graph.add(op, [x, graph.constant(np.float32(exponent))], shape)
+    return graph.add(op, [x], shape)
+
+
+def several(graph: Graph, x: str) -> str:
+    """The largest, smallest or sum of two or three tensors, one perhaps of a value per channel."""
+    rng, shape = graph.rng, graph.shapes[x]
+    others = [activation(graph, x)]
+    if rng.random() < 0.6:
+        per_channel = (shape[1], *[1] * (len(shape) - 2))
+        value = normal(rng, *rng.choice(((), per_channel, shape[-1:], shape)))
+        others.append(graph.constant(value))
+    rng.shuffle(others)
+    op = rng.choice(("Max", "Min", "Sum", "Add", "Sub", "Mul"))
+    return graph.add(op, [x, *(others if op in ("Max", "Min", "Sum") else others[:1])], shape)
+
+
+def compared(graph: Graph, x: str) -> str:
+    """Chosen element by element, by a comparison or by a constant."""
+    rng, shape = graph.rng, graph.shapes[x]
+    of = rng.choice(((), shape[-1:], (shape[1], *[1] * (len(shape) - 2))))
+    kind = rng.choice(("Greater", "Less", "Equal", "constant"))
+    if kind == "constant":
+        mask = graph.constant(normal(rng, *of) > 0)
+    elif kind == "Equal":
+        whole = graph.constant(np.arange(shape[-1], dtype="int64"))
+        mask = graph.add(kind, [whole, graph.ints(rng.randrange(shape[-1]))], shape[-1:])
+    else:
+        mask = graph.add(kind, [x, graph.constant(normal(rng, *of))], shape)
+    other = graph.constant(normal(rng, *of)) if rng.random() < 0.5 else activation(graph, x)
+    both = [x, other] if rng.random() < 0.5 else [other, x]
+    return graph.add("Where", [mask, *both], shape)
+
+
+def second_input(graph: Graph, x: str) -> str:
+    """Joined with another input of the model, of the same shape or of one that is spread."""
+    rng, shape = graph.rng, graph.shapes[x]
+    if len(graph.inputs) > 2:
+        return activation(graph, x)
+    of = rng.choice((shape, shape, (shape[0], shape[1], *[1] * (len(shape) - 2)), shape[-1:]))
+    y = graph.input(of)
+    both = [x, y] if rng.random() < 0.5 else [y, x]
+    return graph.add(rng.choice(("Add", "Sub", "Mul", "Max")), both, shape)
 
 
 def with_constant(graph: Graph, x: str) -> str:
@@ -123,59 +200,5 @@ def batch_norm(graph: Graph, x: str) -> str:
 def softmax(graph: Graph, x: str) -> str:
     """Along one axis; before opset 13 along all from that axis on."""
     axis = graph.rng.choice((1, -1, len(graph.shapes[x]) - 1))
-    return graph.add("Softmax", [x], graph.shapes[x], axis=axis)
-
-
-# --- Shapes
-
-
-def pad(graph: Graph, x: str) -> str:
-    """Wider by a constant, by the border or by a reflection."""
-    rng, shape = graph.rng, graph.shapes[x]
-    mode = rng.choice(("constant", "constant", "edge", "reflect"))
-    first = 1 if mode == "constant" and rng.random() < 0.2 else 2
-    amounts = [0] * 2 * len(shape)
-    for axis in range(first, len(shape)):
-        most = min(2, shape[axis] - 1) if mode == "reflect" else 2
-        amounts[axis], amounts[axis + len(shape)] = rng.randint(0, most), rng.randint(0, most)
-    out = [e + amounts[i] + amounts[i + len(shape)] for i, e in enumerate(shape)]
-    inputs = [x, graph.ints(*amounts)]
-    if mode == "constant" and rng.random() < 0.4:
-        inputs.append(graph.constant(np.float32(rng.choice((0.0, 0.5, -1.0)))))
-    return graph.add("Pad", inputs, out, mode=mode) if prod(out) <= MOST_ELEMENTS else x
-
-
-def transposed(graph: Graph, x: str) -> str:
-    """Two axes of space change places."""
-    shape = graph.shapes[x]
-    order = list(range(len(shape)))
-    i, j = graph.rng.sample(order[2:], 2)
-    order[i], order[j] = order[j], order[i]
-    return graph.add("Transpose", [x], [shape[axis] for axis in order], perm=order)
-
-
-def reshaped(graph: Graph, x: str) -> str:
-    """Space in another shape; or an axis that comes and goes."""
-    rng, shape = graph.rng, graph.shapes[x]
-    if rng.random() < 0.4:
-        axis = rng.randrange(1, len(shape))
-        wider = graph.with_axes("Unsqueeze", x, [axis], (*shape[:axis], 1, *shape[axis:]), 13)
-        return graph.with_axes("Squeeze", wider, [axis], shape, 13)
-    out = [*shape[:2], *rng.sample(shape[2:], len(shape) - 2)]
-    wanted = list(out)
-    if rng.random() < 0.5:
-        wanted[rng.choice((0, 1))] = 0  # as it was
-    if rng.random() < 0.5:
-        wanted[-1] = -1  # what is left
-    return graph.add("Reshape", [x, graph.ints(*wanted)], out)
-
-
-def shuffled(graph: Graph, x: str) -> str:
-    """The channels in another order, by two groups, as ShuffleNet has them."""
-    batch, channels, *extents = graph.shapes[x]
-    if channels % 2 or prod(extents) * channels * batch > MOST_ELEMENTS:
-        return x
-    halves = (batch, 2, channels // 2, prod(extents))
-    y = graph.add("Reshape", [x, graph.ints(*halves)], halves)
-    y = graph.add("Transpose", [y], (batch, channels // 2, 2, halves[3]), perm=[0, 2, 1, 3])
-    return graph.add("Reshape", [y, graph.ints(batch, channels, *extents)], graph.shapes[x])
+    op = graph.rng.choice(("Softmax", "Softmax", "LogSoftmax"))
+    return graph.add(op, [x], graph.shapes[x], axis=axis)

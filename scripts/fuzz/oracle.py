@@ -19,6 +19,7 @@ was at a twelfth.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,10 +27,10 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
+from scripts.fuzz.propagation import attributes_of, error_of, largest
+
 UNIT = {"float32": 2.0**-24, "float16": 2.0**-11}
 WINOGRAD, MARGIN = 16.0, 4.0
-# Exponentials and their like: how many units a library's approximation may be off.
-FUNCTION = 4.0
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,15 @@ class Arithmetic:
     winograd: bool = False
 
 
-def reference(model: onnx.ModelProto, x: np.ndarray) -> dict[str, np.ndarray]:
-    """Every tensor of the graph by its name; onnxruntime's errors where it cannot run the graph."""
+def reference(model: onnx.ModelProto, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every tensor of the graph by its name, for the inputs by theirs.
+
+    onnxruntime's errors where it cannot run the graph.
+    """
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
     known = {value.name for value in model.graph.output}
-    outputs = list(known)
+    outputs = [value.name for value in model.graph.output]
     for node in model.graph.node:
         outputs += [name for name in node.output if name and name not in known]
     wide.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs[len(known) :])
@@ -57,17 +61,20 @@ def reference(model: onnx.ModelProto, x: np.ndarray) -> dict[str, np.ndarray]:
     session = onnxruntime.InferenceSession(
         wide.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    name = session.get_inputs()[0].name
-    values = dict(zip(outputs, session.run(outputs, {name: x}), strict=True))
+    values = dict(zip(outputs, session.run(outputs, dict(given)), strict=True))
     constants = {c.name: numpy_helper.to_array(c) for c in model.graph.initializer}
-    return {name: x, **constants, **values}
+    return {**given, **constants, **values}
 
 
-def bound(model: onnx.ModelProto, values: dict[str, np.ndarray], arithmetic: Arithmetic) -> float:
-    """How far the output may be from the reference."""
-    by_type = [_errors(model, values, a) for a in (Arithmetic(), arithmetic)]
-    output = model.graph.output[0].name
-    return MARGIN * sum(errors.get(output, 0.0) for errors in by_type)
+def bounds(
+    model: onnx.ModelProto, values: dict[str, np.ndarray], arithmetic: Arithmetic
+) -> dict[str, float]:
+    """How far each output may be from the reference, by its name."""
+    by_type = [errors_of(model, values, a) for a in (Arithmetic(), arithmetic)]
+    return {
+        output.name: MARGIN * sum(errors.get(output.name, 0.0) for errors in by_type)
+        for output in model.graph.output
+    }
 
 
 def why_wrong(y: np.ndarray, expected: np.ndarray, limit: float, *, more_nan: bool) -> str | None:
@@ -91,22 +98,33 @@ def why_wrong(y: np.ndarray, expected: np.ndarray, limit: float, *, more_nan: bo
     return None
 
 
-def _errors(
+def errors_of(
     model: onnx.ModelProto, values: dict[str, np.ndarray], arithmetic: Arithmetic
 ) -> dict[str, float]:
+    """The typical error of each tensor that depends on an input."""
     u = UNIT[arithmetic.stored]
-    errors = {model.graph.input[0].name: u * _largest(values[model.graph.input[0].name])}
+    errors = {value.name: u * largest(values[value.name]) for value in model.graph.input}
+    unsure: dict[str, np.ndarray] = {}  # where the result of a comparison may be the other one
     for node in model.graph.node:
         if not set(node.input) & set(errors):
             continue  # of constants alone
         known = [errors.get(name, 0.0) for name in node.input]
         inputs = [values[name] if name else np.zeros(0) for name in node.input]
-        y = values[node.output[0]]
         if node.op_type in _LINEAR:
             error = _LINEAR[node.op_type](node, known, inputs, arithmetic)
+        elif node.op_type in ("Greater", "Less", "Equal"):
+            unsure[node.output[0]] = abs(inputs[0] - inputs[1]) <= 2 * MARGIN * sum(known)
+            error = 0.0
+        elif node.op_type == "Where":
+            error = max(known[1:])
+            if node.input[0] in unsure:
+                apart = abs(inputs[1].astype("float64") - inputs[2])
+                error += largest(np.where(unsure[node.input[0]], apart, 0))
         else:
-            error = _error(node, known, inputs, u)
-        errors[node.output[0]] = error + u * _largest(y)
+            error = error_of(node, known, inputs, u)
+        for name in node.output:
+            if name:
+                errors[name] = error + u * largest(values[name])
     return errors
 
 
@@ -116,8 +134,38 @@ def _conv(node, known, inputs, arithmetic) -> float:
     return _products(w, known[0], inputs[0], arithmetic, WINOGRAD if winograd else 1.0)
 
 
+def _conv_transpose(node, known, inputs, arithmetic) -> float:
+    groups = attributes_of(node).get("group", 1)
+    w = inputs[1].reshape(groups, -1, *inputs[1].shape[1:]).swapaxes(1, 2)
+    return _products(w.reshape(groups * w.shape[1], -1), known[0], inputs[0], arithmetic, 1.0)
+
+
+def _quantized(node, known, inputs, arithmetic) -> float:
+    x, scale, zero, w, w_scale, w_zero, step = inputs[:7]
+    shape = (-1, *[1] * (w.ndim - 1))
+    w = (w - w_zero.reshape(shape).astype("float64")) * w_scale.reshape(shape)
+    x = (x - float(zero)) * scale
+    rounded = _products(w.reshape(w.shape[0], -1), known[0], x, arithmetic, 1.0)
+    return rounded + float(step)
+
+
+def _einsum(node, known, inputs, arithmetic) -> float:
+    """By the largest element of each operand, and the length of the sum."""
+    if len(inputs) == 1:
+        return known[0]
+    length = inputs[0].shape[-1] if inputs[1].ndim == inputs[0].ndim == 3 else inputs[1].shape[0]
+    (a, b), root = (largest(each) for each in inputs), float(np.sqrt(length))
+    u = UNIT[arithmetic.stored] + 2 * UNIT[arithmetic.summed] * root
+    return float(np.hypot(root * b * known[0], root * a * known[1]) + u * root * a * b)
+
+
 def _matrix(node, known, inputs, arithmetic) -> float:
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    attributes = attributes_of(node)
+    if known[1]:  # of two activations
+        a, b = (largest(each) for each in inputs[:2])
+        length = inputs[1].shape[-2]
+        u = UNIT[arithmetic.stored] + 2 * UNIT[arithmetic.summed] * np.sqrt(length)
+        return float(length * (b * known[0] + a * known[1]) + u * np.sqrt(length) * a * b)
     w = inputs[1] if attributes.get("transB") else np.swapaxes(inputs[1], -1, -2)
     error = _products(w.reshape(-1, w.shape[-1]), known[0], inputs[0], arithmetic, 1.0)
     return error * max(1.0, abs(attributes.get("alpha", 1.0)))
@@ -128,38 +176,14 @@ def _products(w, e, x, arithmetic, rounding) -> float:
     u, summed = UNIT[arithmetic.stored], UNIT[arithmetic.summed]
     two = float(np.sqrt((w.astype("float64") ** 2).sum(1).max(initial=0)))
     roundings = np.sqrt(w.shape[1] + 4) * summed * rounding + (2 * u if u != summed else 0)
-    return float(np.hypot(two * e, roundings * two * _largest(x)))
+    return float(np.hypot(two * e, roundings * two * largest(x)))
 
 
-_LINEAR = {"Conv": _conv, "Gemm": _matrix, "MatMul": _matrix}
-
-
-def _error(node: onnx.NodeProto, known: list[float], inputs: list[np.ndarray], u: float) -> float:
-    """Of every other operator, but for the rounding of its result."""
-    op, e = node.op_type, known[0]
-    if op in ("Add", "Sub"):
-        return sum(known[:2])
-    if op == "QuantizeLinear":
-        return e + _largest(inputs[1])  # of two steps the other one
-    if op == "Mul":
-        return known[0] * _largest(inputs[1]) + known[1] * _largest(inputs[0])
-    if op == "Div":  # by a constant
-        return e / max(1e-30, float(np.min(abs(inputs[1]), initial=np.inf)))
-    if op == "BatchNormalization":
-        scale, _, mean, variance = inputs[1:5]
-        gain = _largest(scale / np.sqrt(variance + 1e-5))
-        return gain * (e + 4 * u * (_largest(inputs[0]) + _largest(mean)))
-    if op in ("AveragePool", "GlobalAveragePool", "ReduceMean"):
-        count = max(2, inputs[0].size // max(1, inputs[0].shape[0]))
-        return e + u * np.sqrt(count) * _largest(inputs[0])
-    if op in ("Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "LeakyRelu"):
-        return 1.1 * e + FUNCTION * u
-    if op == "Softmax":
-        return e + FUNCTION * u
-    return max(known)  # maxima, clips, concats and changes of shape
-
-
-def _largest(value: np.ndarray) -> float:
-    """The largest finite absolute value."""
-    value = value[np.isfinite(value)] if value.dtype.kind == "f" else value
-    return float(np.max(abs(value), initial=0))
+_LINEAR = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "QLinearConv": _quantized,
+    "Gemm": _matrix,
+    "MatMul": _matrix,
+    "Einsum": _einsum,
+}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from rt3d_tvm.artifact.tensors import Tensors
 from rt3d_tvm.devices.remote import DeviceFailure, RemoteDevice
 from rt3d_tvm.errors import InputError
 
@@ -25,8 +27,8 @@ class DeviceFault(RuntimeError):
     """The phone died or did not answer."""
 
 
-def run_there(folder: Path, x: np.ndarray) -> np.ndarray:
-    """The output of an artifact on the phone; DeviceFault where the phone fails."""
+def run_there(folder: Path, x: np.ndarray | Mapping[str, np.ndarray]) -> Tensors:
+    """The outputs of an artifact on the phone; DeviceFault where the phone fails."""
     global _device, _loaded
     if _device is None or _loaded >= _SESSION:
         close()

@@ -23,6 +23,7 @@ WORDS = {
     ("artifacts", "python"): "tampered artifacts, `rt3d_tvm.artifact`",
     ("artifacts", "plain"): "tampered artifacts, `run_plain.py`",
     ("artifacts", "cpp"): "tampered artifacts, the C++ program",
+    ("artifacts", "bundle"): "tampered artifacts, `rt3d bundle`",
     ("artifacts", "opencl"): "tampered artifacts for OpenCL",
     ("checkpoints", "checkpoint"): "tampered checkpoints",
     ("checkpoints", "weights"): "tampered weight files",

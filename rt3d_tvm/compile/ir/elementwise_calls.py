@@ -26,6 +26,15 @@ _SAME_OPERANDS = {
 ELEMENTWISE = (*_SAME_OPERANDS, "relax.nn.leakyrelu", "relax.clip")
 # Steps of one kernel: GELU written out by tanh takes nine.
 MAX_STEPS = 16
+# A value that is read twice is written out twice in the kernel's code. Two SiLUs in a row are 16
+# copies of the sum, and eight were some thousands, which LLVM did not end within a minute.
+MAX_COPIES = 64
+# How often a function has its operand written out, where that is not once.
+_COPIES = {
+    **dict.fromkeys(("maximum", "minimum", "relu"), 2),
+    **dict.fromkeys(("exp", "sigmoid", "tanh", "erf"), 3),
+    **{"silu": 4, "gelu": 4, "leaky_relu": 4, "gelu_tanh": 13},
+}
 FLOATS = ("float32", "float16")
 
 
@@ -69,6 +78,7 @@ def steps_behind(
     and type, and what is added or multiplied by is a scalar.
     """
     made: dict[relax.Var, tuple[relax.VarBinding, set[relax.Var]]] = {}
+    copies = {var: 1}
     pending = [var]
     best: set[relax.Var] = set()
     while pending and len(made) < MAX_STEPS:
@@ -76,6 +86,9 @@ def steps_behind(
             if reader is None or reader.var in made or reader.var in claimed:
                 continue
             if not _is_step(reader.value, var, made):
+                continue
+            copies[reader.var] = _copies(reader.value, copies)
+            if copies[reader.var] > MAX_COPIES:
                 continue
             behind = {reader.var}.union(
                 *(made[each][1] for each in elementwise_tensors(reader.value) if each in made)
@@ -100,6 +113,18 @@ def _is_step(call: relax.Expr, var: relax.Var, made: dict) -> bool:
 def _is_finite_at_zero(function: tuple[str, list[relax.Expr | float | None]]) -> bool:
     name, operands = function
     return is_finite_at_zero(name, [each if isinstance(each, float) else None for each in operands])
+
+
+def _copies(call: relax.Expr, known: dict[relax.Var, int]) -> int:
+    """How often the first value of a program stands in what an operator makes of ``known`` ones."""
+    count = 0
+    for name, operands in elementwise(call) or []:
+        read = (
+            count if each is None else 0 if isinstance(each, float) else known[each]
+            for each in operands
+        )
+        count = _COPIES.get(name, 1) * sum(read)
+    return count
 
 
 def _is_closed(members: set, var: relax.Var, last: relax.Var, reads: dict) -> bool:

@@ -113,6 +113,22 @@ def test_steps_end_before_a_value_that_something_else_reads():
     assert left == ["relax.exp", "relax.sigmoid", "relax.multiply", "relax.concat"]
 
 
+def test_steps_end_before_a_value_is_written_out_too_often():
+    """Each SiLU reads twice what it is of: eight in a row would be thousands of copies."""
+    weight = draw((8, 8, 1, 1, 1))
+
+    def body(builder, x):
+        y = builder.emit(conv(x, weight, padding=0))
+        for _ in range(8):
+            y = builder.emit(relax.op.multiply(y, builder.emit(relax.op.sigmoid(y))))
+        return y
+
+    mod = CompactConv3d(make_target("host"))(module((1, 8, 2, 3, 3), body))
+    left = [op for op in operators(mod) if op.startswith("relax.")]
+    assert left == ["relax.sigmoid", "relax.multiply"] * 5
+    assert max(len(function.script()) for function in mod.functions.values()) < 100_000
+
+
 def test_what_is_infinite_at_zero_is_no_step():
     """The channels above C would be infinite, and a weight of 0 times that is a NaN."""
     weight = draw((5, 8, 1, 1, 1))
