@@ -23,7 +23,8 @@ SHARES = {
     ("graphs", "--target", "opencl"): 0.1,
     ("graphs", "--target", "phone"): 0.1,
     ("onnx_files",): 0.15,
-    ("artifacts",): 0.15,
+    ("artifacts",): 0.1,
+    ("command_lines",): 0.05,
     ("checkpoints",): 0.05,
     ("kills",): 0.15,
     ("connections",): 0.05,
@@ -35,6 +36,7 @@ SAMPLE = {
     ("artifacts", "--loader", "plain"): 6,
     ("artifacts", "--loader", "bundle"): 6,
     ("checkpoints",): 6,
+    ("command_lines",): 6,
     ("kills", "--command", "compile"): 1,
     ("connections",): 10,
 }
@@ -47,6 +49,7 @@ COUNTS = (
         (("artifacts", "--loader", name), name, 600)
         for name in ("python", "plain", "cpp", "bundle", "opencl")
     ),
+    (("command_lines",), "commands", 1000),
     (("onnx_files",), "files", 10_000),
     (("graphs", "--target", "phone"), "phone", 1000),
     (("graphs", "--target", "opencl"), "opencl", 1000),
@@ -55,7 +58,7 @@ COUNTS = (
 _ENOUGH = 1 << 30  # cases: the time ends it
 _CHUNK = 250  # of a campaign's cases, to a process
 # A start of these takes longer than a chunk, or there is one of them for all.
-_WHOLE = {"compile", "train", "prune", "tune", "tracker", "rpc-server", "phone"}
+_WHOLE = {*("compile", "train", "prune", "tune", "tracker", "rpc-server", "phone", "commands")}
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 BEGIN, END = "<!-- fuzz -->", "<!-- /fuzz -->"
 # What a case is, in the order of the table.
 WORDS = {
-    ("graphs", "cpu"): "random graphs on x86-64: host, AVX2, AVX-512",
+    ("graphs", "cpu"): "random graphs on x86-64, for this machine and AVX2",
     ("graphs", "opencl"): "random graphs on OpenCL, fp32 and fp16",
     ("graphs", "phone"): "random graphs on the emulated phone, fp32 and fp16",
     ("onnx_files", "files"): "damaged ONNX files",
@@ -27,6 +27,7 @@ WORDS = {
     ("artifacts", "opencl"): "tampered artifacts for OpenCL",
     ("checkpoints", "checkpoint"): "tampered checkpoints",
     ("checkpoints", "weights"): "tampered weight files",
+    ("command_lines", "commands"): "hostile options and paths",
     ("kills", "compile"): "`kill -9` of compile",
     ("kills", "train"): "`kill -9` of train",
     ("kills", "prune"): "`kill -9` of prune",
