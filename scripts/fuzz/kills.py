@@ -196,8 +196,8 @@ def _old_weights(made: Path) -> None:
 def _search_model(made: Path) -> None:
     """Two convolutions that can be tuned, whatever the generator draws."""
     graph = Graph(Random(0), 18)
-    graph.shapes["x"] = (1, 8, 4, 14, 14)
-    first = conv(graph, "x", filters=16, kernel=(3, 3, 3), same=True)
+    x = graph.input((1, 8, 4, 14, 14))
+    first = conv(graph, x, filters=16, kernel=(3, 3, 3), same=True)
     model = graph.model(conv(graph, first, filters=32, kernel=(1, 3, 3), same=True))
     (made / "m.onnx").write_bytes(model.SerializeToString())
 
