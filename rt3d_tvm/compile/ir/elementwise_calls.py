@@ -33,7 +33,10 @@ MAX_COPIES = 64
 _COPIES = {
     **dict.fromkeys(("maximum", "minimum", "relu"), 2),
     **dict.fromkeys(("exp", "sigmoid", "tanh", "erf"), 3),
-    **{"silu": 4, "gelu": 4, "leaky_relu": 4, "gelu_tanh": 13},
+    "silu": 4,
+    "gelu": 4,
+    "leaky_relu": 4,
+    "gelu_tanh": 13,
 }
 FLOATS = ("float32", "float16")
 
