@@ -103,7 +103,8 @@ def errors_of(
 ) -> dict[str, float]:
     """The typical error of each tensor that depends on an input."""
     u = UNIT[arithmetic.stored]
-    errors = {value.name: u * largest(values[value.name]) for value in model.graph.input}
+    names = [value.name for value in model.graph.input if value.name in values]
+    errors = {name: u * largest(values[name]) for name in names}
     unsure: dict[str, np.ndarray] = {}  # where the result of a comparison may be the other one
     for node in model.graph.node:
         if not set(node.input) & set(errors):
@@ -163,7 +164,7 @@ def _matrix(node, known, inputs, arithmetic) -> float:
     attributes = attributes_of(node)
     if known[1]:  # of two activations
         a, b = (largest(each) for each in inputs[:2])
-        length = inputs[1].shape[-2]
+        length = max(inputs[0].shape)
         u = UNIT[arithmetic.stored] + 2 * UNIT[arithmetic.summed] * np.sqrt(length)
         return float(length * (b * known[0] + a * known[1]) + u * np.sqrt(length) * a * b)
     w = inputs[1] if attributes.get("transB") else np.swapaxes(inputs[1], -1, -2)
