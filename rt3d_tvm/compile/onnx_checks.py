@@ -45,6 +45,8 @@ def check_interface(model: onnx.ModelProto, path: Path) -> None:
     inputs = [value for value in model.graph.input if value.name not in constants]
     if not inputs:
         raise InputError(f"{path}: it has no input; at least one is accepted")
+    if not model.graph.output:
+        raise InputError(f"{path}: it has no output; at least one is accepted")
     for value in inputs:
         _check_input(value, f"{path}: input {value.name!r}")
     for value in model.graph.output:

@@ -149,3 +149,11 @@ def test_a_picture_may_have_labels(tmp_path):
     found = interface_of(import_onnx(tmp_path / "m.onnx"))
     assert found["labels"] == list("abcd")
     assert np.prod(found["inputs"][0]["shape"]) == 3 * 8 * 8
+
+
+def test_a_file_without_outputs_is_refused(described, tmp_path):
+    model = onnx.load(described)
+    del model.graph.output[:]
+    onnx.save(model, tmp_path / "none.onnx")
+    with pytest.raises(InputError, match="it has no output; at least one is accepted"):
+        import_onnx(tmp_path / "none.onnx")
