@@ -7,9 +7,10 @@ from torch.nn import functional
 from tvm.s_tir import dlight
 
 import schedules.table
+from tests.processors import runnable
 
 # Of x86: with and without a dot product, wide and narrow.
-TARGETS = ("x86-64-avx2", "x86-64-avx512", "host")
+TARGETS = runnable("x86-64-avx2", "x86-64-avx512", "host")
 
 
 def exact_sums(conv, x, weight, bias, *, groups=1):

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -14,6 +12,8 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
+
+from rt3d_tvm.artifact.verify import reference_session
 
 SHAPE = (1, 3, 4, 16, 16)
 TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
@@ -160,13 +160,6 @@ def quantized_by_onnxruntime(
 
 
 def run_by_onnxruntime(path, x):
-    """The output for x, on integers as its optimised graph computes them.
-
-    Without VNNI its products saturate, and are no oracle.
-    """
-    if "vnni" not in Path("/proc/cpuinfo").read_text():
-        pytest.skip("this processor has no VNNI, without which onnxruntime's 8-bit sums saturate")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    """The output for x, on integers as its optimised graph computes them."""
+    session = reference_session(Path(path), optimised=True)
     return session.run(None, {session.get_inputs()[0].name: x})[0]

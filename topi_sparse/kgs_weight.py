@@ -6,6 +6,7 @@ A dense weight is the case where every column is kept; Vanilla and Filter are co
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -27,6 +28,11 @@ class KGSWeight:
              the last row block the rest of M, padded to ``row_multiple``
     channels how many channels of a filter lie side by side
     pointers int32 (P * chunks * KD + 1,): where the columns of (p, chunk, kd) start
+    together columns whose weights of a filter lie side by side: (rows, together, channels) for each
+             of so many. A column of zeros fills the last of a (p, chunk, kd) where one is missing
+
+    Two neighbouring columns of one place are to be added up: `from_dense` makes them of one column
+    whose weights are too large.
     """
 
     shape: tuple[int, int, int, int, int]
@@ -37,6 +43,7 @@ class KGSWeight:
     blocks: np.ndarray
     pointers: np.ndarray
     channels: int = 1
+    together: int = 1
 
     @classmethod
     def from_dense(
@@ -47,13 +54,17 @@ class KGSWeight:
         chunk: int,
         row_multiple: int = 1,
         channels: int = 1,
+        together: int = 1,
+        pair_limit: int | None = None,
         kept: np.ndarray | None = None,
     ) -> KGSWeight:
         """Keep every column of ``weight`` (M, N, KD, KH, KW) that holds a value other than zero.
 
         Filters are padded with zeros to a multiple of ``row_multiple``: the channel block of the
         layout that the result is stored in. ``kept``, a mask of the weight's shape, decides in the
-        place of its values.
+        place of its values. ``together`` needs kernel groups of ``channels`` channels.
+        ``pair_limit``: what the sum of channels 2i and 2i + 1 of a filter may be, where both have
+        one sign; a second column takes what is more. A channel alone is within it.
         """
         m, n, kd, kh, kw = weight.shape
         blocks_p, last_rows = row_blocks(m, group.g_m, row_multiple)
@@ -69,8 +80,18 @@ class KGSWeight:
             return split.transpose(0, 2, 6, 3, 7, 8, 4, 1, 5)
 
         is_kept = columns(weight if kept is None else kept).any(axis=(-3, -2, -1))
-        p, c, d, q, h, w = (index.astype("int32") for index in np.nonzero(is_kept))
-        values = columns(weight)[is_kept]
+        index, values = np.argwhere(is_kept).astype("int32"), columns(weight)[is_kept]
+        if pair_limit is not None:
+            source, values = _within(values, pair_limit)
+            index = index[source]
+        # Of (p, chunk, kd).
+        runs = np.ravel_multi_index(index.T[:3], is_kept.shape[:3])
+        counts = np.bincount(runs, minlength=prod(is_kept.shape[:3]))
+        if together > 1:
+            source, is_filler = _filled(counts, together)
+            index, values = index[source], values[source]
+            values[is_filler] = 0
+        p, c, d, q, h, w = index.T
         last = p == blocks_p - 1
         return cls(
             shape=weight.shape,
@@ -79,10 +100,14 @@ class KGSWeight:
             row_multiple=row_multiple,
             columns=np.stack([c * chunk + q, d, h, w], axis=1),
             blocks=np.concatenate(
-                [values[~last].ravel(), values[last][..., :last_rows, :].ravel()]
+                [
+                    _side_by_side(part, together).ravel()
+                    for part in (values[~last], values[last][..., :last_rows, :])
+                ]
             ),
-            pointers=np.concatenate([[0], np.cumsum(is_kept.sum(axis=(3, 4, 5)))]).astype("int32"),
+            pointers=np.cumsum([0, *_multiples(counts, together)]).astype("int32"),
             channels=channels,
+            together=together,
         )
 
     @property
@@ -101,12 +126,71 @@ class KGSWeight:
         cut = starts[-2] * g_n * g_m
         outer, inner = g_n // self.channels, self.channels
         values = np.zeros((self.kept, outer, g_m, inner), self.blocks.dtype)
-        values[: starts[-2]] = self.blocks[:cut].reshape(-1, outer, g_m, inner)
-        values[starts[-2] :, :, :last_rows] = self.blocks[cut:].reshape(-1, outer, last_rows, inner)
-        q, d, h, w = self.columns.T
+        for part, rows, stored in (
+            (values[: starts[-2]], g_m, self.blocks[:cut]),
+            (values[starts[-2] :], last_rows, self.blocks[cut:]),
+        ):
+            if self.together > 1:
+                apart = stored.reshape(-1, rows, self.together, inner).swapaxes(1, 2)
+                part[:, 0, :rows] = apart.reshape(-1, rows, inner)
+            else:
+                part[:, :, :rows] = stored.reshape(-1, outer, rows, inner)
         split = np.zeros((blocks_p, g_m, chunks * self.chunk, g_n, kd, kh, kw), self.blocks.dtype)
-        split[p, :, q, :, d, h, w] = values.transpose(0, 2, 1, 3).reshape(-1, g_m, g_n)
+        columns = values.transpose(0, 2, 1, 3).reshape(-1, g_m, g_n)
+        places = np.column_stack([p, self.columns])
+        again = np.zeros(self.kept, bool)
+        again[1:] = (places[1:] == places[:-1]).all(axis=1)
+        number = np.arange(self.kept)
+        nth = number - np.maximum.accumulate(np.where(again, 0, number))
+        for turn in range(nth.max(initial=-1) + 1):  # no place twice in any
+            rows, q, d, h, w = places[nth == turn].T
+            split[rows, :, q, :, d, h, w] += columns[nth == turn]
         return split.reshape(blocks_p * g_m, -1, kd, kh, kw)[:m, :n]
+
+
+def _multiples(counts: np.ndarray, together: int) -> np.ndarray:
+    """Each count, up to the next multiple."""
+    return -(-counts // together) * together
+
+
+def _within(values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns (kept, outer, rows, channels) whose pairs are within a limit; of which each is."""
+    pairs = values.astype("int16").reshape(*values.shape[:-1], values.shape[-1] // 2, 2)
+    first, second = pairs[..., 0], pairs[..., 1]
+    low = np.where(first < 0, -limit - first, -limit)
+    high = np.where(first > 0, limit - first, limit)
+    excess = second - np.clip(second, low, high)
+    source = np.repeat(np.arange(len(values)), 1 + excess.any(axis=tuple(range(1, excess.ndim))))
+    again = np.zeros(len(source), bool)
+    again[1:] = source[1:] == source[:-1]
+    # The part within, and where a second column follows, that part and no first channel.
+    within = np.stack([first, second - excess], axis=-1)
+    beyond = np.stack([np.zeros_like(first), excess], axis=-1)
+    found = np.where(again.reshape(-1, *(1,) * (pairs.ndim - 1)), beyond[source], within[source])
+    return source, found.reshape(len(source), *values.shape[1:]).astype(values.dtype)
+
+
+def _filled(counts: np.ndarray, together: int) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of ``counts`` columns filled up to multiples: of which column each is, and the fillers.
+
+    A filler stands where the last column of its run does.
+    """
+    lengths = _multiples(counts, together)
+    run = np.repeat(np.arange(len(counts)), lengths)
+    within = np.arange(len(run)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    is_filler = within >= counts[run]
+    first = np.cumsum(counts) - counts
+    return first[run] + np.minimum(within, counts[run] - 1), is_filler
+
+
+def _side_by_side(values: np.ndarray, together: int) -> np.ndarray:
+    """(kept, 1, rows, channels) -> (kept / together, rows, together, channels)."""
+    if together == 1:
+        return values
+    _, outer, rows, channels = values.shape
+    if outer != 1:
+        raise ValueError(f"{together} columns together: groups of {outer * channels} channels")
+    return values.reshape(-1, together, rows, channels).swapaxes(1, 2)
 
 
 def row_blocks(m: int, g_m: int, row_multiple: int) -> tuple[int, int]:

@@ -143,7 +143,6 @@ def reference_session(onnx_path: Path, *, threads: int | None = None, optimised:
     ``optimised``: whether it may change the graph, as it does by default. Some of what it makes of
     pools in ceil mode has another shape than ONNX's rule and than the graph as it is written.
     """
-    import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import (
         Fail,
         InvalidArgument,
@@ -151,15 +150,28 @@ def reference_session(onnx_path: Path, *, threads: int | None = None, optimised:
         InvalidProtobuf,
         NoSuchFile,
     )
+    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+    given = {"threads": threads, "optimised": optimised}
+    try:
+        try:
+            # Without VNNI its kernels of uint8 by int8 saturate; so it makes weights uint8.
+            return _session(onnx_path, **given, exact=True)
+        except NoKernel:
+            # It has none of int8 by uint8: activations are int8, of which no product saturates.
+            return _session(onnx_path, **given, exact=False)
+    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, NoKernel) as error:
+        raise InputError(f"{onnx_path}: ONNX Runtime cannot load it: {words_of(error)}") from error
+
+
+def _session(onnx_path: Path, *, threads: int | None, optimised: bool, exact: bool):
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        return onnxruntime.InferenceSession(
-            str(onnx_path), options, providers=["CPUExecutionProvider"]
-        )
-    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile) as error:
-        raise InputError(f"{onnx_path}: ONNX Runtime cannot load it: {words_of(error)}") from error
+    return onnxruntime.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])

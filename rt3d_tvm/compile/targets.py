@@ -22,6 +22,7 @@ TARGETS: dict[str, dict] = {
     "x86-64-avx2-vnni": {**_X86, "mcpu": "haswell", "mattr": ["+avxvnni"], "num-cores": 2},
     "arm64": {**_ARM, "mattr": ["+neon"]},
     "arm64-dotprod": {**_ARM, "mattr": ["+neon", "+v8.2a", "+dotprod"]},
+    "arm64-i8mm": {**_ARM, "mattr": ["+neon", "+v8.2a", "+fullfp16", "+dotprod", "+i8mm"]},
     "arm64-v8.2": {**_ARM, "mattr": ["+neon", "+v8.2a", "+fullfp16"]},
     "cortex-a77": {**_ARM, "mcpu": "cortex-a77", "mattr": ["+neon"]},
     "adreno": {**_ADRENO, "host": {**_ARM, "mattr": ["+neon"]}},

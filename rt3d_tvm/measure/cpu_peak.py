@@ -9,7 +9,7 @@ import tvm
 from tvm.script import tirx as T
 
 from rt3d_tvm.compile.targets import make_target
-from topi_sparse.cpu.dot_unit import CHANNELS, INSTRUCTIONS, DotUnit, dot_unit, summed_pairs
+from topi_sparse.cpu.dot_unit import CHANNELS, DotUnit, dot_unit
 from topi_sparse.cpu.register_tile import vector_unit
 
 # Independent accumulators: more than the 8 that two pipes of 4 cycles latency need, or the 10 of 5
@@ -36,7 +36,8 @@ class MultiplyAdds:
             lanes, each, step = vector_unit(target).lanes, 1, multiplied
         elif dtype == INT and (unit := dot_unit(target)) is not None:
             # All parts of a filter's sums together take the channels of a group.
-            lanes, each, step = unit.lanes, CHANNELS // unit.parts, step_of(unit)
+            lanes, step = unit.lanes, step_of(unit)
+            each = CHANNELS * unit.products.columns // unit.parts
         else:
             raise ValueError(f"there are no kernels of {dtype} for target {target}")
         stored = FLOAT if dtype == FLOAT else "int32"
@@ -68,18 +69,13 @@ def multiplied(sums, lanes: int):
 def step_of(unit: DotUnit) -> Callable:
     """One multiply-add of int8 on a vector of sums; the sums are the inputs, so that none is
     known before."""
-    instruction, parts = INSTRUCTIONS[unit.instruction], unit.parts
+    parts = unit.parts
 
     def of(sums, lanes: int):
-        if unit.instruction == "pmaddwd":  # the kernel's own widens its bytes in every step
-            wide = T.Broadcast(T.int16(3), 2 * lanes)
-            return sums + summed_pairs(
-                tvm.tirx.reinterpret(f"int16x{2 * lanes}", sums), wide, lanes
-            )
         few = list(range(lanes // parts))
         inputs = sums if parts == 1 else tvm.tirx.Shuffle([sums], few)
         weights = T.Broadcast(T.int8(3), CHANNELS * lanes // parts)
-        return instruction.multiply(sums, inputs, weights, lanes)
+        return unit.products.multiply(sums, inputs, weights, lanes)
 
     return of
 

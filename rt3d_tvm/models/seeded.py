@@ -75,6 +75,11 @@ def noise_clip(input_shape: Sequence[int], *, seed: int) -> Tensor:
     return torch.from_numpy(values)
 
 
+def noise_clips(input_shape: Sequence[int], *, seed: int, count: int) -> Tensor:
+    """So many clips in one batch, the first of that seed and the others of the next ones."""
+    return torch.cat([noise_clip(input_shape, seed=seed + i) for i in range(count)])
+
+
 def _stream(seed: int, name: str) -> np.random.Generator:
     # A hash of our own choice: Python's changes from run to run.
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()

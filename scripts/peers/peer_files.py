@@ -19,7 +19,7 @@ from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
 from rt3d_tvm.models import MODELS
-from rt3d_tvm.models.seeded import noise_clip
+from rt3d_tvm.models.seeded import noise_clip, noise_clips
 from rt3d_tvm.models.weights import WeightsInfo, save_weights
 from rt3d_tvm.prune.benchmark import SEED, benchmark_pair
 from rt3d_tvm.quantize import quantize_onnx
@@ -28,14 +28,14 @@ from topi_sparse.kernel_group import KernelGroup
 
 # The kernel group of the paper's tables, beside the one that this machine prefers.
 PAPER_GROUP = KernelGroup(g_m=8, g_n=4)
+# Clips of noise that the ranges in 8 bits are of.
+CALIBRATION_CLIPS = 8
 # What decides the ONNX files, what else the QDQ files, and what else the artifacts.
 PRUNING_CODE = (
     *("rt3d_tvm/models", "rt3d_tvm/prune", "rt3d_tvm/export"),
     "topi_sparse/kernel_group.py",
 )
 QUANTISING_CODE = ("rt3d_tvm/quantize",)
-# Clips of noise that the ranges in 8 bits are of.
-CALIBRATION_CLIPS = 8
 ALL_CODE = ("rt3d_tvm", "topi_sparse", "schedules")
 # Width, frames and size for --reduced.
 REDUCED = {
@@ -151,12 +151,11 @@ def _quantised(name: str, made: Made, exported: Exported) -> Exported:
     )
     if exported.missing is None:
         shape = np.load(made.folder / "clip.npy", mmap_mode="r").shape
-        # Seeds after that of the clip that is measured.
-        seeds = range(SEED + 2, SEED + 2 + CALIBRATION_CLIPS)
 
         def quantise(target: Path) -> None:
             print(f"{name}: quantise {exported.kind}", flush=True)
-            clips = np.concatenate([noise_clip(shape, seed=seed).numpy() for seed in seeds])
+            # Seeds after that of the clip that is measured.
+            clips = noise_clips(shape, seed=SEED + 2, count=CALIBRATION_CLIPS).numpy()
             quantize_onnx(exported.path, target, clips, count=CALIBRATION_CLIPS, method="minmax")
 
         made.make(path.name, quantised_by, quantise)

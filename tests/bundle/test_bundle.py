@@ -107,13 +107,13 @@ class ForArm64:
     weights: str | Path
 
 
-@pytest.fixture(scope="module", params=["arm64", "arm64-v8.2", "arm64-dotprod"])
+@pytest.fixture(scope="module", params=["arm64", "arm64-v8.2", "arm64-dotprod", "arm64-i8mm"])
 def for_arm64(request, tmp_path_factory) -> ForArm64:
     """float32, its weights in a file; float16, in the library; 8 bits. Static, with musl."""
     compiler, folder = zig("-target", "aarch64-linux-musl"), tmp_path_factory.mktemp("arm64")
     half = request.param == "arm64-v8.2"
     onnx = write_network(folder / "m.onnx")
-    if request.param == "arm64-dotprod":
+    if request.param in ("arm64-dotprod", "arm64-i8mm"):
         onnx = quantized_by_onnxruntime(folder, net(3))
     precision = {"precision": "fp16"} if half else {}
     compile_onnx(onnx, folder / "artifact", target=request.param, **precision)

@@ -11,6 +11,7 @@ from rt3d_tvm.artifact.load import load
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.frontend import import_onnx, layer_names
 from rt3d_tvm.errors import InputError
+from tests.processors import runnable
 from tests.quantized_models import (
     SHAPE,
     net,
@@ -26,7 +27,7 @@ def inputs(shape=SHAPE):
     return np.random.default_rng(1).standard_normal(shape, dtype="float32")
 
 
-@pytest.mark.parametrize("target", ["host", "x86-64-avx2", "x86-64-avx512"])
+@pytest.mark.parametrize("target", runnable("host", "x86-64-avx2", "x86-64-avx512"))
 @pytest.mark.parametrize(
     "options",
     [

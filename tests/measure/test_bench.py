@@ -72,8 +72,9 @@ def test_the_peak_is_that_of_multiply_adds():
     ("name", "mnemonics"),
     [
         ("x86-64-avx512-vnni", ["vpdpbusd"]),
-        ("x86-64-avx2", ["vpmaddwd", "vpaddd"]),
+        ("x86-64-avx2", ["vpmaddubsw", "vpmaddwd", "vpaddd"]),
         ("arm64-dotprod", ["sdot"]),
+        ("arm64-i8mm", ["smmla"]),
         ("arm64", ["smull", "sadalp"]),
     ],
 )

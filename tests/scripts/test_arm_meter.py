@@ -56,14 +56,14 @@ def test_a_row_is_held_against_its_precision(script, precision, rel_error, is_wr
         "sensitivity": 1.0,
         "threads": 1,
     }
-    row = table.Row(title="", engine="rt3d", result=result)
+    row = table.Row(title="", column="", engine="rt3d", result=result)
     assert row.is_wrong == is_wrong
     assert row.estimate.share(result["kept_macs"]) == pytest.approx(share)
     assert row.estimate.fma_share == pytest.approx(1)
     # What is far from the reference altogether is said of every engine.
     far = not rel_error <= {"fp32": 1e-2, "fp16": 2e-2}[precision]
     assert bool(script("armmeter/meter_results.py").warnings(result)) == far
-    assert not table.Row(title="", engine="mnn", result=result).is_wrong
+    assert not table.Row(title="", column="", engine="mnn", result=result).is_wrong
 
 
 def test_multiply_adds_of_the_file_are_those_of_the_manifest(script, compiled):

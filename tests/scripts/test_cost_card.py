@@ -147,6 +147,10 @@ def test_what_a_convolution_moves_and_computes():
     # 32 sums, 4 vectors of activations, the weights of a channel.
     assert card.registers == 32 + 16 + 8
     assert 0 < card.bound_ms < card.uncached_ms
+    # Half the bytes, and an operation more for each value: 2 FLOP, where it was 2 bytes.
+    small = card.in_8_bits()
+    assert 2 * small.tensor_bytes == card.tensor_bytes
+    assert small.flops == card.flops + card.executed_bytes
 
 
 def test_what_a_texture_adds_to_a_convolution():

@@ -8,7 +8,9 @@ from topi_sparse.cpu.dot_unit import dot_unit
 from topi_sparse.cpu.quantized_choice import quantized_group, quantized_tile_of, tile_width
 from topi_sparse.kernel_group import KernelGroup
 
-VNNI, DOTPROD = (dot_unit(make_target(name)) for name in ("x86-64-avx512-vnni", "cortex-a77"))
+VNNI, DOTPROD, I8MM = (
+    dot_unit(make_target(name)) for name in ("x86-64-avx512-vnni", "cortex-a77", "arm64-i8mm")
+)
 
 
 def weight(height: int, rate: float) -> np.ndarray:
@@ -22,11 +24,12 @@ def weight(height: int, rate: float) -> np.ndarray:
 def test_instructions_of_each_target():
     names = {
         "x86-64-avx512-vnni": ("vpdpbusd", 16, "uint8"),
-        "x86-64-avx512": ("pmaddwd", 16, "uint8"),
+        "x86-64-avx512": ("pmaddubsw", 16, "uint8"),
         "x86-64-avx2-vnni": ("vpdpbusd", 8, "uint8"),
-        "x86-64-avx2": ("pmaddwd", 8, "uint8"),
+        "x86-64-avx2": ("pmaddubsw", 8, "uint8"),
         "cortex-a77": ("sdot", 4, "int8"),
         "arm64-dotprod": ("sdot", 4, "int8"),
+        "arm64-i8mm": ("smmla", 4, "int8"),
         "arm64": ("smull", 4, "int8"),
     }
     found = {name: dot_unit(make_target(name)) for name in names}
@@ -52,6 +55,15 @@ def test_sums_inputs_and_weights_fit_the_registers():
             vectors = rows // tile.lanes
             inputs = -(-tile.width // 4) if unit.by_element else 1
             assert vectors * tile.width + vectors + inputs <= unit.registers
+
+
+def test_sums_inputs_and_weights_of_matrices_fit_the_registers():
+    for rows in (4, 8, 16):
+        tile = quantized_tile_of(KernelGroup(g_m=rows, g_n=4), channels=64, out_width=56, unit=I8MM)
+        sums = rows // 2 * -(-tile.width // 2)
+        # The weights of two kept columns, the inputs of one place and those they are made of.
+        assert sums + rows // 2 + 1 + 2 <= I8MM.registers
+        assert tile.width >= {4: 14, 8: 8, 16: 4}[rows]
 
 
 def test_a_row_of_14_columns_is_one_tile():

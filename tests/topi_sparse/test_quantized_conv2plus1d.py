@@ -29,7 +29,11 @@ class Case:
         self.weight = (rng.integers(-127, 128, shape) * (rng.random(shape) < 0.7)).astype("int8")
         tile = quantized_tile_of(GROUP, channels=data[1], out_width=data[4], unit=unit)
         self.stored = KGSWeight.from_dense(
-            self.weight, group=GROUP, chunk=tile.chunk, row_multiple=unit.block, channels=4
+            self.weight,
+            group=GROUP,
+            chunk=tile.chunk,
+            row_multiple=unit.block,
+            **unit.products.packing,
         )
         zero, y_zero = (each + int(limits.min) for each in zeros)
         y = PackedLayout(c_block=unit.block, fill=y_zero)

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rt3d_tvm.compile.targets import make_target
 from tests.quantized_kernels import TARGETS, compare, exact_sums, expected, run
 from tests.random_convolutions import draw_sizes
-from topi_sparse.cpu.dot_unit import dot_unit
+from topi_sparse.cpu.dot_unit import INSTRUCTIONS, dot_unit
 from topi_sparse.cpu.quantized_choice import quantized_group, quantized_tile_of
 from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d
 from topi_sparse.cpu.quantized_sums import QuantizedAdd
@@ -55,17 +56,33 @@ def kernel_of(unit, weight, stored, *, group, tile, zero, y_zero, residual, real
     return replace(conv, x=conv.needed_halo())
 
 
-def check(target_name, *, weight, data, group=None, zero, y_zero, seed=0, extreme=False, **options):
+def check(
+    target_name,
+    *,
+    weight,
+    data,
+    group=None,
+    zero,
+    y_zero,
+    seed=0,
+    extreme=False,
+    unit=None,
+    **options,
+):
     """Compile and run one kernel and compare it; zero points count from the type's smallest."""
     target = make_target(target_name)
-    unit, rng = dot_unit(target), np.random.default_rng(seed)
+    unit, rng = unit or dot_unit(target), np.random.default_rng(seed)
     limits = np.iinfo(unit.stored)
     zero, y_zero = zero + int(limits.min), y_zero + int(limits.min)
     m, n = weight.shape[:2]
     group = group or quantized_group(weight, out_width=8, unit=unit)
     tile = quantized_tile_of(group, channels=n, out_width=8, unit=unit)
     stored = KGSWeight.from_dense(
-        weight, group=group, chunk=tile.chunk, row_multiple=unit.block, channels=4
+        weight,
+        group=group,
+        chunk=tile.chunk,
+        row_multiple=unit.block,
+        **unit.products.packing,
     )
     layouts = {"zero": zero, "y_zero": y_zero, "group": group, "tile": tile}
     conv = kernel_of(unit, weight, stored, data=data, **layouts, **options)
@@ -95,7 +112,31 @@ SUMS = {"residual": False, "real": False, "relu": False, "ceiling": None}
 @given(data=st.data())
 @pytest.mark.parametrize("target", TARGETS)
 def test_any_convolution_is_exact(target, data):
-    draw = data.draw
+    check_any(target, data.draw)
+
+
+def product_of_matrices(sums, inputs, weights, lanes):
+    """What smmla does, by operations that every processor has."""
+    x, w = (tvm.tirx.reinterpret("int8x16", each).astype("int32x16") for each in (inputs, weights))
+    for k in range(8):
+        of_filters = tvm.tirx.Shuffle([w], [k, k, 8 + k, 8 + k])
+        sums = sums + of_filters * tvm.tirx.Shuffle([x], [k, 8 + k, k, 8 + k])
+    return sums
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_any_convolution_by_products_of_matrices_is_exact(data):
+    """The tile alone; tests/bundle runs the instruction itself, emulated."""
+    unit = dot_unit(make_target("arm64-i8mm"))
+    plain = replace(INSTRUCTIONS[unit.instruction], multiply=product_of_matrices)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(INSTRUCTIONS, unit.instruction, plain)
+        check_any("x86-64-avx2", data.draw, unit=unit)
+
+
+def check_any(target, draw, unit=None):
+    """A random convolution."""
     kernel, m, n = draw_sizes(draw)
     group = KernelGroup(g_m=draw(st.sampled_from([4, 8, 16, 32])), g_n=4)
     dilation = tuple(draw(st.integers(1, 2)) for _ in kernel)
@@ -108,6 +149,7 @@ def test_any_convolution_is_exact(target, data):
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     check(
         target,
+        unit=unit,
         weight=pruned(rng, (m, n, *kernel), density=density, group=group),
         data=(draw(st.integers(1, 2)), n, *extents),
         group=draw(st.sampled_from([group, None])),

@@ -3,15 +3,24 @@
 An instruction multiplies 4 bytes of input, the same for all lanes, with 4 weights of each lane::
 
     vpdpbusd, sdot   sums[m] += x[0] w[m, 0] + x[1] w[m, 1] + x[2] w[m, 2] + x[3] w[m, 3]
-    pmaddwd, smull   sums[m, 0] += x[0] w[m, 0] + x[1] w[m, 1]
+    smull            sums[m, 0] += x[0] w[m, 0] + x[1] w[m, 1]
                      sums[m, 1] += x[2] w[m, 2] + x[3] w[m, 3]
 
-The second row is for processors without a dot product. None of them saturates.
+The second row is for processors without a dot product. So is pmaddubsw, which does what the first
+row says in two steps, of which the first keeps x[0] w[m, 0] + x[1] w[m, 1] in int16. It would
+saturate, so no two weights of one sign may be more than 128 together: a column with larger ones is
+written as two. Of weights as they are trained that is one column in five of 16 filters, and all is
+exact for three instructions that read 8 bits as they are stored.
+
+A matrix product takes two of everything: 8 bytes of input at each of two positions, which are two
+kept columns, by 8 weights of each of two filters::
+
+    smmla            sums[m, i] += x[i, 0] w[m, 0] + ... + x[i, 7] w[m, 7]    for m, i in 0, 1
 
 Where each filter has a channel to itself, the four bytes are of one channel: neighbours along W.
 Without a dot product they are taken one by one, each in a lane of int32::
 
-    pmaddwd, smlal   sums[c] += x[c] w[c]
+    pmaddwd, smlal   sums[c] += x[c] w[c]        of int16, which both are widened to
 """
 
 from __future__ import annotations
@@ -51,23 +60,54 @@ class DotUnit:
     by_element: bool = False
 
     @property
+    def products(self) -> Instruction:
+        """What multiplies."""
+        return INSTRUCTIONS[self.instruction]
+
+    @property
     def parts(self) -> int:
         """Sums of a filter, which are added up in the end."""
-        return INSTRUCTIONS[self.instruction].parts
+        return self.products.parts
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether an instruction takes two filters, positions and kept columns."""
+        return self.products.columns > 1
+
+    @property
+    def depthwise(self) -> str:
+        """The instruction for filters that have a channel each."""
+        return self.products.depthwise or self.instruction
 
 
 @dataclass(frozen=True, kw_only=True)
 class Instruction:
-    """parts: sums of a filter. multiply: (sums, inputs, weights, lanes) -> sums.
+    """What multiplies 8-bit values, by one instruction or a few.
 
-    inputs: int32, the 4 bytes in each lane of as many filters; weights: int8, 4 a filter.
+    parts: sums of a filter. issued: instructions. temporaries: registers for what they read besides
+    sums and weights. pair_limit: see KGSWeight.from_dense.
+    multiply: (sums, inputs, weights, lanes) -> sums. inputs: int32, the 4 bytes in each lane of as
+    many filters; weights: int8, 4 a filter.
     one_by_one: the same of int32 lanes that hold an input and a weight each; None where a dot
     product takes four of a channel.
+    columns: kept columns that it takes, of as many filters and positions. Above 1 the lanes of
+    inputs are (position, column), those of the sums (filter, position). depthwise: the instruction
+    that serves where no input is shared, if another one.
     """
 
-    parts: int
     multiply: Callable
+    parts: int = 1
+    issued: int = 1
+    temporaries: int = 1
     one_by_one: Callable | None = None
+    columns: int = 1
+    depthwise: str | None = None
+    pair_limit: int | None = None
+
+    @property
+    def packing(self) -> dict[str, int | None]:
+        """How KGSWeight packs weights for it."""
+        return {"channels": CHANNELS, "together": self.columns, "pair_limit": self.pair_limit}
 
 
 def _vpdpbusd(sums, inputs, weights, lanes: int):
@@ -82,13 +122,24 @@ def _sdot(sums, inputs, weights, lanes: int):
     return tvm.tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, sums, weights, data)
 
 
-def _pmaddwd(sums, inputs, weights, lanes: int):
-    """uint8 inputs and int8 weights as int16, whose products are summed in pairs."""
-    data = tvm.tirx.reinterpret(f"uint8x{2 * lanes}", inputs).astype(f"int16x{2 * lanes}")
-    return sums + summed_pairs(data, weights.astype(f"int16x{2 * lanes}"), lanes)
+def _smmla(sums, inputs, weights, lanes: int):
+    name = "llvm.aarch64.neon.smmla.v4i32.v16i8"
+    data = tvm.tirx.reinterpret(f"int8x{4 * lanes}", inputs)
+    return tvm.tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, sums, weights, data)
 
 
-def summed_pairs(data, weights, lanes: int):
+def _pmaddubsw(sums, inputs, weights, lanes: int):
+    """Products of uint8 and int8, the two of each half a lane summed in int16, then both halves."""
+    names = {4: "ssse3.pmadd.ub.sw.128", 8: "avx2.pmadd.ub.sw", 16: "avx512.pmaddubs.w.512"}
+    data = tvm.tirx.reinterpret(f"uint8x{4 * lanes}", inputs)
+    pairs = tvm.tirx.call_llvm_pure_intrin(
+        f"int16x{2 * lanes}", f"llvm.x86.{names[lanes]}", data, weights
+    )
+    ones = T.Broadcast(tvm.tirx.const(1, "int16"), 2 * lanes)
+    return sums + _summed_pairs(pairs, ones, lanes)
+
+
+def _summed_pairs(data, weights, lanes: int):
     """pmaddwd: the products of int16, the two of each lane summed in int32."""
     name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[lanes]
     return tvm.tirx.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.x86.{name}", data, weights)
@@ -108,9 +159,8 @@ def _smull(sums, inputs, weights, lanes: int):
 
 def _pmaddwd_of_lanes(sums, inputs, weights, lanes: int):
     """The upper half of a lane holds the sign of the weight, and of the input, uint8, a zero."""
-    name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[lanes]
     data, wide = (tvm.tirx.reinterpret(f"int16x{2 * lanes}", each) for each in (inputs, weights))
-    return sums + tvm.tirx.call_llvm_pure_intrin(f"int32x{lanes}", f"llvm.x86.{name}", data, wide)
+    return sums + _summed_pairs(data, wide, lanes)
 
 
 def _smlal(sums, inputs, weights, _lanes: int):
@@ -119,10 +169,18 @@ def _smlal(sums, inputs, weights, _lanes: int):
 
 
 INSTRUCTIONS = {
-    "vpdpbusd": Instruction(parts=1, multiply=_vpdpbusd),
-    "sdot": Instruction(parts=1, multiply=_sdot),
-    "pmaddwd": Instruction(parts=2, multiply=_pmaddwd, one_by_one=_pmaddwd_of_lanes),
-    "smull": Instruction(parts=2, multiply=_smull, one_by_one=_smlal),
+    "vpdpbusd": Instruction(multiply=_vpdpbusd),
+    # A register of ones, an input and its products.
+    "pmaddubsw": Instruction(
+        multiply=_pmaddubsw,
+        issued=3,
+        temporaries=3,
+        one_by_one=_pmaddwd_of_lanes,
+        pair_limit=128,
+    ),
+    "sdot": Instruction(multiply=_sdot),
+    "smmla": Instruction(multiply=_smmla, columns=2, depthwise="sdot"),
+    "smull": Instruction(multiply=_smull, parts=2, issued=2, temporaries=4, one_by_one=_smlal),
 }
 
 
@@ -139,11 +197,13 @@ def dot_unit(target: Target) -> DotUnit | None:
     if has("avx512vnni", "avx512vl"):
         return DotUnit(instruction="vpdpbusd", pipe_lanes=8 if half else 16, **wide)
     if has("avx512bw"):
-        return DotUnit(instruction="pmaddwd", pipe_lanes=8 if half else 16, **wide)
+        return DotUnit(instruction="pmaddubsw", pipe_lanes=8 if half else 16, **wide)
     if has("avxvnni"):
         return DotUnit(instruction="vpdpbusd", pipe_lanes=8, **narrow)
     if has("avx2"):
-        return DotUnit(instruction="pmaddwd", pipe_lanes=8, **narrow)
+        return DotUnit(instruction="pmaddubsw", pipe_lanes=8, **narrow)
+    if has("neon", "i8mm", "dotprod"):
+        return DotUnit(instruction="smmla", pipe_lanes=4, **neon)
     if has("neon", "dotprod"):
         return DotUnit(instruction="sdot", pipe_lanes=4, by_element=True, **neon)
     if has("neon"):

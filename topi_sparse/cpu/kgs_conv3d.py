@@ -127,9 +127,9 @@ class KGSConv3d(PackedConv3d):
         return ("blocks", "offsets", "pointers", "bias")
 
     @property
-    def weight_channels(self) -> int:
-        """Channels of a filter whose stored weights lie side by side."""
-        return self.tile.channels
+    def packing(self) -> dict[str, int | None]:
+        """What `KGSWeight.from_dense` packs the weights by, besides group, chunk and rows."""
+        return {"channels": self.tile.channels}
 
     def lanes_of(self, g_m: int, channels: int) -> int:
         """Lanes of a vector of sums of ``g_m`` filters, where so many channels share it."""

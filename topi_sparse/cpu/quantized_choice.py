@@ -19,14 +19,13 @@ from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import row_blocks
 from topi_sparse.layout import ceil_div
 
-# Instructions for 4 channels of a vector of filters: a multiply-add of pairs is followed by an
-# addition.
-INSTRUCTIONS_OF = {1: 1, 2: 2}
-# Registers for what an instruction reads besides its sums: an input, or wide copies of both.
-TEMPORARIES = {1: 1, 2: 4}
+# A matrix product takes two output columns, which are brought side by side first.
+POSITIONS = 2
 # Slots of a load that broadcasts 4 bytes: 16 filters by 14 columns, a load for each product, take
 # 1.4 times as long per multiply-add as 32 filters do on an Emerald Rapids.
 BROADCAST_SLOTS = 1.3
+# Instructions of a step that count, test and find its inputs; a core issues two per slot.
+LOOP_INSTRUCTIONS = 7
 # Slots to scale, round and store a vector of results.
 STORE_SLOTS = 10
 
@@ -36,11 +35,24 @@ def vectors_of(rows: int, unit: DotUnit) -> int:
     return ceil_div(rows * unit.parts, unit.lanes)
 
 
+def accumulators(rows: int, width: int, unit: DotUnit) -> int:
+    """Vectors of sums of ``rows`` filters on ``width`` output columns."""
+    return vectors_of(rows, unit) * (
+        POSITIONS * ceil_div(width, POSITIONS) if unit.is_matrix else width
+    )
+
+
 def slots(rows: int, width: int, unit: DotUnit) -> float:
     """Issue slots of one kept column of ``rows`` filters on ``width`` output columns."""
     vectors = vectors_of(rows, unit)
+    if unit.is_matrix:
+        # Of two kept columns: the products, then an arrangement for each two output columns.
+        products = accumulators(rows, width, unit) + ceil_div(width, POSITIONS)
+        loads = POSITIONS * (ceil_div(width, CHANNELS) + vectors)
+        issued = (products + loads + LOOP_INSTRUCTIONS) / 2
+        return max(products, loads, issued, MIN_ACCUMULATORS) / 2
     passes = ceil_div(min(rows * unit.parts, unit.lanes), unit.pipe_lanes)
-    multiplied = vectors * width * passes * INSTRUCTIONS_OF[unit.parts]
+    multiplied = vectors * width * passes * unit.products.issued
     inputs = ceil_div(width, CHANNELS) if unit.by_element else BROADCAST_SLOTS * width
     return max(multiplied, inputs + 2 * vectors * passes, MIN_ACCUMULATORS)
 
@@ -48,9 +60,11 @@ def slots(rows: int, width: int, unit: DotUnit) -> float:
 def tile_width(rows: int, out_width: int, unit: DotUnit) -> int:
     """Columns of a register tile: the fewest issue slots for a row of ``out_width`` columns."""
     vectors = vectors_of(rows, unit)
-    free = unit.registers - vectors - TEMPORARIES[unit.parts]
+    free = unit.registers - vectors - unit.products.temporaries
     # By element there is a vector of inputs for four columns.
     most = free * CHANNELS // (CHANNELS * vectors + 1) if unit.by_element else free // vectors
+    if unit.is_matrix:  # twice the weights, and inputs of two kept columns before and after
+        most = (free - vectors - POSITIONS) // (POSITIONS * vectors) * POSITIONS
     most = min(max(most, 1), out_width)
     return min(
         range(1, most + 1),

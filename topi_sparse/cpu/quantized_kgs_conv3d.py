@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import tvm
 
-from topi_sparse.cpu.dot_unit import CHANNELS, INSTRUCTIONS
+from topi_sparse.cpu.dot_unit import INSTRUCTIONS
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d, packed_conv3d, parameters
 from topi_sparse.cpu.quantized_sums import QuantizedAdd, QuantizedSums
 from topi_sparse.cpu.quantized_tile import quantized_tile
@@ -51,9 +51,9 @@ class QuantizedKGSConv3d(QuantizedSums, KGSConv3d):
         return (*super().constants, "scale", *(("planes",) if self.corrects_planes else ()))
 
     @property
-    def weight_channels(self) -> int:
-        """As in KGSConv3d: the four of a lane."""
-        return CHANNELS
+    def packing(self) -> dict[str, int | None]:
+        """As in KGSConv3d."""
+        return INSTRUCTIONS[self.instruction].packing
 
     def lanes_of(self, g_m: int, channels: int) -> int:
         """As in KGSConv3d; a filter has as many sums as the instruction makes."""

@@ -12,7 +12,8 @@ The algorithm, for one row block p and strip at plane d, row h::
             y[i, m] = rounded((acc[i, m] + bias[m]) * scale[m])
 
 The tile: the loops over i and m are unrolled, m runs over the lanes of vectors, the loop over n is
-one instruction, and all of acc stays in registers.
+one instruction, and all of acc stays in registers. MatrixTile has another one, for an instruction
+that takes two kept columns j at a time: its vectors are of two filters by two output columns.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tvm.tirx.script.builder import ir as T
 from topi_sparse.cpu.dot_unit import CHANNELS, INSTRUCTIONS, broadcast
 from topi_sparse.cpu.kgs_tile import At, either
 from topi_sparse.cpu.quantized_sums import Results
+from topi_sparse.layout import ceil_div
 
 if TYPE_CHECKING:
     from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d
@@ -38,15 +40,15 @@ def quantized_tile(conv: QuantizedKGSConv3d, args: Mapping, at: At) -> None:
     """One register tile, within a block of its own; ``args`` by parameter name."""
     count_p, last_rows = conv.rows
     width, strips, rest = conv.strips
-    parts = INSTRUCTIONS[conv.instruction].parts
+    of = QuantizedTile if INSTRUCTIONS[conv.instruction].columns == 1 else MatrixTile
     acc = [
-        T.sblock_alloc_buffer((conv.tile.lanes * width,), "int32", layout=None)
-        for _ in range(conv.group.g_m * parts // conv.tile.lanes)
+        T.sblock_alloc_buffer((size,), "int32", layout=None)
+        for size in of.accumulators(conv, width)
     ]
 
     def of_rows(rows: int) -> None:
         def of_columns(columns: int) -> None:
-            tile = QuantizedTile(conv=conv, args=args, acc=acc, at=at, rows=rows, columns=columns)
+            tile = of(conv=conv, args=args, acc=acc, at=at, rows=rows, columns=columns)
             tile.sum_columns()
             tile.store()
 
@@ -66,6 +68,12 @@ class QuantizedTile:
     rows: int
     columns: int
 
+    @staticmethod
+    def accumulators(conv: QuantizedKGSConv3d, width: int) -> list[int]:
+        """The sums in each buffer of acc, for tiles of so many columns."""
+        vectors = conv.group.g_m * INSTRUCTIONS[conv.instruction].parts // conv.tile.lanes
+        return [conv.tile.lanes * width] * vectors
+
     @property
     def parts(self) -> int:
         """Sums of a filter."""
@@ -82,7 +90,7 @@ class QuantizedTile:
         return self.at.strip * self.conv.strips[0]
 
     def sums(self, b: int, i: int):
-        """Where the sums of vector b at column i are."""
+        """Where the sums of vector b at place i are: output column i."""
         lanes = self.conv.tile.lanes
         return self.acc[b], [T.Ramp(i * lanes, 1, lanes)]
 
@@ -90,27 +98,50 @@ class QuantizedTile:
         """Add every kept column to the accumulators, which start at zero."""
         conv, args, at, lanes = self.conv, self.args, self.at, self.conv.tile.lanes
         vectors = range(self.rows * self.parts // lanes)
-        for i, b in itertools.product(range(self.columns), vectors):
-            buffer, index = self.sums(b, i)
-            T.buffer_store(buffer, T.Broadcast(tvm.tirx.const(0, "int32"), lanes), index)
-        (n, h), d = at.x, at.d
-        pointers, first = args["pointers"], at.p * conv.kernel[0]
-        kd_begin, kd_end = conv.valid_locations(d)
-        strides = conv.x.strides(conv.data)
-        steps = [step * stride for step, stride in zip(conv.stride, strides[2:], strict=False)]
-        here = d * steps[0] + h * steps[1] + self.left * steps[2]
-        with T.serial(pointers[first + kd_begin], pointers[first + kd_end]) as j:
-            weight = j * (CHANNELS * self.rows)
-            if self.rows < conv.group.g_m:  # the last row block: those before it have g_m rows
-                before = pointers[(conv.rows[0] - 1) * conv.kernel[0]]
-                weight = weight + before * (CHANNELS * (conv.group.g_m - self.rows))
-            inputs = self._inputs(n, args["offsets"][j] + here, steps[2])
+        self.clear(range(self.columns), vectors)
+        first, last = self.kept()
+        with T.serial(first, last) as j:
+            inputs = self._inputs(at.x[0], args["offsets"][j] + self.here, self.step)
             bytes_of = CHANNELS * lanes // self.parts
             multiply = INSTRUCTIONS[conv.instruction].multiply
             for i, b in itertools.product(range(self.columns), vectors):
-                w = args["blocks"][T.Ramp(weight + b * bytes_of, 1, bytes_of)]
+                w = args["blocks"][T.Ramp(self.weights_of(j) + b * bytes_of, 1, bytes_of)]
                 buffer, index = self.sums(b, i)
                 T.buffer_store(buffer, multiply(buffer[tuple(index)], inputs(i), w, lanes), index)
+
+    def clear(self, places: range, vectors: range) -> None:
+        """Set sums to zero."""
+        zeros = T.Broadcast(tvm.tirx.const(0, "int32"), self.conv.tile.lanes)
+        for i, b in itertools.product(places, vectors):
+            buffer, index = self.sums(b, i)
+            T.buffer_store(buffer, zeros, index)
+
+    def kept(self) -> tuple:
+        """The first of the kept columns, and the one behind the last."""
+        pointers, first = self.args["pointers"], self.at.p * self.conv.kernel[0]
+        begin, end = self.conv.valid_locations(self.at.d)
+        return pointers[first + begin], pointers[first + end]
+
+    def weights_of(self, j):
+        """Where the weights of kept column j begin."""
+        conv, weight = self.conv, j * (CHANNELS * self.rows)
+        if self.rows == conv.group.g_m:
+            return weight
+        # In the last row block: those before it have g_m rows.
+        before = self.args["pointers"][(conv.rows[0] - 1) * conv.kernel[0]]
+        return weight + before * (CHANNELS * (conv.group.g_m - self.rows))
+
+    @property
+    def step(self) -> int:
+        """From one output column's input to that of the next."""
+        return self.conv.stride[2] * self.conv.x.strides(self.conv.data)[4]
+
+    @property
+    def here(self):
+        """Where the tile reads, less the offset of a kept column."""
+        conv, strides = self.conv, self.conv.x.strides(self.conv.data)
+        d, h = self.at.d * conv.stride[0], self.at.x[1] * conv.stride[1]
+        return d * strides[2] + h * strides[3] + self.left * self.step
 
     def _inputs(self, n, start, step: int):
         """A function from a column to its 4 bytes in every lane of as many filters."""
@@ -166,3 +197,78 @@ class QuantizedTile:
         column = self.left + i + layout.halo_w
         lane = T.Ramp(inner, 1, self.lanes)
         return [n, block, self.at.d, h + layout.halo_h, column, lane]
+
+
+class MatrixTile(QuantizedTile):
+    """A tile of vectors that hold two filters by two output columns: place q has 2q and 2q + 1.
+
+    Two kept columns are one step. Where output columns lie side by side, a load of four of them at
+    each kept column makes the inputs of two places::
+
+        x at j      0 1 2 3              place q      0j 0k 1j 1k
+        x at k      0 1 2 3     ->       place q + 1  2j 2k 3j 3k
+    """
+
+    @staticmethod
+    def accumulators(conv: QuantizedKGSConv3d, width: int) -> list[int]:
+        """As in QuantizedTile."""
+        return [2 * 2 * ceil_div(width, 2)] * (conv.group.g_m // 2)
+
+    def sum_columns(self) -> None:
+        """As in QuantizedTile."""
+        args, lanes = self.args, self.conv.tile.lanes
+        places, pairs = range(ceil_div(self.columns, 2)), range(self.rows // 2)
+        self.clear(places, pairs)
+        first, last = self.kept()
+        bytes_of, multiply = CHANNELS * lanes, INSTRUCTIONS[self.conv.instruction].multiply
+        with T.serial(first // 2, last // 2) as pair:
+            weights = [
+                T.bind(
+                    args["blocks"][T.Ramp(self.weights_of(2 * pair) + b * bytes_of, 1, bytes_of)]
+                )
+                for b in pairs
+            ]
+            inputs = self._inputs_of_places(2 * pair)
+            for q, b in itertools.product(places, pairs):
+                buffer, index = self.sums(b, q)
+                total = multiply(buffer[tuple(index)], inputs(q), weights[b], lanes)
+                T.buffer_store(buffer, total, index)
+
+    def _inputs_of_places(self, j):
+        """A function from a place to its inputs at the kept columns j and j + 1."""
+        x, n = self.args["x"], self.at.x[0]
+        starts = [self.args["offsets"][j + k] + self.here for k in range(2)]
+
+        def read(start, i: int, count: int):
+            at = T.Ramp(start + i * self.step, 1, count * CHANNELS)
+            lanes = f"x{count}" if count > 1 else ""
+            return T.bind(tvm.tirx.reinterpret(f"int32{lanes}", x[n, 0, 0, 0, 0, at]))
+
+        if self.step != CHANNELS or self.columns < 4:
+            single = [[read(start, i, 1) for start in starts] for i in range(self.columns)]
+
+            def apart(q: int):
+                here = [single[min(i, self.columns - 1)] for i in (2 * q, 2 * q + 1)]
+                return tvm.tirx.Shuffle([*here[0], *here[1]], [0, 1, 2, 3])
+
+            return apart
+        # Of the last columns those that end with the tile.
+        firsts = [min(i, self.columns - 4) for i in range(0, self.columns, 4)]
+        vectors = [[read(start, i, 4) for start in starts] for i in firsts]
+
+        def of_place(q: int):
+            at = 2 * q // 4
+            within = [min(i, self.columns - 1) - firsts[at] for i in (2 * q, 2 * q + 1)]
+            return tvm.tirx.Shuffle(vectors[at], [k + 4 * j for k in within for j in range(2)])
+
+        return of_place
+
+    def _total(self, i: int, r: int):
+        """The sums of four filters at a column: of two vectors the lanes that are that column's."""
+        vectors = []
+        for b in (2 * r, 2 * r + 1):
+            buffer, index = self.sums(b, i // 2)
+            vectors.append(T.bind(buffer[tuple(index)]))
+        return tvm.tirx.Shuffle(
+            vectors, [4 * b + 2 * m + i % 2 for b in range(2) for m in range(2)]
+        )

@@ -139,7 +139,8 @@ class Layer:
                     columns=conv.columns(offsets, pointers),
                     blocks=part,
                     pointers=pointers,
-                    channels=conv.weight_channels,
+                    channels=conv.packing["channels"],
+                    together=conv.packing.get("together", 1),
                 ).decompress()
                 for part in np.split(blocks, conv.weight_sets)
             ]
@@ -183,7 +184,7 @@ class Layer:
                     group=replace(self.conv.group, g_m=variant.g_m),
                     chunk=variant.chunk,
                     row_multiple=self._in_blocks_of(variant.g_m).row_multiple,
-                    channels=self._in_blocks_of(variant.g_m, variant.channels).weight_channels,
+                    **self._in_blocks_of(variant.g_m, variant.channels).packing,
                     kept=mask,
                 )
                 for weight in weights

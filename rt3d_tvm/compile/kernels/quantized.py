@@ -88,13 +88,18 @@ def _in_groups(conv: QuantizedConvolution, unit: DotUnit, group: KernelGroup | N
         group = group if height is None else KernelGroup(g_m=height, g_n=CHANNELS)
     tile = quantized_tile_of(group, channels=n, out_width=conv.out[4], unit=unit)
     weight = KGSWeight.from_dense(
-        conv.weight, group=group, chunk=tile.chunk, row_multiple=unit.block, channels=CHANNELS
+        conv.weight,
+        group=group,
+        chunk=tile.chunk,
+        row_multiple=unit.block,
+        **unit.products.packing,
     )
     products = QuantizedKGSConv3d(
         group=group,
         kept=weight.kept,
         weights=weight.blocks.size,
         tile=tile,
+        instruction=unit.instruction,
         **_fields(conv, unit, c_block=unit.block if n >= CHANNELS else CHANNELS),
     )
     products = replace(products, x=products.needed_halo())
@@ -106,6 +111,7 @@ def _depthwise(conv: QuantizedConvolution, unit: DotUnit) -> Kernel:
     """quantized_depthwise_conv3d: no kernel group, since no input is shared."""
     products = QuantizedDepthwiseConv3d(
         width=default_width(out_width=conv.out[4], kernel_w=conv.weight.shape[4], unit=unit),
+        instruction=unit.depthwise,
         **_fields(conv, unit, c_block=unit.block),
     )
     products = replace(products, x=products.needed_halo())
@@ -132,7 +138,6 @@ def _fields(conv: QuantizedConvolution, unit: DotUnit, *, c_block: int) -> dict:
         "residual": None if conv.residual is None else replace(y, fill=conv.residual.zero),
         "dtype": unit.stored,
         "result": "float32" if conv.y is None else unit.stored,
-        "instruction": unit.instruction,
         "added": _added(conv, unit),
         **bounds,
     }
