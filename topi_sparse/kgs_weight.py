@@ -5,6 +5,7 @@ A dense weight is the case where every column is kept; Vanilla and Filter are co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -84,13 +85,10 @@ class KGSWeight:
         if pair_limit is not None:
             source, values = _within(values, pair_limit)
             index = index[source]
-        # Of (p, chunk, kd).
-        runs = np.ravel_multi_index(index.T[:3], is_kept.shape[:3])
-        counts = np.bincount(runs, minlength=prod(is_kept.shape[:3]))
+        counts = _run_lengths(index, is_kept.shape)
         if together > 1:
-            source, is_filler = _filled(counts, together)
-            index, values = index[source], values[source]
-            values[is_filler] = 0
+            source, values = _filled(values, counts, together)
+            index = index[source]
         p, c, d, q, h, w = index.T
         last = p == blocks_p - 1
         return cls(
@@ -170,17 +168,25 @@ def _within(values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     return source, found.reshape(len(source), *values.shape[1:]).astype(values.dtype)
 
 
-def _filled(counts: np.ndarray, together: int) -> tuple[np.ndarray, np.ndarray]:
-    """Runs of ``counts`` columns filled up to multiples: of which column each is, and the fillers.
+def _run_lengths(index: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """How many columns each (p, chunk, kd) has; ``index``: places in an array of that shape."""
+    runs = np.ravel_multi_index(tuple(index.T[:3]), shape[:3])
+    return np.bincount(runs, minlength=prod(shape[:3]))
 
-    A filler stands where the last column of its run does.
+
+def _filled(values: np.ndarray, counts: np.ndarray, together: int) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of ``counts`` columns filled up to multiples: of which column each is, and its values.
+
+    A filler stands where the last column of its run does, with zeros.
     """
     lengths = _multiples(counts, together)
     run = np.repeat(np.arange(len(counts)), lengths)
     within = np.arange(len(run)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    is_filler = within >= counts[run]
     first = np.cumsum(counts) - counts
-    return first[run] + np.minimum(within, counts[run] - 1), is_filler
+    source = first[run] + np.minimum(within, counts[run] - 1)
+    filled = values[source]
+    filled[within >= counts[run]] = 0
+    return source, filled
 
 
 def _side_by_side(values: np.ndarray, together: int) -> np.ndarray:
