@@ -13,6 +13,7 @@ from tvm.s_tir.dlight.analysis import normalize_prim_func
 from tvm.target import Target
 
 from schedules.cpu.depthwise_conv3d import schedule_depthwise_conv3d
+from schedules.cpu.group_norm import schedule_group_norm
 from schedules.cpu.kgs_conv2plus1d import schedule_kgs_conv2plus1d
 from schedules.cpu.kgs_conv3d import schedule_kgs_conv3d
 from schedules.cpu.loops import schedule_loops
@@ -70,6 +71,7 @@ RULES: dict[str, tuple[ScheduleRule, ...]] = {
         KernelRule("kgs_conv2plus1d", schedule_kgs_conv2plus1d),
         KernelRule("depthwise_conv3d", schedule_depthwise_conv3d),
         KernelRule("quantized_depthwise_conv3d", schedule_depthwise_conv3d),
+        KernelRule("group_norm", schedule_group_norm),
         KernelRule("max_pool3d", schedule_max_pool3d),
         KernelRule("winograd_input", schedule_winograd_transform),
         KernelRule("winograd_output", schedule_winograd_transform),

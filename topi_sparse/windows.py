@@ -1,18 +1,13 @@
-"""What all packed convolutions share: windows over the input, epilogue, and their JSON."""
+"""What all packed convolutions share: windows over the input, and what they read of it."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import tvm
 from tvm.tirx.script.builder import ir as T
 
-from topi_sparse.activation import activated
-from topi_sparse.elementwise import Step, after_steps, steps_from_json
+from topi_sparse.epilogue import Epilogue
 from topi_sparse.layout import PackedLayout, ceil_div
 
 
@@ -81,37 +76,8 @@ class Windows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedConv3d(Windows):
-    """A convolution with all that follows it, packed input to packed result, as JSON and back.
-
-    y         layout of the result
-    residual  layout of a tensor that is added before the ReLU, or None
-    ceiling   the largest value the ReLU lets through, such as 6, or None
-    steps     what is done behind all of that (topi_sparse.elementwise)
-    """
-
-    # The kernel, and the attribute of its PrimFunc that holds this definition.
-    name: ClassVar[str]
-    # What makes the fields that are not plain numbers from their JSON.
-    parts: ClassVar[Mapping[str, Callable]] = dict.fromkeys(("x", "y", "residual"), PackedLayout)
-
-    y: PackedLayout
-    residual: PackedLayout | None = None
-    relu: bool = False
-    ceiling: float | None = None
-    steps: tuple[Step, ...] = ()
-    dtype: str = "float32"
-
-    @property
-    def is_finished_by_sum(self) -> bool:
-        """Whether nothing is done to a sum."""
-        return not (self.residual or self.relu or self.ceiling is not None or self.steps)
-
-    def finished(self, value, *, lanes: int, dtype: str | None = None):
-        """A vector of sums, the residual added, as it is stored; in ``dtype`` if not its own."""
-        dtype = dtype or self.dtype
-        bounded = activated(value, relu=self.relu, ceiling=self.ceiling, dtype=dtype, lanes=lanes)
-        return after_steps(self.steps, bounded)
+class PackedConv3d(Windows, Epilogue):
+    """A convolution with all that follows it."""
 
     @property
     def summed_dtype(self) -> str:
@@ -131,22 +97,6 @@ class PackedConv3d(Windows):
     def weighted(self) -> tuple[tuple[PackedConv3d, int], ...]:
         """The convolutions with stored weights, and which argument of the kernel those are."""
         return ((self, 1),)
-
-    def to_json(self) -> str:
-        """The definition as JSON, for the PrimFunc's attribute."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> PackedConv3d:
-        """What ``to_json`` wrote."""
-        fields = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in json.loads(text).items()
-        }
-        fields["steps"] = steps_from_json(fields.get("steps", ()))
-        for name, make in cls.parts.items():
-            fields[name] = make(**fields[name]) if fields[name] else None
-        return cls(**fields)
 
 
 def whole(buffer):

@@ -29,6 +29,7 @@ from rt3d_tvm.compile.passes.conv2d import Conv2dAsConv3d
 from rt3d_tvm.compile.passes.conv2plus1d import Conv2Plus1D
 from rt3d_tvm.compile.passes.evaluate_constants import EvaluateConstants
 from rt3d_tvm.compile.passes.fully_connected import FullyConnectedAsConv3d
+from rt3d_tvm.compile.passes.group_norms import GroupNorms
 from rt3d_tvm.compile.passes.keep_packed import KeepPacked
 from rt3d_tvm.compile.passes.kept_axes import KeptAxes
 from rt3d_tvm.compile.passes.limit_fusion import LimitFusion
@@ -37,6 +38,7 @@ from rt3d_tvm.compile.passes.own_result import OwnResult
 from rt3d_tvm.compile.passes.pruned_filters import PrunedFilters
 from rt3d_tvm.compile.passes.quantized_conv3d import QuantizedConv3d
 from rt3d_tvm.compile.passes.tuned_kernels import TunedKernels
+from rt3d_tvm.compile.passes.written_out import WrittenOut
 from rt3d_tvm.compile.passes.zero_factors import ZeroFactors
 from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.files.folders import check_makeable, check_outside, make_folder
@@ -64,6 +66,7 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         ("zero_factors", ZeroFactors()),
         ("evaluate_constants", EvaluateConstants()),
         ("clip", ClipAsOperators()),
+        ("written_out", WrittenOut()),
         ("bounded_take", BoundedTake()),
         ("kept_axes", KeptAxes()),
         # A pool or a view between a dequantisation and a layer would keep the layer in float32.
@@ -79,6 +82,7 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         # A reshape there and back between two layers would keep them from one layout.
         ("merge_views", relax.transform.RemoveRedundantReshape()),
         ("compact_conv3d", compact),
+        ("group_norms", GroupNorms(target, lowering.precision.dtype)),
         ("keep_packed", KeepPacked(target)),
         ("conv2plus1d", Conv2Plus1D(target)),
         ("tuned_kernels", TunedKernels(target, records, lowering.group)),

@@ -1,6 +1,6 @@
 """One engine with one model in a process of its own, timed run by run on request.
 
-    python engine.py ENGINE MODEL THREADS INPUT.npy OUTPUT.npy
+    python engine.py ENGINE MODEL THREADS INPUT.npy|INPUTS.npz OUTPUT.npy
 
 Prints a JSON line when it is ready (after two runs, or one that was slow, the output being saved),
 then answers each line on stdin with the milliseconds of one run, and with what it returned where
@@ -125,7 +125,7 @@ def onnxruntime(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: x}
+    feed = x if isinstance(x, dict) else {session.get_inputs()[0].name: x}
     return lambda: session.run(None, feed)[0], onnxruntime.__version__
 
 
@@ -140,7 +140,8 @@ def openvino(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
         "PERFORMANCE_HINT": "LATENCY",
     }
     request = openvino.Core().compile_model(str(model), "CPU", settings).create_infer_request()
-    return lambda: next(iter(request.infer([x]).values())), openvino.__version__.split("-")[0]
+    fed = x if isinstance(x, dict) else [x]
+    return lambda: next(iter(request.infer(fed).values())), openvino.__version__.split("-")[0]
 
 
 def mnn(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
@@ -194,7 +195,7 @@ def main() -> None:
     """Load, warm up, then serve."""
     end_with_parent()
     engine, model, threads, input_path, output_path = sys.argv[1:]
-    run, version = ENGINES[engine](Path(model), int(threads), np.load(input_path))
+    run, version = ENGINES[engine](Path(model), int(threads), _inputs(Path(input_path)))
     start = time.perf_counter()
     output = run()
     # Torch compiles in its first run, so that a long one says nothing of the next.
@@ -210,6 +211,14 @@ def main() -> None:
         ms = 1e3 * (time.perf_counter() - start)
         value = None if isinstance(answer, np.ndarray) else answer
         print(json.dumps({"ms": ms, "value": value, "memory": memory_mb()}), flush=True)
+
+
+def _inputs(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """An array, or several by the names of the model's inputs."""
+    if path.suffix == ".npy":
+        return np.load(path)
+    with np.load(path) as arrays:
+        return dict(arrays)
 
 
 def end_with_parent() -> None:

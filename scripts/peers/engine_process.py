@@ -39,7 +39,7 @@ class Engine:
         name = f"{row.engine}.{row.path.name}"
         self.output, self.log = folder / f"{name}.npy", folder / f"{name}.log"
         python = python or (PEERS / "python" if row.engine in IN_PEERS else sys.executable)
-        clip = folder / "clip.npy"
+        clip = next((p for p in [folder / "clip.npz"] if p.is_file()), folder / "clip.npy")
         self._command = [python, ENGINE, row.engine, row.path, str(threads), clip, self.output]
         # One process each, which can be stopped: torch.compile would keep workers to compile.
         self._env = {"OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_COMPILE_THREADS": "1"}

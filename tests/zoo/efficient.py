@@ -12,27 +12,30 @@ from tests.zoo.blocks import Residual, SqueezeExcitation, classifier, conv_bn, s
 class X3D(nn.Module):
     """Feichtenhofer 2020: (1, 3, 3) and temporal depthwise stem, bottlenecks with SE and SiLU."""
 
-    def __init__(self):
+    def __init__(self, stages=((8, 18, 2, 8), (16, 36, 1, 8)), *, stem=8, head=64, classes=10):
+        """A stage: filters, filters inside, blocks, and what every other block squeezes to."""
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv3d(3, 8, (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False),
-            conv_bn(8, 8, (5, 1, 1), groups=8),
+            nn.Conv3d(3, stem, (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False),
+            conv_bn(stem, stem, (5, 1, 1), groups=stem),
         )
-        self.blocks = nn.Sequential(
-            self.block(8, 18, 8, stride=2, squeezed=8),
-            self.block(8, 18, 8),
-            self.block(8, 36, 16, stride=2, squeezed=8),
-        )
+        blocks, channels = [], stem
+        for filters, inner, count, squeezed in stages:
+            for index in range(count):
+                squeeze, stride = squeezed * (index % 2 == 0), 2 if index == 0 else 1
+                blocks.append(self.block(channels, inner, filters, stride, squeeze))
+                channels = filters
+        self.blocks = nn.Sequential(*blocks)
         self.head = nn.Sequential(
-            conv_bn(16, 36, 1),
+            conv_bn(channels, inner, 1),
             nn.AdaptiveAvgPool3d(1),
-            nn.Conv3d(36, 64, 1, bias=False),
+            nn.Conv3d(inner, head, 1, bias=False),
             nn.ReLU(),
         )
-        self.projection = nn.Linear(64, 10)
+        self.projection = nn.Linear(head, classes)
 
     @staticmethod
-    def block(channels, inner, filters, *, stride=1, squeezed=0):
+    def block(channels, inner, filters, stride, squeezed):
         se = SqueezeExcitation(nn.Conv3d, inner, squeezed) if squeezed else nn.Identity()
         stride = (1, stride, stride)
         branch = nn.Sequential(
@@ -65,7 +68,7 @@ class MoViNet(nn.Module):
     """Kondratyuk 2021: causal depthwise convolutions, SE of hard sigmoids, learned residuals."""
 
     class Block(nn.Module):
-        def __init__(self, channels, inner, filters, size, stride=1):
+        def __init__(self, channels, inner, filters, size, stride=1, squeezed=8):
             super().__init__()
             self.expand = conv_bn(channels, inner, 1, act=nn.Hardswish)
             self.deep = nn.Sequential(
@@ -73,7 +76,9 @@ class MoViNet(nn.Module):
                 nn.BatchNorm3d(inner),
                 nn.Hardswish(),
             )
-            self.se = SqueezeExcitation(nn.Conv3d, inner, 8, act=nn.Hardswish, gate=nn.Hardsigmoid)
+            self.se = SqueezeExcitation(
+                nn.Conv3d, inner, squeezed, act=nn.Hardswish, gate=nn.Hardsigmoid
+            )
             self.project = conv_bn(inner, filters, 1, act=None)
             self.alpha = nn.Parameter(torch.tensor(0.5))
             self.shortcut = nn.Identity()
@@ -88,29 +93,34 @@ class MoViNet(nn.Module):
             branch = self.project(self.se(self.deep(self.expand(x))))
             return self.shortcut(x) + self.alpha * branch
 
-    def __init__(self):
+    SMALL = ((24, 8, (1, 5, 5), 2, 8), (32, 16, (3, 3, 3), 1, 8), (48, 16, (5, 3, 3), 1, 8))
+
+    def __init__(self, blocks=SMALL, *, widest=64, hidden=64, classes=10):
+        """A block: filters inside, filters, window, stride, and what is squeezed to."""
         super().__init__()
         self.stem = conv_bn(3, 8, (1, 3, 3), stride=(1, 2, 2), act=nn.Hardswish)
+        reads = (8, *(filters for _, filters, *_ in blocks))
         self.blocks = nn.Sequential(
-            self.Block(8, 24, 8, (1, 5, 5), stride=2),
-            self.Block(8, 32, 16, (3, 3, 3)),
-            self.Block(16, 48, 16, (5, 3, 3)),
+            *(self.Block(read, *block) for read, block in zip(reads, blocks, strict=False))
         )
         self.head = nn.Sequential(
-            conv_bn(16, 64, 1, act=nn.Hardswish),
+            conv_bn(reads[-1], widest, 1, act=nn.Hardswish),
             nn.AdaptiveAvgPool3d(1),
-            nn.Conv3d(64, 64, 1),
+            nn.Conv3d(widest, hidden, 1),
             nn.Hardswish(),
             nn.Dropout(0.2),
-            nn.Conv3d(64, 10, 1),
+            nn.Conv3d(hidden, classes, 1),
         )
 
     def forward(self, x):
         return self.head(self.blocks(self.stem(x))).flatten(1)
 
 
-def csn():
-    """ir-CSN (Tran 2019): bottlenecks whose 3x3x3 is depthwise."""
+def csn(stem=16, stages=((16, 32, 2), (32, 64, 1)), classes=10):
+    """ir-CSN (Tran 2019): bottlenecks whose 3x3x3 is depthwise.
+
+    A stage: filters inside, filters, blocks; the first block of all but the first has stride 2.
+    """
 
     def block(channels, inner, filters, stride=1):
         branch = nn.Sequential(
@@ -120,13 +130,16 @@ def csn():
         )
         return Residual(branch, channels, filters, stride=stride)
 
+    blocks, channels = [], stem
+    for number, (inner, filters, count) in enumerate(stages):
+        for index in range(count):
+            blocks.append(block(channels, inner, filters, 2 if number and not index else 1))
+            channels = filters
     return nn.Sequential(
-        conv_bn(3, 16, (3, 7, 7), stride=(1, 2, 2)),
+        conv_bn(3, stem, (3, 7, 7), stride=(1, 2, 2)),
         nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
-        block(16, 16, 32),
-        block(32, 16, 32),
-        block(32, 32, 64, stride=2),
-        classifier(64),
+        *blocks,
+        classifier(channels, classes),
     )
 
 
@@ -156,16 +169,19 @@ class ShuffleUnit(nn.Module):
         return shuffled(torch.cat(parts, 1), 2)
 
 
-def shufflenet_v2():
-    """Ma 2018, Koepueklue 2019 in 3D."""
+def shufflenet_v2(stem=8, stages=((32, 3),), widest=64, classes=10):
+    """Ma 2018, Koepueklue 2019 in 3D. A stage: filters and units."""
+    units, channels = [], stem
+    for filters, count in stages:
+        for index in range(count):
+            units.append(ShuffleUnit(channels, filters, 1 if index else 2))
+            channels = filters
     return nn.Sequential(
-        conv_bn(3, 8, 3, stride=(1, 2, 2)),
+        conv_bn(3, stem, 3, stride=(1, 2, 2)),
         nn.MaxPool3d(3, 2, 1),
-        ShuffleUnit(8, 32, 2),
-        ShuffleUnit(32, 32, 1),
-        ShuffleUnit(32, 32, 1),
-        conv_bn(32, 64, 1),
-        classifier(64),
+        *units,
+        conv_bn(channels, widest, 1),
+        classifier(widest, classes),
     )
 
 

@@ -47,17 +47,26 @@ class TemporalBlock(nn.Module):
 class Lipreading(nn.Module):
     """Martinez 2020: a 3D stem, a 2D ResNet on each frame, a 1D TCN over frames."""
 
-    def __init__(self):
+    def __init__(self, filters=16, *, trunk=((16, 1), (32, 2)), frames=(32, 48), classes=10):
         super().__init__()
         self.stem = nn.Sequential(
-            conv_bn(1, 16, (5, 7, 7), stride=(1, 2, 2), act=lambda: nn.PReLU(16)),
+            conv_bn(1, filters, (5, 7, 7), stride=(1, 2, 2), act=lambda: nn.PReLU(filters)),
             nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
         )
-        self.trunk = nn.Sequential(
-            BasicBlock2d(16, 16, 1), BasicBlock2d(16, 32, 2), nn.AdaptiveAvgPool2d(1)
+        widths = [filters, *(width for width, _ in trunk)]
+        blocks = (
+            BasicBlock2d(read, width, stride)
+            for read, (width, stride) in zip(widths, trunk, strict=False)
         )
-        self.tcn = nn.Sequential(TemporalBlock(32, 32, 1), TemporalBlock(32, 48, 2))
-        self.output = nn.Linear(48, 10)
+        self.trunk = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1))
+        reads = (widths[-1], *frames)
+        self.tcn = nn.Sequential(
+            *(
+                TemporalBlock(read, width, 1 << number)
+                for number, (read, width) in enumerate(zip(reads, frames, strict=False))
+            )
+        )
+        self.output = nn.Linear(frames[-1], classes)
 
     def forward(self, x):
         x = self.stem(x)

@@ -20,7 +20,7 @@ from tests.zoo.rates import rate_of
 from topi_sparse.kernel_group import KernelGroup
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE, FIGURES = DOCS / "models.md", DOCS / "models.json"
+PAGE, FIGURES, SPEED = (DOCS / name for name in ("models.md", "models.json", "models_speed.json"))
 TEXT = """# Models
 
 Published architectures, written out small for the tests with the layers and operators of the

@@ -77,12 +77,29 @@ def p3d():
 class SlowFast(nn.Module):
     """Feichtenhofer 2019: few frames of many channels beside many frames of few; a list of both."""
 
-    def __init__(self, alpha=4):
+    SMALL = ((32, 16, 2, 1, 2),)
+
+    def __init__(self, stages=SMALL, *, stem=16, ratio=4, alpha=4, lateral=5, classes=10):
+        """A stage: filters, filters inside, blocks, the slow path's frames per window, stride.
+
+        The fast path has a ``ratio``-th of the filters.
+        """
         super().__init__()
-        self.slow = nn.ModuleList([self.stem(16, 1), self.stage(16 + 8, 32, 1)])
-        self.fast = nn.ModuleList([self.stem(4, 5), self.stage(4, 8, 3)])
-        self.lateral = conv_bn(4, 8, (5, 1, 1), stride=(alpha, 1, 1))
-        self.projection = nn.Linear(32 + 8, 10)
+        fast = stem // ratio
+        self.slow, self.fast = nn.ModuleList([self.stem(stem, 1)]), nn.ModuleList()
+        self.fast.append(self.stem(fast, 5))
+        self.lateral = nn.ModuleList()
+        slow = stem
+        for filters, inner, count, frames, stride in stages:
+            size = (lateral, 1, 1)
+            self.lateral.append(conv_bn(fast, 2 * fast, size, stride=(alpha, 1, 1)))
+            self.slow.append(
+                self.stage(slow + 2 * fast, inner, filters, count, frames, stride)
+            )
+            quarter = filters // ratio
+            self.fast.append(self.stage(fast, inner // ratio, quarter, count, 3, stride))
+            slow, fast = filters, quarter
+        self.projection = nn.Linear(slow + fast, classes)
 
     @staticmethod
     def stem(filters, frames):
@@ -90,9 +107,9 @@ class SlowFast(nn.Module):
         return nn.Sequential(conv, nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)))
 
     @staticmethod
-    def stage(channels, filters, frames):
+    def stage(channels, inner, filters, count, frames, stride):
         def block(channels, stride):
-            stride, inner = (1, stride, stride), filters // 2
+            stride = (1, stride, stride)
             branch = nn.Sequential(
                 conv_bn(channels, inner, (frames, 1, 1)),
                 conv_bn(inner, inner, (1, 3, 3), stride=stride),
@@ -100,13 +117,17 @@ class SlowFast(nn.Module):
             )
             return Residual(branch, channels, filters, stride=stride)
 
-        return nn.Sequential(block(channels, 2), block(filters, 1))
+        return nn.Sequential(
+            block(channels, stride), *(block(filters, 1) for _ in range(count - 1))
+        )
 
     def forward(self, pathways):
         slow, fast = pathways
         slow, fast = self.slow[0](slow), self.fast[0](fast)
-        slow = torch.cat([slow, self.lateral(fast)], 1)
-        slow, fast = self.slow[1](slow), self.fast[1](fast)
+        for lateral, on_slow, on_fast in zip(
+            self.lateral, self.slow[1:], self.fast[1:], strict=True
+        ):
+            slow, fast = on_slow(torch.cat([slow, lateral(fast)], 1)), on_fast(fast)
         pooled = [x.mean((2, 3, 4)) for x in (slow, fast)]
         return self.projection(torch.cat(pooled, 1))
 

@@ -39,11 +39,14 @@ class UNet(nn.Module):
             for a, b in zip((1, *channels), channels[:-1], strict=False)
         )
         self.bottom = ResidualUnit(channels[-2], channels[-1])
+        deepest = len(channels) - 2
         self.up = nn.ModuleList(
-            [
-                self.upward(channels[1] + channels[2], channels[0]),
-                self.upward(16, classes, last=True),
-            ]
+            self.upward(
+                channels[level] + channels[level + (level == deepest)],
+                channels[level - 1] if level else classes,
+                last=level == 0,
+            )
+            for level in range(deepest, -1, -1)
         )
 
     @staticmethod
@@ -56,24 +59,28 @@ class UNet(nn.Module):
         )
 
     def forward(self, x):
-        first = self.down[0](x)
-        second = self.down[1](first)
-        x = self.up[0](torch.cat([second, self.bottom(second)], 1))
-        return self.up[1](torch.cat([first, x], 1))
+        passed = []
+        for layer in self.down:
+            x = layer(x)
+            passed.append(x)
+        x = self.bottom(x)
+        for layer, beside in zip(self.up, reversed(passed), strict=True):
+            x = layer(torch.cat([beside, x], 1))
+        return x
 
 
 class SegResNet(nn.Module):
     """Myronenko 2018, MONAI's: GroupNorm before each convolution, trilinear upsampling, sums."""
 
     class Block(nn.Module):
-        def __init__(self, channels):
+        def __init__(self, channels, groups):
             super().__init__()
             self.layers = nn.Sequential(
                 *(
                     layer
                     for _ in range(2)
                     for layer in (
-                        nn.GroupNorm(4, channels),
+                        nn.GroupNorm(groups, channels),
                         nn.ReLU(),
                         nn.Conv3d(channels, channels, 3, padding=1, bias=False),
                     )
@@ -83,21 +90,22 @@ class SegResNet(nn.Module):
         def forward(self, x):
             return x + self.layers(x)
 
-    def __init__(self, filters=8, classes=3):
+    def __init__(self, filters=8, classes=3, *, blocks=(1, 2, 2), groups=4):
         super().__init__()
         self.stem = nn.Conv3d(4, filters, 3, padding=1, bias=False)
-        wide, widest = 2 * filters, 4 * filters
+        widths = [filters << level for level in range(len(blocks))]
         self.down = nn.ModuleList(
-            [
-                nn.Sequential(nn.Dropout3d(0.2), self.Block(filters)),
-                nn.Sequential(self.halved(filters, wide), self.Block(wide), self.Block(wide)),
-                nn.Sequential(self.halved(wide, widest), self.Block(widest), self.Block(widest)),
-            ]
+            nn.Sequential(
+                self.halved(widths[level - 1], width) if level else nn.Dropout3d(0.2),
+                *(self.Block(width, groups) for _ in range(count)),
+            )
+            for level, (width, count) in enumerate(zip(widths, blocks, strict=True))
         )
-        self.up = nn.ModuleList([self.doubled(widest, wide), self.doubled(wide, filters)])
-        self.after = nn.ModuleList([self.Block(wide), self.Block(filters)])
+        upward = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.up = nn.ModuleList(self.doubled(wide, width) for wide, width in upward)
+        self.after = nn.ModuleList(self.Block(width, groups) for _, width in upward)
         self.head = nn.Sequential(
-            nn.GroupNorm(4, filters), nn.ReLU(), nn.Conv3d(filters, classes, 1)
+            nn.GroupNorm(groups, filters), nn.ReLU(), nn.Conv3d(filters, classes, 1)
         )
 
     @staticmethod
@@ -112,11 +120,13 @@ class SegResNet(nn.Module):
         )
 
     def forward(self, x):
-        first = self.down[0](self.stem(x))
-        second = self.down[1](first)
-        x = self.down[2](second)
-        x = self.after[0](self.up[0](x) + second)
-        return self.head(self.after[1](self.up[1](x) + first))
+        x, passed = self.stem(x), []
+        for layer in self.down:
+            x = layer(x)
+            passed.append(x)
+        for up, after, beside in zip(self.up, self.after, passed[-2::-1], strict=True):
+            x = after(up(x) + beside)
+        return self.head(x)
 
 
 class Hourglass(nn.Module):
@@ -139,10 +149,15 @@ class Hourglass(nn.Module):
         )
 
     def forward(self, x):
-        out = self.conv1(x)
-        pre = torch.relu(self.conv2(out))
-        post = torch.relu(self.conv5(self.conv3(pre)) + pre)
-        return self.conv6(post)
+        return self.all_parts(x)[0]
+
+    def all_parts(self, x, first=None, before=None):
+        """The result, and what is between; of the first hourglass and the one before, those."""
+        between = self.conv2(self.conv1(x))
+        between = torch.relu(between if before is None else between + before)
+        up = self.conv5(self.conv3(between))
+        after = torch.relu(up + (between if first is None else first))
+        return self.conv6(after), between, after
 
 
 class PSMNet(nn.Module):

@@ -12,6 +12,7 @@ from tvm import relax
 from rt3d_tvm.compile.ir.dataflow import dtype_of, is_op, static_shape
 from topi_sparse import packed
 from topi_sparse.cpu.depthwise_conv3d import DepthwiseConv3d, depthwise_conv3d
+from topi_sparse.cpu.group_norm import GroupNorm, group_norm
 from topi_sparse.cpu.kgs_conv2plus1d import KGSConv2Plus1D, kgs_conv2plus1d
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d, kgs_conv3d
 from topi_sparse.cpu.quantized_depthwise_conv3d import (
@@ -26,7 +27,7 @@ from topi_sparse.windows import PackedConv3d
 
 # The attribute of a pack or unpack PrimFunc: what it changes, as JSON.
 LAYOUT_ATTRIBUTE = "layout_change"
-PackedKernel = PackedConv3d | KGSConv2Plus1D
+PackedKernel = PackedConv3d | KGSConv2Plus1D | GroupNorm
 # Kernels made of a definition that names its layouts (x, y, residual): the attribute under which
 # they carry it -> (the definition's class, what makes the PrimFunc). The first argument is the
 # input, the last one the residual, if there.
@@ -35,6 +36,7 @@ PACKED_KERNELS: dict[str, tuple[type[PackedKernel], Callable[..., tvm.tirx.PrimF
     "quantized_kgs_conv3d": (QuantizedKGSConv3d, quantized_kgs_conv3d),
     "kgs_conv2plus1d": (KGSConv2Plus1D, kgs_conv2plus1d),
     "opencl_kgs_conv3d": (OpenCLKGSConv3d, opencl_kgs_conv3d),
+    "group_norm": (GroupNorm, group_norm),
     "depthwise_conv3d": (DepthwiseConv3d, depthwise_conv3d),
     "quantized_depthwise_conv3d": (QuantizedDepthwiseConv3d, quantized_depthwise_conv3d),
     "winograd_input": (WinogradConv3d, winograd_input),
