@@ -154,10 +154,14 @@ def _elementwise_why_not(call: relax.Call, _block: int) -> str | None:
 
 
 def _mean_why_not(call: relax.Call, _block: int) -> str | None:
-    axes = sorted(int(axis) % 5 for axis in call.attrs.axis or range(5))
-    if axes != [2, 3, 4] or not call.attrs.keepdims:
-        return f"it is a mean over axes {axes}, not over D, H, W with keepdims"
+    axes = _mean_axes(call)
+    if len(known_shape(call.args[0])) != 5 or min(axes) < 2 or not call.attrs.keepdims:
+        return f"it is a mean over axes {axes}, not over some of D, H, W with keepdims"
     return None
+
+
+def _mean_axes(call: relax.Call) -> list[int]:
+    return sorted(int(axis) % 5 for axis in call.attrs.axis or range(5))
 
 
 def _concat_why_not(call: relax.Call, _block: int) -> str | None:
@@ -277,7 +281,9 @@ OPERATORS = {
     "relax.nn.avg_pool3d": PackedOperator(why_not=_avg_pool_why_not, make=_avg_pool),
     "relax.mean": PackedOperator(
         why_not=_mean_why_not,
-        make=lambda call, data, layouts, y, dtype: packed.mean(data[0], layouts[0], y, dtype),
+        make=lambda call, data, layouts, y, dtype: packed.mean(
+            data[0], layouts[0], y, dtype, axes=_mean_axes(call)
+        ),
     ),
     "relax.quantize": PackedOperator(why_not=_quantized_why_not, make=_quantize, result=_stored),
     "relax.dequantize": PackedOperator(why_not=_quantized_why_not, make=_dequantize, result=_real),

@@ -15,18 +15,23 @@ After::
     lv3 = R.nn.relu(lv2)
     lv4 = R.nn.max_pool3d(lv3, pool_size=[1, 2, 2], ...)
 
-A conv2d is a conv3d of depth 1, so it shares kernels, weight format and layout. Operators between
-the convolutions follow; what has no such form gets its value back without the axis. The reshapes
-are views.
+A conv2d is a conv3d of depth 1, so it shares kernels, weight format and layout. A conv1d likewise,
+of height 1 too. Several pictures are as many frames of one clip, since a kernel keeps its weights
+for all planes: (B, C, H, W) is (1, C, B, H, W). Where such pictures have been the frames of a clip,
+that is read as it is. Operators between the convolutions follow; what has no such form gets its
+value back without the axes. The reshapes of one picture are views.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import tvm
 from tvm import relax
 
 from rt3d_tvm.compile.ir.dataflow import (
+    bindings,
     constant,
     ints,
     is_op,
@@ -38,11 +43,14 @@ from rt3d_tvm.compile.ir.elementwise_calls import ELEMENTWISE
 
 # Where the frames stand in (B, C, D, H, W).
 DEPTH_AXIS = 2
+# By the axes of a tensor, the channels' layout that its operators have.
+LAYOUTS = {3: "NCW", 4: "NCHW"}
+CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d")
 
 
 @tvm.transform.module_pass(opt_level=0, name="Conv2dAsConv3d")
 class Conv2dAsConv3d:
-    """Rewrite every conv2d, and the operators on what comes out of it."""
+    """Rewrite every conv2d and conv1d, and the operators on what comes out of it."""
 
     def transform_module(
         self, mod: tvm.IRModule, _context: tvm.transform.PassContext
@@ -58,40 +66,54 @@ def why_not(call: relax.Expr) -> str | None:
         return "it is no operator"
     if call.op.name not in _OPERATORS:
         return f"{call.op.name} has none"
+    rank = len(static_shape(call) or ())
     for tensor in (call, *_tensors(call)):
         shape = static_shape(tensor)
         if shape is None:
             return f"its shape {tensor.ty} is not static"
-        if len(shape) != 4 and constant(tensor) is None:
+        if (rank not in LAYOUTS or len(shape) != rank) and constant(tensor) is None:
             return f"its shape {shape} is not that of pictures"
     layouts = [getattr(call.attrs, name, "") for name in ("data_layout", "layout", "out_layout")]
-    if any(layout not in ("", "NCHW") for layout in layouts):
-        return f"its layouts are {layouts}, not NCHW"
-    if is_op(call, "relax.nn.conv2d") and constant(call.args[1]) is None:
+    if any(layout not in ("", LAYOUTS[rank]) for layout in layouts):
+        return f"its layouts are {layouts}, not {LAYOUTS[rank]}"
+    if _is_conv(call) and constant(call.args[1]) is None:
         return "its weight is not a constant"
     if is_op(call, "relax.mean") and not (call.attrs.axis and call.attrs.keepdims):
         return "it is a mean that drops axes"
     return None
 
 
+def _is_conv(call: relax.Expr) -> bool:
+    return any(is_op(call, name) for name in CONVOLUTIONS)
+
+
 def _window(attrs, *names: str) -> dict:
-    """Attributes along H and W with what leaves D alone put before them."""
+    """Attributes along the last axes with what leaves those before them alone."""
     alone = {"strides": 1, "dilation": 1, "pool_size": 1, "padding": 0}
     values = {}
     for name in names:
         given = ints(getattr(attrs, name))
-        halves = (given[:2], given[2:]) if len(given) == 4 else (given,)
-        values[name] = [value for half in halves for value in (alone[name], *half)]
+        middle = len(given) // 2
+        halves = (given[:middle], given[middle:]) if name == "padding" else (given,)
+        values[name] = [
+            value for half in halves for value in (*[alone[name]] * (3 - len(half)), *half)
+        ]
     return values
 
 
-def _conv(call: relax.Call, x: relax.Expr, weight: relax.Expr) -> relax.Call:
+def _moved(axis: int, rank: int, batch: int) -> int:
+    """Where an axis of pictures stands in a clip whose axis ``batch`` tells them apart."""
+    axis %= rank
+    return batch if axis == 0 else 1 if axis == 1 else axis + 5 - rank
+
+
+def _conv(call: relax.Call, _batch: int, x: relax.Expr, weight: relax.Expr) -> relax.Call:
     window = _window(call.attrs, "strides", "padding", "dilation")
     return relax.op.nn.conv3d(x, weight, groups=call.attrs.groups, **window)
 
 
 def _pool(operator):
-    def pool(call: relax.Call, x: relax.Expr) -> relax.Call:
+    def pool(call: relax.Call, _batch: int, x: relax.Expr) -> relax.Call:
         window = _window(call.attrs, "pool_size", "strides", "padding", "dilation")
         modes = {name: getattr(call.attrs, name) for name in ("ceil_mode", "count_include_pad")}
         return operator(x, **window, **modes)
@@ -99,35 +121,43 @@ def _pool(operator):
     return pool
 
 
-def _mean(call: relax.Call, x: relax.Expr) -> relax.Call:
-    axes = {int(axis) % 4 for axis in call.attrs.axis}
-    # The one frame goes with the plane: the mean is the same, over a window that kernels know.
-    moved = {axis + (axis >= DEPTH_AXIS) for axis in axes}
-    if axes >= {2, 3}:
-        moved.add(DEPTH_AXIS)
+def _mean(call: relax.Call, batch: int, x: relax.Expr) -> relax.Call:
+    shape = known_shape(call.args[0])
+    axes = {int(axis) % len(shape) for axis in call.attrs.axis}
+    moved = {_moved(axis, len(shape), batch) for axis in axes}
+    # Axes of one place go with the plane: the mean is the same, over a window that kernels know.
+    if axes >= set(range(2, len(shape))):
+        moved.update(axis for axis in (2, 3, 4) if known_shape(x)[axis] == 1)
     return relax.op.mean(x, axis=sorted(moved), keepdims=True)
 
 
-def _concat(call: relax.Call, *parts: relax.Expr) -> relax.Call:
-    axis = int(call.attrs.axis) % 4
-    return relax.op.concat(list(parts), axis=axis + (axis >= DEPTH_AXIS))
+def _concat(call: relax.Call, batch: int, *parts: relax.Expr) -> relax.Call:
+    rank = len(known_shape(call))
+    return relax.op.concat(list(parts), axis=_moved(int(call.attrs.axis), rank, batch))
 
 
-def _same(call: relax.Call, *tensors: relax.Expr) -> relax.Call:
+def _slice(call: relax.Call, batch: int, x: relax.Expr) -> relax.Call:
+    axes, *others = ([int(each.value) for each in arg.fields] for arg in call.args[1:])
+    rank = len(known_shape(call))
+    return relax.op.strided_slice(x, [_moved(axis, rank, batch) for axis in axes], *others)
+
+
+def _same(call: relax.Call, _batch: int, *tensors: relax.Expr) -> relax.Call:
     numbers = [arg for arg in call.args if tvm.ir.is_prim_expr(arg)]  # the bounds of a clip
     return relax.Call(call.op, [*tensors, *numbers], call.attrs)
 
 
-# Operator -> the same on (B, C, 1, H, W), of the call and its tensors in that form.
+# Operator -> the same on clips, of the call, the axis that pictures lie along, and its tensors.
 _OPERATORS = {
     **dict.fromkeys(ELEMENTWISE, _same),
-    "relax.nn.conv2d": _conv,
-    "relax.nn.max_pool2d": _pool(relax.op.nn.max_pool3d),
-    "relax.nn.avg_pool2d": _pool(relax.op.nn.avg_pool3d),
+    **dict.fromkeys(CONVOLUTIONS, _conv),
+    **dict.fromkeys(("relax.nn.max_pool1d", "relax.nn.max_pool2d"), _pool(relax.op.nn.max_pool3d)),
+    **dict.fromkeys(("relax.nn.avg_pool1d", "relax.nn.avg_pool2d"), _pool(relax.op.nn.avg_pool3d)),
     "relax.quantize": _same,
     "relax.dequantize": _same,
     "relax.mean": _mean,
     "relax.concat": _concat,
+    "relax.strided_slice": _slice,
 }
 
 
@@ -135,57 +165,112 @@ def _tensors(call: relax.Call) -> list[relax.Expr]:
     """The tensors an operator reads, those in a tuple one by one."""
     return [
         tensor
-        for arg in call.args
+        for arg in (call.args[:1] if is_op(call, "relax.strided_slice") else call.args)
         for tensor in (arg.fields if isinstance(arg, relax.Tuple) else [arg])
         if not tvm.ir.is_prim_expr(tensor)
     ]
 
 
-def _drops_frame(call: relax.Expr) -> bool:
-    """Whether it is a reshape of (B, C, 1, H, W) to (B, C, H, W)."""
-    if not is_op(call, "relax.reshape"):
-        return False
-    before, after = static_shape(call.args[0]), static_shape(call)
-    return before is not None and len(before) == 5 and after == (*before[:2], *before[3:])
-
-
 @relax.expr_functor.mutator
 class _Rewriter(relax.PyExprMutator):
-    """Keeps, for each picture that has one, the clip of one frame; makes the picture on demand."""
+    """Keeps, for each picture that has one, the clip; makes the picture on demand."""
 
     def rewrite(self, name: tvm.ir.GlobalVar, function: relax.Function) -> None:
         """Rewrite one function and put it back into the module."""
         self.clip_of: dict[relax.Var, relax.Var] = {}
+        self.bound = {binding.var: binding.value for binding in bindings(function)}
+        # Kernels of 8 bit are there already, and give each picture as a clip of its own.
+        kernels = any(is_op(value, "relax.call_tir") for value in self.bound.values())
+        self.batch_axis = 0 if kernels else DEPTH_AXIS
         self.builder_.update_func(name, self.visit_expr(function))
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
-        """On clips where it starts with a conv2d or reads what came from one."""
+        """On clips where it starts with a convolution or reads what came from one."""
         var, call = binding.var, binding.value
-        if _drops_frame(call):  # a kernel's clip as a picture
+        frames = self.frames_of(call)
+        if frames is not None:  # a clip as pictures
             super().visit_var_binding_(binding)
-            self.clip_of[var] = self.visit_expr(call.args[0])
+            self.clip_of[var] = self.visit_expr(frames)
             return
         if why_not(call) is not None or not (
-            is_op(call, "relax.nn.conv2d") or any(t in self.clip_of for t in _tensors(call))
+            _is_conv(call) or any(t in self.clip_of for t in _tensors(call))
         ):
             super().visit_var_binding_(binding)
             return
-        clips = [self.clip(tensor) for tensor in _tensors(call)]
-        self.clip_of[var] = self.builder_.emit(_OPERATORS[call.op.name](call, *clips))
+        x, *others = _tensors(call)
+        if _is_conv(call):
+            clips = [self.clip(x), _weight(*others)]
+        else:
+            rank = len(known_shape(call))
+            clips = [self.clip(tensor, rank) for tensor in (x, *others)]
+        on_clips = _OPERATORS[call.op.name](call, self.batch_axis, *clips)
+        self.clip_of[var] = self.builder_.emit(on_clips)
         # What reads the picture still finds it; where nothing does, dead code is removed.
         emit = self.builder_.emit
         if not isinstance(var, relax.DataflowVar):
             emit = self.builder_.emit_output
-        self.set_var_remap(var, emit(relax.op.reshape(self.clip_of[var], static_shape(var))))
+        self.set_var_remap(var, emit(self.picture(self.clip_of[var], static_shape(var))))
 
-    def clip(self, tensor: relax.Expr) -> relax.Expr:
-        """A tensor with the axis of its one frame; a constant that is broadcast, likewise."""
+    def frames_of(self, call: relax.Expr) -> relax.Var | None:
+        """The clip that a reshape makes pictures (B, C, H, W) of, or None.
+
+        Clips of one frame, or the frames of one clip, whose axes have been changed before.
+        """
+        if not is_op(call, "relax.reshape"):
+            return None
+        source, after = call.args[0], static_shape(call)
+        before = static_shape(source)
+        if before is None or after is None or len(before) != 5 or len(after) != 4:
+            return None
+        if before[DEPTH_AXIS] == 1 and after == (*before[:2], *before[3:]):
+            return source if before[0] == 1 or self.batch_axis == 0 else None
+        moved = self.bound.get(source)
+        if not is_op(moved, "relax.permute_dims") or self.batch_axis == 0:
+            return None
+        swapped = [int(axis) for axis in moved.attrs.axes or ()] == [0, 2, 1, 3, 4]
+        return moved.args[0] if swapped and before[0] == 1 and after == before[1:] else None
+
+    def picture(self, clip: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+        """The pictures of that shape that a clip holds."""
+        batch, channels, *plane = shape
+        if batch == 1 or self.batch_axis == 0:
+            return relax.op.reshape(clip, shape)
+        frames = self.builder_.emit(relax.op.reshape(clip, (channels, batch, *plane)))
+        return relax.op.permute_dims(frames, [1, 0, *range(2, len(shape))])
+
+    def clip(self, tensor: relax.Expr, rank: int = 0) -> relax.Expr:
+        """Pictures as a clip; a constant that is broadcast to some of so many axes, likewise."""
         if tensor in self.clip_of:
             return self.clip_of[tensor]
         value = constant(tensor)
         if value is not None:
-            axis = value.ndim - 4 + DEPTH_AXIS  # H and W are the last two
-            return relax.const(np.expand_dims(value, axis) if axis >= 0 else value)
-        batch, channels, *plane = known_shape(tensor)
-        shape = (batch, channels, 1, *plane)
-        return self.builder_.emit(relax.op.reshape(self.visit_expr(tensor), shape))
+            return relax.const(self.constant_clip(value, rank))
+        picture = self.visit_expr(tensor)
+        batch, channels, *plane = shape = known_shape(tensor)
+        if batch > 1 and self.batch_axis:
+            order = [1, 0, *range(2, len(shape))]
+            picture = self.builder_.emit(relax.op.permute_dims(picture, order))
+        return self.builder_.emit(
+            relax.op.reshape(picture, self.clip_shape(batch, channels, plane))
+        )
+
+    def clip_shape(self, batch: int, channels: int, plane: Sequence[int]) -> tuple[int, ...]:
+        """(B, C, D, H, W) of the clip that holds so many pictures."""
+        clips, frames = (1, batch) if self.batch_axis else (batch, 1)
+        return (clips, channels, frames, *[1] * (2 - len(plane)), *plane)
+
+    def constant_clip(self, value: np.ndarray, rank: int) -> np.ndarray:
+        """What is broadcast to clips as ``value`` is to pictures of so many axes."""
+        if value.ndim < rank - 1:  # along H and W, the last two
+            return value
+        wide = value.reshape((1,) * (rank - value.ndim) + value.shape)
+        batch, channels, *plane = wide.shape
+        if self.batch_axis:
+            wide = np.moveaxis(wide, 0, 1)
+        return np.ascontiguousarray(wide.reshape(self.clip_shape(batch, channels, plane)))
+
+
+def _weight(weight: relax.Expr) -> relax.Expr:
+    """(M, N, KH, KW) or (M, N, KW) as (M, N, KD, KH, KW)."""
+    value = constant(weight)
+    return relax.const(value.reshape(*value.shape[:2], *[1] * (5 - value.ndim), *value.shape[2:]))
