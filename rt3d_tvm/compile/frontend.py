@@ -152,27 +152,31 @@ def _accepted_model(
     return model, shapes
 
 
-def layer_names(path: Path) -> list[str]:
+def layer_names(path: Path, *, transposed: bool = True) -> list[str]:
     """Name every layer of an ONNX file, in graph order, after the torch module it came from.
 
-    Layers are the convolutions, and the fully connected ones: a matrix times a constant matrix. The
-    name is that of the weight less ``.weight`` (``features.conv3a``), else the node's, else the
-    output's; one used twice gets ``#2``. Raises InputError for a file that is not accepted.
+    Layers are the convolutions, ``transposed`` ones too, and the fully connected ones: a matrix
+    times a constant matrix. The name is that of the weight less ``.weight`` (``features.conv3a``),
+    else the node's, else the output's; one used twice gets ``#2``. Raises InputError for a file
+    that is not accepted.
     """
-    return _layer_names(*_accepted_model(Path(path)))
+    return _layer_names(*_accepted_model(Path(path)), transposed=transposed)
 
 
-def _layer_names(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> list[str]:
+def _layer_names(
+    model: onnx.ModelProto, shapes: dict[str, list[int]], *, transposed: bool = True
+) -> list[str]:
     # What depends on constants alone is folded away and becomes no layer.
     constants = {"", *(tensor.name for tensor in model.graph.initializer)}
     names: list[str] = []
+    convolutions = ("Conv", "ConvTranspose") if transposed else ("Conv",)
     stored: dict[str, str] = {}  # a quantised weight by the name of its real value
     for node in model.graph.node:
         if constants.issuperset(node.input):
             constants.update(node.output)
             if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast", "Mul"):
                 stored[node.output[0]] = stored.get(node.input[0], node.input[0])
-        elif node.op_type == "Conv" or (
+        elif node.op_type in convolutions or (
             node.op_type in ("Gemm", "MatMul")
             and node.input[1] in constants
             and [len(shapes.get(name, ())) for name in node.input[:2]] == [2, 2]

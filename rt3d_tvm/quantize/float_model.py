@@ -81,7 +81,7 @@ def read_float_model(path: str | Path) -> FloatModel:
     path = as_path(path, "path")
     proto = read_model(path)
     _refuse_quantised(proto, path)
-    names = layer_names(path)
+    names = layer_names(path, transposed=False)
     if not names:
         raise InputError(
             f"{path}: no Conv, and no Gemm or MatMul with a constant matrix: there is nothing to "
@@ -219,7 +219,7 @@ def _name_nodes(proto: onnx.ModelProto) -> None:
 
 
 def _layer_nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The nodes that `layer_names` names, in its order."""
+    """The nodes that `layer_names` names, in its order; none is transposed."""
     ranks = {tensor.name: len(tensor.dims) for tensor in proto.graph.initializer}
     for value in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output):
         ranks[value.name] = len(value.type.tensor_type.shape.dim)

@@ -67,9 +67,7 @@ def prepare(name: str, folder: Path) -> float:
     """Dense and pruned ONNX files, compiled and compared with ONNX Runtime; the model's rate."""
     architecture, made = PUBLISHED[name], Made(folder)
     group = preferred_group()
-    files = digest(
-        name, str(group), version("torch"), code=(*PRUNING_CODE, *_definitions())
-    )
+    files = digest(name, str(group), version("torch"), code=(*PRUNING_CODE, *_definitions()))
     made.make("dense.onnx", files, lambda path: _export(name, path))
     made.make("kgs.onnx", files, lambda path: _export(name, path, pruned=True))
     compiled_by = digest(files, str(make_target("host")), version("apache-tvm"), code=ALL_CODE)
@@ -111,9 +109,7 @@ def measured(name: str, folder: Path, threads: int, rounds: int) -> dict:
         "dense": Row(
             title="dense", engine="rt3d", kind="dense", path=folder / "dense", reference=dense
         ),
-        "kgs": Row(
-            title="kgs", engine="rt3d", kind="kgs", path=folder / "kgs", reference=dense
-        ),
+        "kgs": Row(title="kgs", engine="rt3d", kind="kgs", path=folder / "kgs", reference=dense),
         "openvino": Row(
             title="OpenVINO",
             engine="openvino",

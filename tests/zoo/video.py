@@ -93,9 +93,7 @@ class SlowFast(nn.Module):
         for filters, inner, count, frames, stride in stages:
             size = (lateral, 1, 1)
             self.lateral.append(conv_bn(fast, 2 * fast, size, stride=(alpha, 1, 1)))
-            self.slow.append(
-                self.stage(slow + 2 * fast, inner, filters, count, frames, stride)
-            )
+            self.slow.append(self.stage(slow + 2 * fast, inner, filters, count, frames, stride))
             quarter = filters // ratio
             self.fast.append(self.stage(fast, inner // ratio, quarter, count, 3, stride))
             slow, fast = filters, quarter

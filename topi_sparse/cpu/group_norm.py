@@ -8,9 +8,9 @@ The algorithm, for each group g of channels of each batch item n (one channel ea
         factor = scale[c] / sqrt(variance + epsilon)
         y[n, c, d, h, w] = finished(x[n, c, d, h, w] * factor + (shift[c] - mean * factor))
 
-In three steps. "planes": mean and sum of squared distances of each channel in each plane; a row at a
-time, twice from the L1 cache, and rows are joined as Chan, Golub and LeVeque do, so that a large
-mean costs no digits of a small variance. "groups": those of planes and channels together. "tile":
+In three steps. "planes": mean and sum of squared distances of each channel in each plane, a row at
+a time, twice from the L1 cache. Rows are joined as Chan, Golub and LeVeque do, so that a large mean
+costs no digits of a small variance. "groups": those of planes and channels together. "tile":
 the second time that x is read, with all that follows; what is above C becomes finished(0).
 """
 
@@ -124,9 +124,7 @@ def _planes(norm: GroupNorm, x, of_planes: Mapping) -> None:
                         add(strip * SUMS + i, i)
             for i in range(breadth % SUMS):
                 add(breadth // SUMS * SUMS + i, i)
-            return sum(
-                (sums[T.Ramp(i * lanes, 1, lanes)] for i in range(1, SUMS)), sums[lane]
-            )
+            return sum((sums[T.Ramp(i * lanes, 1, lanes)] for i in range(1, SUMS)), sums[lane])
 
         mean, squares = of_planes["mean"], of_planes["squares"]
         for each in (mean, squares):
@@ -141,8 +139,12 @@ def _planes(norm: GroupNorm, x, of_planes: Mapping) -> None:
             within = T.bind(row_sum(distance))
             away = T.bind(here - mean[tuple(at)])
             share = T.bind(tvm.tirx.const(1.0, "float32") / (row + 1).astype("float32"))
-            between = away * away * T.Broadcast(
-                share * row.astype("float32") * tvm.tirx.const(float(breadth), "float32"), lanes
+            between = (
+                away
+                * away
+                * T.Broadcast(
+                    share * row.astype("float32") * tvm.tirx.const(float(breadth), "float32"), lanes
+                )
             )
             T.buffer_store(squares, squares[tuple(at)] + (within + between), at)
             T.buffer_store(mean, mean[tuple(at)] + away * T.Broadcast(share, lanes), at)

@@ -11,6 +11,7 @@ that it asks for are there: it finds them in the cache.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
@@ -126,6 +127,8 @@ def why_not_paired(spatial: KGSConv3d, temporal: KGSConv3d) -> str | None:
         return f"the second has windows of {temporal.kernel[1:]} over H and W, not 1 everywhere"
     if temporal.out[3:] != temporal.data[3:]:
         return f"the second pads H and W by {temporal.padding}"
+    if math.prod(spatial.interleave + temporal.interleave) > 1:
+        return "the results of one interleave"
     if spatial.residual is not None:
         return "something is added between the two"
     if spatial.weight_sets != 1 or temporal.weight_sets != 1:

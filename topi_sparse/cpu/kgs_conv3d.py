@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -43,6 +44,8 @@ class KGSConv3d(PackedConv3d):
 
     kept      kept columns of the weight, and ``weights`` the values stored for them
     weight_sets  weights with the same kept columns, one for each of so many parts of the batch
+    interleave   the filters are of so many phases along D, H and W, as many of each. Phase
+                 (i, j, k) is stored at place (i, j, k) of every so many; row blocks are of one
     """
 
     name: ClassVar[str] = SPEC_ATTRIBUTE
@@ -57,6 +60,7 @@ class KGSConv3d(PackedConv3d):
     weights: int
     tile: Tile
     weight_sets: int = 1
+    interleave: tuple[int, int, int] = (1, 1, 1)
 
     def prim_func(self) -> tvm.tirx.PrimFunc:
         """The kernel that this defines, not scheduled yet."""
@@ -65,6 +69,20 @@ class KGSConv3d(PackedConv3d):
     def tile_width(self, columns: int) -> int:
         """Output columns of a tile that is ``columns`` wide where the output is."""
         return min(columns, self.out[4])
+
+    @property
+    def filters_of_phase(self) -> int:
+        """Filters of one phase, with their padding."""
+        return self.filters // math.prod(self.interleave)
+
+    @property
+    def joined(self) -> tuple[int, int, int, int, int]:
+        """(B, M, D, H, W) of what is stored: the output, its phases between each other."""
+        if self.interleave == (1, 1, 1):
+            return self.out
+        batch, _, *places = self.out
+        sizes = (size * step for size, step in zip(places, self.interleave, strict=True))
+        return (batch, self.filters_of_phase, *sizes)
 
     @property
     def strips(self) -> tuple[int, int, int]:
@@ -222,8 +240,8 @@ def parameters(conv: KGSConv3d) -> dict[str, tuple]:
         "offsets": (conv.kept,),
         "pointers": (count_p * conv.chunks * conv.kernel[0] + 1,),
         "bias": (conv.stored_filters,),
-        "residual": conv.residual and conv.residual.shape(conv.out),
-        "y": conv.y.shape(conv.out),
+        "residual": conv.residual and conv.residual.shape(conv.joined),
+        "y": conv.y.shape(conv.joined),
     }
     return typed(shapes, conv.dtype, **conv.argument_types)
 
@@ -248,7 +266,7 @@ def packed_conv3d(
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         args = begin(conv.name, conv.to_json(), arguments)
         with T.sblock("root"):
-            fill_halo(conv.y, conv.out, arguments["y"][1], args["y"])
+            fill_halo(conv.y, conv.joined, arguments["y"][1], args["y"])
             extents = (batch, count_p, depth, height, strips)
             with T.grid(*extents, conv.chunks) as (*loops, chunk), T.sblock("tile"):
                 position = spatial(extents, loops)
@@ -266,6 +284,8 @@ def _tile_region(conv: KGSConv3d, y, position, width: int):
     """The region of y that one register tile writes; its channels may share a channel block."""
     n, p, d, h, s = position
     c_block, g_m = conv.y.c_block, conv.group.g_m
+    if conv.interleave != (1, 1, 1):  # phases of one row lie between each other
+        return whole(y)
     first = p * g_m // c_block
     left = conv.y.halo_w + s * width
     return y[

@@ -139,11 +139,23 @@ class RegisterTile:
         return T.Ramp(start, 1, self.lanes)
 
     def stored(self, layout: PackedLayout, i: int, b: int) -> list:
-        """Indices of vector b at column i in a tensor of the output's shape."""
-        (n, h), channel = self.at.y, self.at.p * self.conv.group.g_m + b * self.lanes
+        """Indices of vector b at column i in a tensor of the result's shape."""
+        *place, inner = self.place(layout, i, b * self.lanes)
+        return [*place, self.lane(inner)]
+
+    def place(self, layout: PackedLayout, i: int, row: int) -> list:
+        """Indices of a filter of the row block at column i in a tensor of the result's shape."""
+        (n, h), p, conv = self.at.y, self.at.p, self.conv
+        d, w, channel = self.at.d, self.left + i, p * conv.group.g_m + row
+        if conv.interleave != (1, 1, 1):
+            blocks = conv.filters_of_phase // conv.group.g_m
+            phase, channel = p // blocks, p % blocks * conv.group.g_m + row
+            of_d, of_h, of_w = conv.interleave
+            d = d * of_d + phase // (of_h * of_w)
+            h = h * of_h + phase // of_w % of_h
+            w = w * of_w + phase % of_w
         block, inner = channel // layout.c_block, channel % layout.c_block
-        column = self.left + i + layout.halo_w
-        return [n, block, self.at.d, h + layout.halo_h, column, self.lane(inner)]
+        return [n, block, d, h + layout.halo_h, w + layout.halo_w, inner]
 
     def result(self, i: int, b: int):
         """Vector b at column i."""

@@ -18,13 +18,11 @@ if TYPE_CHECKING:
 
 def fetch(tile: RegisterTile, buffer, layout: PackedLayout, *, write: bool) -> None:
     """Ask for the tile's lines of a tensor of the output's shape."""
-    conv, (n, h) = tile.conv, tile.at.y
-    line = max(CACHE_LINE // (layout.c_block * np.dtype(conv.dtype).itemsize), 1)
+    line = max(CACHE_LINE // (layout.c_block * np.dtype(tile.conv.dtype).itemsize), 1)
+    line = ceil_div(line, tile.conv.interleave[2])
     for b in range(0, tile.rows, layout.c_block):
         for i in range(0, tile.columns, line):
-            channel = tile.at.p * conv.group.g_m + b
-            index = [n, channel // layout.c_block, tile.at.d, h + layout.halo_h]
-            index += [tile.left + i + layout.halo_w, channel % layout.c_block]
+            index = tile.place(layout, i, b)
             T.evaluate(_prefetch(buffer[tuple(index)], write=write))
 
 

@@ -5,7 +5,7 @@ The rules count issue slots, as a reader can do by hand; tuning may find better 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -278,11 +278,13 @@ def default_group(
     c_block: int,
     unit: VectorUnit,
     g_n: int = GROUP_CHANNELS,
+    heights: Sequence[int] = GROUP_HEIGHTS,
 ) -> KernelGroup:
     """The kernel group whose kernel would issue the least work for the zeros found in ``weight``.
 
-    weight: (M, N, KD, KH, KW); g_n: the group's channels. A tall group shares each input among more
-    filters but keeps a column as long as one of them needs it: both are counted.
+    weight: (M, N, KD, KH, KW); g_n: the group's channels; heights: those to choose from. A tall
+    group shares each input among more filters but keeps a column as long as one of them needs it:
+    both are counted.
     """
 
     def least_work(g_m: int) -> tuple[float, float]:
@@ -305,7 +307,7 @@ def default_group(
             for mapping in lane_mappings(group, unit)
         )
 
-    return KernelGroup(g_m=min(sorted(GROUP_HEIGHTS, reverse=True), key=least_work), g_n=g_n)
+    return KernelGroup(g_m=min(sorted(heights, reverse=True), key=least_work), g_n=g_n)
 
 
 def columns_by_row_block(weight: np.ndarray, group: KernelGroup, blocks: int) -> np.ndarray:

@@ -130,4 +130,7 @@ def packed_kernel(
 def tunable(func: tvm.tirx.PrimFunc | None) -> KGSConv3d | None:
     """The definition of a kernel that there is something to choose for, or None."""
     kernel = None if func is None else packed_kernel(func)
-    return kernel[1] if kernel is not None and isinstance(kernel[1], KGSConv3d) else None
+    if kernel is None or not isinstance(kernel[1], KGSConv3d):
+        return None
+    # The search knows no row blocks that are of one phase.
+    return kernel[1] if kernel[1].interleave == (1, 1, 1) else None

@@ -24,11 +24,11 @@ from rt3d_tvm.compile.ir.elementwise_calls import (
     elementwise,
     elementwise_tensors,
 )
-from topi_sparse import packed, packed_moves, packed_nest
+from topi_sparse import packed, packed_moves, packed_nest, packed_resize
 from topi_sparse.layout import PackedLayout
 
 # Their other arguments are constants that say what to do.
-_OF_ONE_TENSOR = ("relax.strided_slice", "relax.take")
+_OF_ONE_TENSOR = ("relax.strided_slice", "relax.take", "relax.image.resize3d")
 
 _OF_WHOLE_NUMBERS = ("relax.nn.relu", "relax.minimum", "relax.maximum", "relax.add")
 
@@ -212,6 +212,39 @@ def _groups_of(call: relax.Call) -> int | None:
     return channels // size if (index == same).all() else None
 
 
+def _resize_why_not(call: relax.Call, block: int) -> str | None:
+    attrs, shape = call.attrs, static_shape(call)
+    if shape is None or len(shape) != 5 or attrs.layout != "NCDHW":
+        return f"its layout is {attrs.layout}, not NCDHW"
+    if attrs.method not in (packed_resize.NEAREST, packed_resize.LINEAR):
+        return f"its method is {attrs.method}, not nearest or linear"
+    if attrs.coordinate_transformation_mode not in packed_resize.MODES:
+        return f"its coordinates are {attrs.coordinate_transformation_mode}"
+    if attrs.method == packed_resize.NEAREST and (
+        attrs.rounding_method not in packed_resize.ROUNDINGS
+    ):
+        return f"its rounding is {attrs.rounding_method!r}"
+    if dtype_of(call) not in FLOATS:
+        return f"it is computed in {dtype_of(call)}"
+    if 2 * shape[1] < block:
+        return f"its {shape[1]} channels would be packed in blocks of {block}"
+    return None
+
+
+def _resize(call: relax.Call, data, layouts, y, dtype):
+    attrs = call.attrs
+    return packed_resize.resize3d(
+        data[0],
+        layouts[0],
+        y,
+        dtype,
+        out=known_shape(call),
+        method=attrs.method,
+        mode=attrs.coordinate_transformation_mode,
+        rounding=attrs.rounding_method,
+    )
+
+
 def _quantized_why_not(call: relax.Call, _block: int) -> str | None:
     if scale_and_zero(call) is None:
         return "its scale and zero point are not one constant each"
@@ -293,6 +326,7 @@ OPERATORS = {
             data[0], layouts[0], y, dtype, **_slice_of(call)
         ),
     ),
+    "relax.image.resize3d": PackedOperator(why_not=_resize_why_not, make=_resize),
     "relax.take": PackedOperator(
         why_not=_take_why_not,
         make=lambda call, data, layouts, y, dtype: packed_moves.shuffle(

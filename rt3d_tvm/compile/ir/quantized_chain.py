@@ -24,6 +24,8 @@ from rt3d_tvm.compile.ir.stored_weight import beyond_int8, centred
 from rt3d_tvm.compile.kernels.quantized import Quantization, QuantizedConvolution
 
 CONVOLUTIONS = {"relax.nn.conv1d": 1, "relax.nn.conv2d": 2, "relax.nn.conv3d": 3}
+# Layers as well, which have no kernel of 8 bit.
+TRANSPOSED_CONVOLUTIONS = tuple(f"{name}_transpose" for name in CONVOLUTIONS)
 _PLAIN = {1: ("NCW", "OIW"), 2: ("NCHW", "OIHW"), 3: ("NCDHW", "OIDHW")}
 
 

@@ -10,7 +10,13 @@ import numpy as np
 from rt3d_tvm.compile.kernels.cost import issue_cost
 from rt3d_tvm.compile.kernels.kernel import Candidate, Convolution, Kernel, kernel_of
 from topi_sparse.cpu.kgs_conv3d import KGSConv3d
-from topi_sparse.cpu.register_tile import GROUP_CHANNELS, VectorUnit, default_group, default_tile
+from topi_sparse.cpu.register_tile import (
+    GROUP_CHANNELS,
+    GROUP_HEIGHTS,
+    VectorUnit,
+    default_group,
+    default_tile,
+)
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout
@@ -47,13 +53,18 @@ def _direct(
     n = conv.weight.shape[1]
     x, y = PackedLayout(c_block=c_block), PackedLayout(c_block=unit.lanes)
     density = np.count_nonzero(conv.weight) / conv.weight.size
-    if group is None:
+    of_phase = conv.out[1] // math.prod(conv.interleave)
+    heights = [
+        g_m for g_m in GROUP_HEIGHTS if math.prod(conv.interleave) == 1 or of_phase % g_m == 0
+    ]
+    if group is None or group.g_m not in heights:
         group = default_group(
             conv.weight,
             out_width=conv.out[4],
             c_block=y.c_block,
             unit=unit,
             g_n=min(GROUP_CHANNELS, c_block),
+            heights=heights,
         )
     elif x.c_block % group.g_n:
         group = KernelGroup(g_m=group.g_m, g_n=n)
@@ -80,6 +91,7 @@ def _direct(
         kept=weight.kept,
         weights=weight.blocks.size,
         tile=tile,
+        interleave=conv.interleave,
         x=x,
         y=y,
         residual=y if conv.residual else None,

@@ -26,7 +26,8 @@ class Convolution:
 
     ``depthwise``: each filter has a channel to itself, N is 1. Other groups are written out, with
     zeros between them. ``ceiling`` is the largest value that the ReLU lets through, or None.
-    ``steps`` are what is done behind it (topi_sparse.elementwise).
+    ``steps`` are what is done behind it (topi_sparse.elementwise). ``interleave``: the filters are
+    those of so many phases along D, H and W, whose results lie between each other (transposed.py).
     """
 
     data: tuple[int, ...]
@@ -41,6 +42,7 @@ class Convolution:
     ceiling: float | None = None
     steps: tuple[Step, ...] = ()
     depthwise: bool = False
+    interleave: tuple[int, int, int] = (1, 1, 1)
 
     @property
     def geometry(self) -> dict:

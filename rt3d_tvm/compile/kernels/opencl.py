@@ -26,6 +26,8 @@ def why_not_opencl(conv: Convolution) -> str | None:
     """Why opencl_kgs_conv3d cannot be used, or None where it can."""
     if conv.depthwise:
         return "each filter sees one channel: there is no such kernel for OpenCL yet"
+    if math.prod(conv.interleave) > 1:
+        return "it is transposed: there is no such kernel for OpenCL yet"
     return None
 
 

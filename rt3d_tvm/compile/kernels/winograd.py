@@ -51,6 +51,8 @@ def why_not_winograd(conv: Convolution) -> str | None:
     """Why Winograd's transforms cannot be used, or None where they can."""
     if conv.depthwise:
         return "each filter sees one channel: there are no products of matrices between transforms"
+    if math.prod(conv.interleave) > 1:
+        return "its results interleave, which the transforms do not know"
     if conv.weight.dtype != "float32":
         return f"its {conv.weight.dtype} has no digits to spare for the transforms"
     if conv.weight.shape[3:] != (KERNEL, KERNEL):

@@ -49,13 +49,18 @@ from rt3d_tvm.compile.ir.packed_call import emit_pack, emit_unpack
 from rt3d_tvm.compile.ir.report import ConvReport, weights_digest, with_report
 from rt3d_tvm.compile.kernels.candidates import cheapest, why_none
 from rt3d_tvm.compile.kernels.kernel import Convolution, Kernel
+from rt3d_tvm.compile.kernels.transposed import interleaved, is_transposed, why_not_transposed
 from rt3d_tvm.compile.passes.quantized_conv3d import quantized_layers
-from topi_sparse.cpu.register_tile import GROUP_CHANNELS, GROUP_HEIGHTS
+from topi_sparse.cpu.register_tile import GROUP_CHANNELS, GROUP_HEIGHTS, VectorUnit
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import KGSWeight
+from topi_sparse.opencl.work_item import WorkItem
 
 # What the report lists; only the last of them is rewritten.
-CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d")
+CONVOLUTIONS = (
+    *("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d"),
+    *("relax.nn.conv1d_transpose", "relax.nn.conv2d_transpose", "relax.nn.conv3d_transpose"),
+)
 # A grouped convolution is written out as a weight with zeros between its groups. Where the kernel
 # groups cannot leave those out, it would issue this many times its multiply-adds or more.
 MAX_ISSUED = 4.0
@@ -112,6 +117,8 @@ class CompactConv3d:
 
 def why_not(call: relax.Call) -> str | None:
     """Why this convolution cannot become a kgs_conv3d, or None where it can."""
+    if is_transposed(call):
+        return why_not_transposed(call)
     if not is_op(call, "relax.nn.conv3d"):
         return f"it is a {call.op.name.rsplit('.', 1)[-1]}; a conv3d is expected"
     attrs = call.attrs
@@ -176,7 +183,38 @@ def _least_issued(weight: np.ndarray) -> int:
     return KGSWeight.from_dense(weight, group=group, chunk=weight.shape[1]).blocks.size
 
 
-def _convolution(chain: ConvChain) -> Convolution:
+def _lanes(unit: VectorUnit | WorkItem) -> int:
+    """Channels of a block of the packed layout."""
+    return unit.lanes if isinstance(unit, VectorUnit) else GROUP_CHANNELS
+
+
+def _transposed(chain: ConvChain, c_block: int) -> Convolution:
+    """A transposed convolution as one whose results interleave."""
+    form, strides = interleaved(chain.conv, c_block), ints(chain.conv.attrs.strides)
+    bias, phases = chain.bias, int(np.prod(strides))
+    if bias is not None:
+        padded = np.zeros(form.out[1] // phases, bias.dtype)
+        padded[: bias.size] = bias
+        bias = np.tile(padded, phases)
+    return Convolution(
+        data=static_shape(chain.conv.args[0]),
+        out=form.out,
+        weight=form.weight,
+        bias=bias,
+        stride=(1, 1, 1),
+        padding=form.padding,
+        dilation=(1, 1, 1),
+        residual=chain.residual is not None,
+        relu=chain.relu,
+        ceiling=chain.ceiling,
+        steps=chain.steps,
+        interleave=strides,
+    )
+
+
+def _convolution(chain: ConvChain, c_block: int) -> Convolution:
+    if is_transposed(chain.conv):
+        return _transposed(chain, c_block)
     attrs = chain.conv.attrs
     weight = constant(chain.conv.args[1])
     depthwise = is_depthwise(weight, attrs.groups)
@@ -208,7 +246,9 @@ def _report(
     call = binding.value
     weight, out = constant(call.args[1]), static_shape(binding.var)
     shape = static_shape(call.args[1])
-    macs = int(np.prod(out or (0,))) * int(np.prod(shape[1:])) if shape else 0
+    # Of a transposed one each input is multiplied by all that its channel has.
+    counted = static_shape(call.args[0]) if call.op.name.endswith("_transpose") else out
+    macs = int(np.prod(counted or (0,))) * int(np.prod(shape[1:])) if shape else 0
     density = 1.0 if weight is None else np.count_nonzero(weight) / weight.size
     if kernel is None:
         return ConvReport(
@@ -257,14 +297,16 @@ class _Rewriter(relax.PyExprMutator):
             kernel, reason, float32_reason = None, why_not(binding.value), None
             if reason is None:
                 chain = chain_from(binding, reads, claimed)
-                reason = why_none(_convolution(chain), settings.candidates)
+                convolution = _convolution(chain, _lanes(settings.units[settings.dtype]))
+                reason = why_none(convolution, settings.candidates)
             if reason is None:
                 members = [member.var for member in chain.bindings]
                 claimed.update(members)
                 float32_reason = why_float32(chain, reads, settings.dtype)
+                unit = settings.units["float32" if float32_reason else settings.dtype]
                 kernel = cheapest(
-                    _convolution(chain),
-                    settings.units["float32" if float32_reason else settings.dtype],
+                    _convolution(chain, _lanes(unit)),
+                    unit,
                     settings.group,
                     winograd=settings.winograd,
                     candidates=settings.candidates,

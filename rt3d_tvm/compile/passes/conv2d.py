@@ -46,6 +46,9 @@ DEPTH_AXIS = 2
 # By the axes of a tensor, the channels' layout that its operators have.
 LAYOUTS = {3: "NCW", 4: "NCHW"}
 CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d")
+# Their other arguments say what to do.
+_OF_ONE_TENSOR = ("relax.strided_slice", "relax.image.resize2d")
+TRANSPOSED = ("relax.nn.conv1d_transpose", "relax.nn.conv2d_transpose")
 
 
 @tvm.transform.module_pass(opt_level=0, name="Conv2dAsConv3d")
@@ -78,18 +81,23 @@ def why_not(call: relax.Expr) -> str | None:
         return f"its layouts are {layouts}, not {LAYOUTS[rank]}"
     if _is_conv(call) and constant(call.args[1]) is None:
         return "its weight is not a constant"
+    if is_op(call, "relax.image.resize2d") and call.attrs.method not in (
+        "nearest_neighbor",
+        "linear",
+    ):
+        return f"its method is {call.attrs.method}, which there is none for on clips"
     if is_op(call, "relax.mean") and not (call.attrs.axis and call.attrs.keepdims):
         return "it is a mean that drops axes"
     return None
 
 
 def _is_conv(call: relax.Expr) -> bool:
-    return any(is_op(call, name) for name in CONVOLUTIONS)
+    return any(is_op(call, name) for name in (*CONVOLUTIONS, *TRANSPOSED))
 
 
 def _window(attrs, *names: str) -> dict:
     """Attributes along the last axes with what leaves those before them alone."""
-    alone = {"strides": 1, "dilation": 1, "pool_size": 1, "padding": 0}
+    alone = {"strides": 1, "dilation": 1, "pool_size": 1, "padding": 0, "output_padding": 0}
     values = {}
     for name in names:
         given = ints(getattr(attrs, name))
@@ -110,6 +118,11 @@ def _moved(axis: int, rank: int, batch: int) -> int:
 def _conv(call: relax.Call, _batch: int, x: relax.Expr, weight: relax.Expr) -> relax.Call:
     window = _window(call.attrs, "strides", "padding", "dilation")
     return relax.op.nn.conv3d(x, weight, groups=call.attrs.groups, **window)
+
+
+def _transposed(call: relax.Call, _batch: int, x: relax.Expr, weight: relax.Expr) -> relax.Call:
+    window = _window(call.attrs, "strides", "padding", "output_padding", "dilation")
+    return relax.op.nn.conv3d_transpose(x, weight, groups=call.attrs.groups, **window)
 
 
 def _pool(operator):
@@ -142,6 +155,13 @@ def _slice(call: relax.Call, batch: int, x: relax.Expr) -> relax.Call:
     return relax.op.strided_slice(x, [_moved(axis, rank, batch) for axis in axes], *others)
 
 
+def _resize(call: relax.Call, _batch: int, x: relax.Expr) -> relax.Call:
+    names = ("method", "coordinate_transformation_mode", "rounding_method")
+    kept = {name: getattr(call.attrs, name) for name in names}
+    size = (known_shape(x)[DEPTH_AXIS], *known_shape(call)[2:])
+    return relax.op.image.resize3d(x, size, layout="NCDHW", **kept)
+
+
 def _same(call: relax.Call, _batch: int, *tensors: relax.Expr) -> relax.Call:
     numbers = [arg for arg in call.args if tvm.ir.is_prim_expr(arg)]  # the bounds of a clip
     return relax.Call(call.op, [*tensors, *numbers], call.attrs)
@@ -151,6 +171,7 @@ def _same(call: relax.Call, _batch: int, *tensors: relax.Expr) -> relax.Call:
 _OPERATORS = {
     **dict.fromkeys(ELEMENTWISE, _same),
     **dict.fromkeys(CONVOLUTIONS, _conv),
+    **dict.fromkeys(TRANSPOSED, _transposed),
     **dict.fromkeys(("relax.nn.max_pool1d", "relax.nn.max_pool2d"), _pool(relax.op.nn.max_pool3d)),
     **dict.fromkeys(("relax.nn.avg_pool1d", "relax.nn.avg_pool2d"), _pool(relax.op.nn.avg_pool3d)),
     "relax.quantize": _same,
@@ -158,6 +179,7 @@ _OPERATORS = {
     "relax.mean": _mean,
     "relax.concat": _concat,
     "relax.strided_slice": _slice,
+    "relax.image.resize2d": _resize,
 }
 
 
@@ -165,7 +187,9 @@ def _tensors(call: relax.Call) -> list[relax.Expr]:
     """The tensors an operator reads, those in a tuple one by one."""
     return [
         tensor
-        for arg in (call.args[:1] if is_op(call, "relax.strided_slice") else call.args)
+        for arg in (
+            call.args[:1] if any(is_op(call, name) for name in _OF_ONE_TENSOR) else call.args
+        )
         for tensor in (arg.fields if isinstance(arg, relax.Tuple) else [arg])
         if not tvm.ir.is_prim_expr(tensor)
     ]

@@ -34,9 +34,14 @@ from tvm import relax
 from tvm.target import Target
 
 from rt3d_tvm.compile.backends import backend_of
-from rt3d_tvm.compile.ir.dataflow import bindings, rewritten, static_shape, users
+from rt3d_tvm.compile.ir.dataflow import bindings, is_op, rewritten, static_shape, users
 from rt3d_tvm.compile.ir.packed_call import emit_pack, emit_unpack
-from rt3d_tvm.compile.ir.quantized_chain import QuantizedChain, QuantizedChains, conv_groups
+from rt3d_tvm.compile.ir.quantized_chain import (
+    TRANSPOSED_CONVOLUTIONS,
+    QuantizedChain,
+    QuantizedChains,
+    conv_groups,
+)
 from rt3d_tvm.compile.ir.report import ConvReport, weights_digest
 from rt3d_tvm.compile.kernels.kernel import Kernel
 from rt3d_tvm.compile.kernels.quantized import quantized, why_not_quantized
@@ -108,6 +113,9 @@ class _Rewriter(relax.PyExprMutator):
         self.kernel_at: dict[relax.Var, tuple[QuantizedChain, Kernel]] = {}
         self.dropped: set[relax.Var] = set()
         for binding in bindings(function):
+            if any(is_op(binding.value, name) for name in TRANSPOSED_CONVOLUTIONS):
+                self.report.append(None)
+                continue
             if not chains.is_layer(binding.value):
                 continue
             chain = chains.chain_from(binding)

@@ -8,7 +8,7 @@ Before::
 
 After::
 
-    lv = R.nn.leakyrelu(x, alpha)      # one slope; of several R.nn.relu(x) + R.minimum(x, 0) * slopes
+    lv = R.nn.leakyrelu(x, alpha)      # of one slope; of several relu(x) + minimum(x, 0) * slopes
     lv2 = R.add(R.multiply(x, factor), summand)
 """
 

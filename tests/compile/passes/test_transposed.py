@@ -1,0 +1,153 @@
+"""Transposed convolutions as kgs_conv3d with interleaved results: any geometry, against float64."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+from tvm import relax
+
+from rt3d_tvm.compile.ir.report import read_report
+from rt3d_tvm.compile.kernels.transposed import why_not_transposed
+from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
+from rt3d_tvm.compile.passes.keep_packed import CHANGES_ATTRIBUTE, KeepPacked
+from rt3d_tvm.compile.targets import make_target
+from tests.oracle import sum_bound
+from tests.random_convolutions import masked
+from tests.relax_modules import conv, draw, module, operators, run, weight_of
+from topi_sparse.kernel_group import KernelGroup
+
+
+def transposed(x, weight, **attributes):
+    return relax.op.nn.conv3d_transpose(x, relax.const(weight), **attributes)
+
+
+def expected(x, weight, *, strides, padding, output_padding, dilation) -> np.ndarray:
+    return functional.conv_transpose3d(
+        *(torch.from_numpy(each).double() for each in (x, weight)),
+        None,
+        strides,
+        padding[:3],
+        output_padding,
+        1,
+        dilation,
+    ).numpy()
+
+
+@st.composite
+def cases(draw):
+    """Shapes, and a geometry whose result is a multiple of the stride."""
+    geometry = {"strides": [], "padding": [], "output_padding": [], "dilation": []}
+    kernel, data = [], [draw(st.integers(1, 2)), draw(st.sampled_from([3, 4, 9]))]
+    for _ in range(3):
+        step, taps, dilation = (draw(st.integers(1, most)) for most in (3, 4, 2))
+        size = draw(st.integers(2, 5))
+        span = (taps - 1) * dilation + 1
+        before = draw(st.integers(0, min(span - 1, 2)))
+        behind = draw(st.integers(0, step - 1)) if step > 1 else 0
+        if ((size - 1) * step + span - 2 * before + behind) % step:
+            behind = (-((size - 1) * step + span - 2 * before)) % step
+        for name, value in zip(geometry, (step, before, behind, dilation), strict=True):
+            geometry[name].append(value)
+        kernel.append(taps)
+        data.append(size)
+    geometry["padding"] *= 2
+    return data, (data[1], draw(st.sampled_from([1, 8, 19])), *kernel), geometry
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cases(), st.booleans(), st.sampled_from([0.3, 1.0]), st.integers(0, 99))
+def test_any_geometry_is_that_of_float64(case, relu, density, seed):
+    data, shape, geometry = case
+    rng = np.random.default_rng(seed)
+    x, weight = (rng.standard_normal(each).astype("float32") for each in (data, shape))
+    weight *= rng.random(shape) < density
+    y = expected(x, weight, **geometry)
+    bias, residual = draw((1, shape[1], 1, 1, 1)), rng.standard_normal(y.shape).astype("float32")
+
+    def body(builder, value):
+        made = builder.emit(transposed(value, weight, **geometry))
+        made = builder.emit(relax.op.add(made, relax.const(bias)))
+        made = builder.emit(relax.op.add(made, relax.const(residual)))
+        return relax.op.nn.relu(made) if relu else made
+
+    before = module(data, body)
+    after = KeepPacked()(CompactConv3d(make_target("host"))(before))
+    (entry,) = read_report(after)
+    if entry.kernel is None:  # a geometry that leaves an input unread
+        assert "padding" in entry.reason
+    y, size = y + bias + residual, expected(abs(x), abs(weight), **geometry)
+    bound = sum_bound(weight[:, 0].size + 2, size + abs(bias) + abs(residual))
+    assert (abs(run(after, x) - (np.maximum(y, 0) if relu else y)) <= bound).all()
+
+
+DOUBLED = {"strides": [2] * 3, "padding": [1] * 6, "output_padding": [1] * 3, "dilation": [1] * 3}
+
+
+def test_pruned_locations_are_left_out_and_its_neighbours_stay_packed():
+    """27 of 64 locations are there in the 8 phases, and of these those that are not zero."""
+    before, behind = weight_of((16, 8, 1, 1, 1)), weight_of((8, 16, 1, 1, 1))
+    group = KernelGroup(g_m=8, g_n=4)
+    kept = masked((16, 16, 3, 3, 3), scheme="kgs", density=0.4, group=group, seed=0)
+    weight = np.ascontiguousarray(kept.swapaxes(0, 1))
+
+    def body(builder, x):
+        x = builder.emit(conv(x, before, padding=0))
+        x = builder.emit(transposed(x, weight, **DOUBLED))
+        return conv(builder.emit(relax.op.nn.relu(x)), behind, padding=0)
+
+    shape = (1, 8, 3, 4, 5)
+    after = KeepPacked()(CompactConv3d(make_target("x86-64-avx2"), group)(module(shape, body)))
+    assert operators(after) == ["pack", *["kgs_conv3d"] * 3, "unpack"]
+    assert int(after.attrs[CHANGES_ATTRIBUTE]) == 2
+    entry = read_report(after)[1]
+    assert entry.kernel == "kgs_conv3d"
+    assert entry.dense_macs == 16 * 60 * 16 * 27
+    assert entry.kept_macs == round(entry.dense_macs * np.count_nonzero(weight) / weight.size)
+    assert entry.issued_macs == entry.kept_macs
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"output_padding": [0] * 3}, "its result (5, 7, 9) is no multiple of its stride"),
+        ({"groups": 2}, "it has 2 groups"),
+    ],
+)
+def test_what_has_no_such_form_says_why(changed, reason):
+    shape = (1, 8, 3, 4, 5)
+    weight = weight_of((8, 8, 3, 3, 3))
+
+    def body(builder, x):
+        x = builder.emit(transposed(x, weight, **{**DOUBLED, **changed}))
+        calls.append(x)
+        return relax.op.nn.relu(x)
+
+    calls = []
+    mod = CompactConv3d(make_target("host"))(module(shape, body))
+    (entry,) = read_report(mod)
+    assert entry.kernel is None
+    assert entry.reason.startswith(reason)
+    assert "relax.nn.conv3d_transpose" in operators(mod)
+
+
+def test_a_gpu_has_no_such_kernel():
+    def body(builder, x):
+        return relax.op.nn.relu(builder.emit(transposed(x, weight_of((8, 8, 3, 3, 3)), **DOUBLED)))
+
+    (entry,) = read_report(CompactConv3d(make_target("opencl"))(module((1, 8, 3, 4, 5), body)))
+    assert entry.reason == "it is transposed: there is no such kernel for OpenCL yet"
+
+
+def test_a_weight_that_is_no_constant_is_declined():
+    x, weight = (
+        relax.Var(name, relax.TensorType(shape, "float32"))
+        for name, shape in (("x", (1, 8, 3, 4, 5)), ("w", (8, 8, 3, 3, 3)))
+    )
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x, weight]):
+        call = builder.emit(relax.op.nn.conv3d_transpose(x, weight))
+        builder.emit_func_output(call)
+    call = builder.get()["main"].body.blocks[0].bindings[0].value
+    assert why_not_transposed(call) == "its weight is not a constant"
