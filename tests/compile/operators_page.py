@@ -25,6 +25,7 @@ from rt3d_tvm.compile.onnx_operators import TESTED_OPS
 from rt3d_tvm.compile.onnx_rewrites import alone, types_of
 from rt3d_tvm.compile.passes.clip import ClipAsOperators
 from rt3d_tvm.compile.passes.evaluate_constants import EvaluateConstants
+from rt3d_tvm.compile.passes.written_out import WrittenOut
 from rt3d_tvm.compile.pipeline import DispatchSortScan
 from tests.compile.onnx_models import make_model
 from tests.compile.operator_cases import FAMILIES, graph_of
@@ -36,12 +37,15 @@ _INJECTIVE = 2
 _LAYERS = ("relax.nn.conv", "relax.matmul")
 NOTES = {
     "BatchNormalization": "a variance below 0 is refused",
-    "Conv": "1D, 2D and 3D; 2D and 3D are layers of packed kernels",
+    "Conv": "1D, 2D and 3D",
+    "ConvTranspose": "a layer where it has one group and its result is a multiple of its stride",
     "Gather": "a constant index outside is refused",
     "GroupNormalization": "written as InstanceNormalization of the groups",
+    "InstanceNormalization": "packed with all that follows value by value, of clips on CPUs",
     "MaxPool": "one result; its indices are refused",
     "Pad": "constant, edge, reflect; wrap is refused",
-    "Resize": "written as sums of Gathers where TVM's coordinates are others; no crop, no policy",
+    "Resize": "nearest, linear: packed; written as sums of Gathers where TVM's coordinates are "
+    "others; no crop, no policy",
     "TopK": "sorted",
 }
 TEXT = (
@@ -102,7 +106,7 @@ def _forms(model: onnx.ModelProto | None) -> tuple[str, str]:
     """Whether it is packed and fused, as the table says it."""
     if model is None:
         return "-", "-"
-    module = ClipAsOperators()(EvaluateConstants()(_from_onnx(model)))
+    module = WrittenOut()(ClipAsOperators()(EvaluateConstants()(_from_onnx(model))))
     calls = [
         binding.value.op.name
         for binding in bindings(module["main"])
@@ -112,8 +116,10 @@ def _forms(model: onnx.ModelProto | None) -> tuple[str, str]:
     ]
     if not calls:
         return "-", "-"
-    if any(call.startswith(_LAYERS) and "transpose" not in call for call in calls):
+    if any(call.startswith(_LAYERS) for call in calls):
         return "layer", "-"
+    if "relax.variance" in calls:  # the pass GroupNorms takes the operators up together
+        return "yes", "no"
     packed = all(call.replace("2d", "3d") in OPERATORS for call in calls)
     nests = relax.transform.AnnotateTIROpPattern()(
         relax.transform.LegalizeOps(QUANTIZATION)(DispatchSortScan()(module))

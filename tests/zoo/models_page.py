@@ -1,11 +1,13 @@
 """docs/models.md: python -m tests.zoo.models_page compiles the architectures and writes the page.
 
-Its figures are in docs/models.json, and a test fails where an architecture has become worse.
+Its figures are in docs/models.json, and a test fails where an architecture has become worse. Those
+of speed are in docs/models_speed.json (tests/zoo/speed.py); --page draws what is recorded.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +36,18 @@ compared with ONNX Runtime. What can be pruned is pruned to 2.6x; depthwise laye
   packed has two. `rt3d compile` says what is not packed, and why.
 
 | model | rate | layers | with a kernel | layout changes | operators outside the tested ones |
+|---|---|---|---|---|---|
+"""
+SPEED_TEXT = """
+## Speed
+
+Milliseconds for one input at the size that each was published at
+([published.py](../tests/zoo/published.py)), float32, {threads} threads: medians of runs in turns,
+on {cpu} ({vectors}). *KGS* is pruned as above, in groups of {group}. OpenVINO {openvino} runs the
+dense model. In brackets: how many times as fast as OpenVINO.
+`python -m tests.zoo.speed` measures, `docs/models_speed.json` has every sample.
+
+| model | input | rate | KGS | dense | OpenVINO |
 |---|---|---|---|---|---|
 """
 
@@ -68,13 +82,41 @@ def compiled(name: str, folder: Path) -> tuple[Figures, Verification]:
 
 
 def page(found: dict[str, Figures]) -> str:
-    """The page."""
+    """The page, with the speed that was measured."""
     rows = [
         f"| {name} | {each.rate:.2f}x | {each.layers} | {each.kernels} | {each.layout_changes} | "
         f"{', '.join(each.untested)} |"
         for name, each in found.items()
     ]
-    return TEXT + "\n".join(rows) + "\n"
+    return TEXT + "\n".join(rows) + "\n" + _speed()
+
+
+def _speed() -> str:
+    """The table of speed, of its record."""
+    document = json.loads(SPEED.read_text(encoding="utf-8"))
+    models, machine = document["models"], document["machine"]
+    text = SPEED_TEXT.format(
+        threads=document["threads"],
+        cpu=machine["cpu"],
+        vectors=document["vectors"],
+        group=document["group"],
+        openvino=next(iter(models.values()))["openvino"],
+    )
+    for name, each in models.items():
+        shapes = " and ".join("x".join(map(str, shape)) for shape in each["input"])
+        own = " | ".join(
+            f"{_ms(each[key])} ({each['openvino_ms'] / each[key]:.2f})"
+            for key in ("kgs_ms", "dense_ms")
+        )
+        text += (
+            f"| {name} | {shapes} | {each['rate']:.2f}x | {own} | {_ms(each['openvino_ms'])} |\n"
+        )
+    return text
+
+
+def _ms(milliseconds: float) -> str:
+    """Three digits."""
+    return f"{milliseconds:.3g}" if milliseconds < 1000 else f"{milliseconds:.0f}"
 
 
 def recorded() -> dict[str, Figures]:
@@ -87,6 +129,9 @@ def recorded() -> dict[str, Figures]:
 
 def main() -> None:
     """Draw the page anew."""
+    if sys.argv[1:] == ["--page"]:
+        PAGE.write_text(page(recorded()), encoding="utf-8")
+        return
     found = {}
     for name in ZOO:
         with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@
 
 This project dense and in KGS at 2.6x of what can be pruned, and OpenVINO in float32 (`make peers`),
 each in a process of its own, in turns; while one runs, the others are stopped. What was measured
-before of other models stays in the record. `python -m tests.zoo.models_page --speed` draws it.
+before of other models stays in the record. `python -m tests.zoo.models_page --page` draws it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from rt3d_tvm.prune.schemes import Scheme
 from tests.zoo.models_page import SPEED
 from tests.zoo.published import PUBLISHED
 from tests.zoo.rates import rate_of
+from topi_sparse.cpu.register_tile import vector_unit
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "peers"))
@@ -45,7 +46,7 @@ from peer_files import ABSENT, ALL_CODE, PRUNING_CODE, preferred_group  # noqa: 
 from peer_row import PEERS, Row  # noqa: E402
 from peer_runs import in_turns  # noqa: E402
 
-# A network of a minute's work is its own warm-up; so far may an engine be from ONNX Runtime.
+# So far may an engine be from ONNX Runtime.
 MAX_ERROR = 1e-2
 
 
@@ -142,9 +143,14 @@ def record(name: str, found: dict, threads: int) -> None:
     """Put one model's figures into the record, beside those of the others."""
     document = json.loads(SPEED.read_text(encoding="utf-8")) if SPEED.is_file() else {"models": {}}
     document.update(machine={**machine(), "argv": ["python -m tests.zoo.speed"]}, threads=threads)
+    document.update(group=str(preferred_group()), vectors=_vectors())
     models = {**document["models"], name: found}
     document["models"] = {each: models[each] for each in PUBLISHED if each in models}
     write_json(SPEED, document)
+
+
+def _vectors() -> str:
+    return f"vectors of {32 * vector_unit(make_target('host')).lanes} bit"
 
 
 def show_layers(folder: Path, threads: int, runs: int) -> None:
