@@ -54,7 +54,9 @@ def main() -> None:
     """Make the files, and measure unless told otherwise."""
     args = _arguments()
     for name in args.models:
-        rate = prepare(name, args.out / name)
+        if not args.as_made:
+            prepare(name, args.out / name)
+        rate = json.loads((args.out / name / "rate.json").read_text(encoding="utf-8"))
         if args.layers:
             show_layers(args.out / name / "dense", args.threads, args.rounds)
         elif not args.prepare_only:
@@ -64,8 +66,8 @@ def main() -> None:
                 record(name, {"rate": rate, **found}, args.threads)
 
 
-def prepare(name: str, folder: Path) -> float:
-    """Dense and pruned ONNX files, compiled and compared with ONNX Runtime; the model's rate."""
+def prepare(name: str, folder: Path) -> None:
+    """Dense and pruned ONNX files, compiled and compared with ONNX Runtime; the input."""
     architecture, made = PUBLISHED[name], Made(folder)
     group = preferred_group()
     files = digest(name, str(group), version("torch"), code=(*PRUNING_CODE, *_definitions()))
@@ -84,7 +86,6 @@ def prepare(name: str, folder: Path) -> float:
     clip = dict(zip(names, map(np.asarray, leaves(architecture.inputs())), strict=True))
     np.savez(folder / "clip.npz", **clip)
     np.save(folder / "reference.npy", session.run(None, clip)[0])
-    return json.loads((folder / "rate.json").read_text(encoding="utf-8"))
 
 
 def _definitions() -> list[str]:
@@ -171,6 +172,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="timed runs of each engine")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--prepare-only", action="store_true", help="make the files, time nothing")
+    parser.add_argument("--as-made", action="store_true", help="of code that has changed since")
     parser.add_argument("--try", dest="tried", action="store_true", help="write no record")
     parser.add_argument("--layers", action="store_true", help="time the calls of the dense model")
     return parser.parse_args()

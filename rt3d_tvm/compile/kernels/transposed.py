@@ -15,7 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import relax
 
-from rt3d_tvm.compile.ir.dataflow import constant, dtype_of, ints, is_op, static_shape
+from rt3d_tvm.compile.ir.dataflow import (
+    constant,
+    dtype_of,
+    ints,
+    is_op,
+    known_constant,
+    known_shape,
+    static_shape,
+)
 from topi_sparse.layout import ceil_div
 
 TRANSPOSED = "relax.nn.conv3d_transpose"
@@ -64,7 +72,7 @@ def why_not_transposed(call: relax.Call) -> str | None:
 
 def interleaved(call: relax.Call, c_block: int) -> Interleaved:
     """The form of a call that has one, each phase with whole blocks of so many channels."""
-    data, out, weight = static_shape(call.args[0]), static_shape(call), constant(call.args[1])
+    data, out, weight = known_shape(call.args[0]), known_shape(call), known_constant(call.args[1])
     strides = ints(call.attrs.strides)
     taps = [_taps(call, axis) for axis in range(3)]
     before = [-int(each.min()) for each in taps]
@@ -73,11 +81,10 @@ def interleaved(call: relax.Call, c_block: int) -> Interleaved:
     phases, filters = int(np.prod(strides)), ceil_div(out[1], c_block) * c_block
     wide = np.zeros((*strides, filters, data[1], *sizes), weight.dtype)
     for location in itertools.product(*(range(k) for k in weight.shape[2:])):
-        phase, at = [], []
-        for axis, k in enumerate(location):
-            phase.append(_moved(call, axis, k) % strides[axis])
-            at.append(int(taps[axis][k]) + before[axis])
-        wide[(*phase, slice(0, out[1]), slice(None), *at)] = weight[(..., *location)].T
+        kd, kh, kw = location
+        phase = (_moved(call, axis, k) % strides[axis] for axis, k in enumerate(location))
+        at = (int(taps[axis][k]) + before[axis] for axis, k in enumerate(location))
+        wide[(*phase, slice(0, out[1]), slice(None), *at)] = weight[:, :, kd, kh, kw].T
     behind = [
         place - size + k - 1 - front
         for place, size, k, front in zip(places, data[2:], sizes, before, strict=True)
@@ -102,6 +109,6 @@ def _moved(call: relax.Call, axis: int, k: int) -> int:
 def _taps(call: relax.Call, axis: int) -> np.ndarray:
     """Of each location: how far behind q the input of result s * q + r is; it may be before."""
     step = int(call.attrs.strides[axis])
-    locations = range(static_shape(call.args[1])[2 + axis])
+    locations = range(known_shape(call.args[1])[2 + axis])
     moved = [_moved(call, axis, k) for k in locations]
     return np.array([(each % step - each) // step for each in moved])

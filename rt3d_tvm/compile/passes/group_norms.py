@@ -26,7 +26,7 @@ from tvm.target import Target
 
 from rt3d_tvm.compile.backends import backend_of
 from rt3d_tvm.compile.ir.conv_chain import ConvChain, chain_from
-from rt3d_tvm.compile.ir.dataflow import bindings, known_shape, rewritten, users
+from rt3d_tvm.compile.ir.dataflow import bindings, dtype_of, known_shape, rewritten, users
 from rt3d_tvm.compile.ir.norm_chain import NormChain, norm_from
 from rt3d_tvm.compile.ir.packed_call import emit_call, emit_pack, emit_unpack
 from rt3d_tvm.compile.kernels.kernel import padded_bias
@@ -125,4 +125,4 @@ class _Rewriter(relax.PyExprMutator):
             residual = self.visit_expr(behind.residual)
             args.append(emit_pack(self.builder_, residual, layout, self.dtype))
         y = emit_call(self.builder_, definition.name, definition.prim_func(), args)
-        return emit_unpack(self.builder_, y, data, layout, "float32")
+        return emit_unpack(self.builder_, y, data, layout, dtype_of(norm.x))
