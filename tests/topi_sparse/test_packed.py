@@ -102,11 +102,10 @@ def test_avg_pool3d(shape, x, y, window, stride):
 
 
 @slow
-@given(shapes, layouts, layouts)
-def test_mean(shape, x, y):
+@given(shapes, layouts, layouts, st.sampled_from([(2, 3, 4), (3, 4), (2,), (2, 4)]))
+def test_mean(shape, x, y, axes):
     data = draw(shape)
-    axes = (2, 3, 4)
     expected = data.astype("float64").mean(axes, keepdims=True)
     size = abs(data).astype("float64").mean(axes, keepdims=True)
-    function = ops.mean(shape, x, y, "float32")
+    function = ops.mean(shape, x, y, "float32", axes=axes)
     check(function, [packed(data, x)], expected, y, sum_bound(np.prod(shape[2:]) + 1, size))

@@ -96,6 +96,66 @@ def test_operators_between_convolutions_follow_and_no_layout_changes(operator):
     np.testing.assert_allclose(run(kept, x), run(before, x), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_conv1d_and_what_follows_are_computed_by_the_same_kernel(batch):
+    """As in a TCN: dilated, cut to what came before, added."""
+    weight = weight_of((8, 8, 1, 1, 3))[:, :, 0, 0]
+    shape = (batch, 8, 11)
+
+    def body(builder, x):
+        y = builder.emit(relax.op.nn.conv1d(x, relax.const(weight), padding=4, dilation=2))
+        y = builder.emit(relax.op.strided_slice(y, [2], [0], [11], [1]))
+        return relax.op.nn.relu(builder.emit(relax.op.add(y, x)))
+
+    before = module(shape, body)
+    mod = CompactConv3d(make_target("host"))(Conv2dAsConv3d()(before))
+    assert [entry.kernel for entry in read_report(mod)] == ["kgs_conv3d"]
+    wide = {"stride": (1, 1, 1), "padding": (0, 0, 4) * 2, "dilation": (1, 1, 2)}
+    x = draw(shape)
+    clip, kernel = x[:, :, None, None], weight[:, :, None, None]
+    y = conv3d_float64(clip, kernel, None, **wide)[:, :, 0, 0, :11] + x
+    size = conv3d_float64(abs(clip), abs(kernel), None, **wide)[:, :, 0, 0, :11] + abs(x)
+    assert (abs(run(mod, x) - np.maximum(y, 0)) <= sum_bound(26, size)).all()
+
+
+def test_pictures_that_were_frames_of_a_clip_are_read_there():
+    def body(builder, x):
+        frames = builder.emit(relax.op.permute_dims(x, [0, 2, 1, 3, 4]))
+        y = builder.emit(first(builder.emit(relax.op.reshape(frames, (3, 8, 9, 7)))))
+        y = builder.emit(relax.op.mean(y, axis=[2, 3], keepdims=True))
+        return builder.emit(relax.op.nn.conv2d(y, relax.const(BACK[:, :, :1, :1])))
+
+    before = module((1, 8, 3, 9, 7), body)
+    after = Conv2dAsConv3d()(before)
+    kernels = ["relax.nn.conv3d", "relax.mean", "relax.nn.conv3d"]
+    assert operators(after) == [*kernels, "relax.reshape", "relax.permute_dims"]
+    kept = KeepPacked()(CompactConv3d(make_target("host"))(after))
+    assert int(kept.attrs[CHANGES_ATTRIBUTE]) == 2
+    x = draw((1, 8, 3, 9, 7))
+    np.testing.assert_allclose(run(kept, x), run(before, x), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        lambda b, y: relax.op.add(y, relax.const(draw((3, 16, 1, 1)))),
+        lambda b, y: relax.op.add(y, relax.const(draw((16, 9, 7)))),
+        lambda b, y: relax.op.multiply(y, relax.const(draw((9, 7)))),
+        lambda b, y: relax.op.mean(y, axis=[0, 3], keepdims=True),
+        lambda b, y: relax.op.concat([y, y], axis=0),
+        lambda b, y: relax.op.strided_slice(y, [0, 3], [1, 2], [3, 7], [1, 2]),
+        lambda b, y: relax.op.image.resize2d(y, (18, 14), layout="NCHW", method="linear"),
+    ],
+)
+def test_several_pictures_are_frames_of_one_clip(operator):
+    before = module((3, *SHAPE[1:]), lambda b, x: operator(b, b.emit(first(x))))
+    after = Conv2dAsConv3d()(before)
+    (call,) = [b.value for b in bindings(after["main"]) if b.value.op.name == "relax.nn.conv3d"]
+    assert [int(n) for n in call.ty.shape] == [1, 16, 3, 9, 7]
+    x = draw((3, *SHAPE[1:]))
+    np.testing.assert_allclose(run(after, x), run(before, x), rtol=0, atol=1e-4)
+
+
 def test_what_has_no_form_on_clips_gets_its_picture():
     def body(builder, x):
         y = builder.emit(relax.op.nn.softmax(builder.emit(first(x)), axis=1))
