@@ -82,9 +82,9 @@ def interleaved(call: relax.Call, c_block: int) -> Interleaved:
     wide = np.zeros((*strides, filters, data[1], *sizes), weight.dtype)
     for location in itertools.product(*(range(k) for k in weight.shape[2:])):
         kd, kh, kw = location
-        phase = (_moved(call, axis, k) % strides[axis] for axis, k in enumerate(location))
-        at = (int(taps[axis][k]) + before[axis] for axis, k in enumerate(location))
-        wide[(*phase, slice(0, out[1]), slice(None), *at)] = weight[:, :, kd, kh, kw].T
+        i, j, k = (_moved(call, axis, k) % strides[axis] for axis, k in enumerate(location))
+        d, h, w = (int(taps[axis][k]) + before[axis] for axis, k in enumerate(location))
+        wide[i, j, k, : out[1], :, d, h, w] = weight[:, :, kd, kh, kw].T
     behind = [
         place - size + k - 1 - front
         for place, size, k, front in zip(places, data[2:], sizes, before, strict=True)
