@@ -26,6 +26,7 @@ from rt3d_tvm.compile.onnx_quantized import write_as_qdq
 from rt3d_tvm.compile.onnx_resize import write_resizes
 from rt3d_tvm.compile.onnx_rewrites import (
     alone,
+    merge_equal_nodes,
     remove_dead_nodes,
     remove_unused_outputs,
     types_of,
@@ -106,6 +107,8 @@ def _imported(model: onnx.ModelProto, path: Path) -> tvm.IRModule:
         ) from error
 
 
+# Nodes that may be layers.
+LAYER_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # The importer's refusals are of all these kinds.
 _REFUSALS = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError),
@@ -114,12 +117,26 @@ _REFUSALS = (
 
 
 def _from_onnx(model: onnx.ModelProto) -> tvm.IRModule:
-    from tvm.relax.frontend.onnx import from_onnx
+    from tvm import relax
+    from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
+    class InGraphOrder(ONNXGraphImporter):
+        """Binds a layer where its node stands: the importer does where the result is first read.
+
+        The names of the layers are in the order of the nodes.
+        """
+
+        def _convert_operator(self, op_name, *others):
+            result = super()._convert_operator(op_name, *others)
+            is_call = op_name in LAYER_OPERATORS and isinstance(result, relax.Call)
+            return self.bb.emit(result) if is_call else result
+
+    importer = InGraphOrder({}, "float32", keep_params_in_input=False, sanitize=True)
+    (opset,) = (e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
     # It reports by print and by warning.
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return from_onnx(model, keep_params_in_input=False)
+        return importer.from_onnx(model.graph, opset)
 
 
 def _accepted_model(
@@ -149,6 +166,7 @@ def _accepted_model(
     remove_dead_nodes(model)
     mend_nodes(model, shapes, path)
     write_resizes(model, shapes, path)
+    merge_equal_nodes(model)
     return model, shapes
 
 

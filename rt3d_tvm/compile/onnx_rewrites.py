@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,83 @@ def remove_dead_nodes(model: onnx.ModelProto) -> None:
             live.append(node)
     del model.graph.node[:]
     model.graph.node.extend(reversed(live))
+
+
+# Of these two equal nodes give different results.
+_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli")
+# What attributes of convolutions are where a node does not have them, for any number of axes.
+_DEFAULTS = {
+    "group": 1,
+    "strides": 1,
+    "dilations": 1,
+    "pads": 0,
+    "output_padding": 0,
+    "auto_pad": b"NOTSET",
+}
+
+
+def merge_equal_nodes(model: onnx.ModelProto) -> None:
+    """Compute once what several nodes compute alike: TVM would, and leave fewer layers than names.
+
+    Constants are alike where their values are. A model whose nodes hold graphs stays as it is.
+    """
+    import onnx
+
+    if any(a.type in (a.GRAPH, a.GRAPHS) for node in model.graph.node for a in node.attribute):
+        return
+    alike = _equal_constants(model)
+    outputs = {value.name for value in model.graph.output}
+    results: dict[str, str] = {}  # the first that is equal, by the name of a later one
+    first: dict[tuple, list[str]] = {}
+    nodes = []
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = results.get(name, name)
+        inputs = [alike.get(name, name) for name in node.input]
+        key = (node.domain, node.op_type, *inputs, None, *_attributes(node))
+        found = first.setdefault(key, list(node.output))
+        if node.op_type in _RANDOM or len(found) < len(node.output) or found == [*node.output]:
+            nodes.append(node)
+            continue
+        for name, other in zip(node.output, found, strict=False):
+            results[name] = other
+            if name in outputs:
+                nodes.append(onnx.helper.make_node("Identity", [other], [name]))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _equal_constants(model: onnx.ModelProto) -> dict[str, str]:
+    """The first constant of the same values, by the name of a later one."""
+    import onnx
+
+    same: dict[str, str] = {}
+    first: dict[tuple, str] = {}
+    tensors = model.graph.initializer
+    kinds = Counter((tensor.data_type, *tensor.dims) for tensor in tensors)
+    for tensor in tensors:
+        if kinds[(tensor.data_type, *tensor.dims)] > 1:
+            values = onnx.numpy_helper.to_array(tensor)
+            key = (tensor.data_type, values.shape, hashlib.sha256(values.tobytes()).digest())
+            same[tensor.name] = first.setdefault(key, tensor.name)
+    return same
+
+
+def _attributes(node: onnx.NodeProto) -> list[bytes]:
+    """What tells nodes apart beside their inputs, without attributes that are as by default."""
+    import onnx
+
+    found = []
+    for attribute in sorted(node.attribute, key=lambda each: each.name):
+        if node.op_type in ("Conv", "ConvTranspose"):
+            value = onnx.helper.get_attribute_value(attribute)
+            values = value if isinstance(value, list) else [value]
+            if attribute.name == "kernel_shape" or all(
+                each == _DEFAULTS.get(attribute.name) for each in values
+            ):
+                continue
+        found.append(attribute.SerializeToString(deterministic=True))
+    return found
 
 
 def remove_unused_outputs(model: onnx.ModelProto) -> None:
