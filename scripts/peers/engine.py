@@ -68,7 +68,7 @@ def rt3d_plain(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]
 
     imports_done()
     _, run = load_plain(model)
-    return lambda: run(x), f"tvm-ffi {tvm_ffi.__version__}"
+    return lambda: run(x)[0], f"tvm-ffi {tvm_ffi.__version__}"
 
 
 def tvm_stock(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
