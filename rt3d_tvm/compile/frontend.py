@@ -54,9 +54,9 @@ def import_onnx(
     Inputs are float32 of fixed shape, or with a first axis that ``batch`` fixes; several outputs
     are a tuple. A Conv arrives as ``relax.nn.conv3d`` or ``conv2d`` followed by reshape and add for
     its bias, its weights as constants. ``main`` has the attribute ``layer_names``: `layer_names` of
-    the file, in the order of the graph, since the importer keeps no name of a node; `interface_of`
-    reads another. Nodes that no output depends on are left out, and those that depend on no input
-    are computed.
+    the file, equal layers once, in the order of the graph, since the importer keeps no name of a
+    node; `interface_of` reads another. Nodes that no output depends on are left out, and those that
+    depend on no input are computed.
 
     Operators that are not tested are named in one `UntestedOperators` warning and, as a list, in
     the attribute ``untested``; with ``strict`` they are refused. Raises InputError for what cannot
@@ -65,6 +65,7 @@ def import_onnx(
     """
     path = as_path(path, "path")
     model, shapes = _accepted_model(path, strict=strict, batch=batch)
+    merge_equal_nodes(model)
     found = in_graph(model)
     if not allow_non_finite:
         refuse(found, where=path, command="compile")
@@ -166,7 +167,6 @@ def _accepted_model(
     remove_dead_nodes(model)
     mend_nodes(model, shapes, path)
     write_resizes(model, shapes, path)
-    merge_equal_nodes(model)
     return model, shapes
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -98,42 +97,39 @@ def merge_equal_nodes(model: onnx.ModelProto) -> None:
 
     if any(a.type in (a.GRAPH, a.GRAPHS) for node in model.graph.node for a in node.attribute):
         return
-    alike = _equal_constants(model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     outputs = {value.name for value in model.graph.output}
     results: dict[str, str] = {}  # the first that is equal, by the name of a later one
-    first: dict[tuple, list[str]] = {}
+    # Nodes that differ in the values of constants at most.
+    alike: dict[tuple, list[onnx.NodeProto]] = {}
+
+    def kind(name: str) -> object:
+        tensor = constants.get(name)
+        return name if tensor is None else (tensor.data_type, *tensor.dims)
+
+    def is_equal(a: str, b: str) -> bool:
+        if a == b or a not in constants:
+            return a == b
+        values = (onnx.numpy_helper.to_array(constants[name]).tobytes() for name in (a, b))
+        return next(values) == next(values)
+
     nodes = []
     for node in model.graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = results.get(name, name)
-        inputs = [alike.get(name, name) for name in node.input]
-        key = (node.domain, node.op_type, *inputs, None, *_attributes(node))
-        found = first.setdefault(key, list(node.output))
-        if node.op_type in _RANDOM or len(found) < len(node.output) or found == [*node.output]:
+        key = (node.domain, node.op_type, *map(kind, node.input), None, *_attributes(node))
+        others = alike.setdefault(key, [])
+        first = next((o for o in others if all(map(is_equal, node.input, o.input))), None)
+        if node.op_type in _RANDOM or first is None or len(first.output) < len(node.output):
+            others.append(node)
             nodes.append(node)
             continue
-        for name, other in zip(node.output, found, strict=False):
+        for name, other in zip(node.output, first.output, strict=False):
             results[name] = other
             if name in outputs:
                 nodes.append(onnx.helper.make_node("Identity", [other], [name]))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-
-
-def _equal_constants(model: onnx.ModelProto) -> dict[str, str]:
-    """The first constant of the same values, by the name of a later one."""
-    import onnx
-
-    same: dict[str, str] = {}
-    first: dict[tuple, str] = {}
-    tensors = model.graph.initializer
-    kinds = Counter((tensor.data_type, *tensor.dims) for tensor in tensors)
-    for tensor in tensors:
-        if kinds[(tensor.data_type, *tensor.dims)] > 1:
-            values = onnx.numpy_helper.to_array(tensor)
-            key = (tensor.data_type, values.shape, hashlib.sha256(values.tobytes()).digest())
-            same[tensor.name] = first.setdefault(key, tensor.name)
-    return same
 
 
 def _attributes(node: onnx.NodeProto) -> list[bytes]:

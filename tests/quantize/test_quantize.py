@@ -56,6 +56,19 @@ def test_the_results_are_those_of_the_float_model_but_for_noise(model, tmp_path,
     assert (report.method, report.clips) == (method, 6)
 
 
+def test_equal_layers_keep_a_name_each(tmp_path):
+    """The compiler computes them once; the file has both, and --exclude can name either."""
+    held = [tensor(f"{name}.weight", weights(4, 3, 1, 1, 1)) for name in ("one", "two")]
+    nodes = [helper.make_node("Conv", ["x", f"{n}.weight"], [n]) for n in ("one", "two")]
+    nodes.append(helper.make_node("Add", ["one", "two"], ["y"]))
+    onnx.save(make_model(nodes, held, shape=SHAPE), tmp_path / "m.onnx")
+    report = quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", some(2), exclude=["two"])
+    assert [(layer.name, layer.dtype) for layer in report.layers] == [
+        ("one", "int8"),
+        ("two", "float32"),
+    ]
+
+
 def test_the_file_is_standard_qdq(model, tmp_path, clips):
     quantize_onnx(model, tmp_path / "q.onnx", clips, count=6)
     found = onnx.load(tmp_path / "q.onnx")
