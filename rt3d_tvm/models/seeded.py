@@ -34,6 +34,8 @@ _CALIBRATED_BITS = 10
 # seen as well. A filter that was pruned away has none of its own, and in the last layers of a small
 # clip a channel varies little or not at all: dividing by that would blow up any other clip.
 _PRIOR_POSITIONS = 32
+# Clips of noise that a benchmark's ranges in 8 bits are of.
+CALIBRATION_CLIPS = 8
 
 
 def seeded_(
@@ -75,9 +77,10 @@ def noise_clip(input_shape: Sequence[int], *, seed: int) -> Tensor:
     return torch.from_numpy(values)
 
 
-def noise_clips(input_shape: Sequence[int], *, seed: int, count: int) -> Tensor:
-    """So many clips in one batch, the first of that seed and the others of the next ones."""
-    return torch.cat([noise_clip(input_shape, seed=seed + i) for i in range(count)])
+def noise_clips(input_shape: Sequence[int], *, seed: int) -> Tensor:
+    """`CALIBRATION_CLIPS` clips in one batch: the first of that seed, the others of the next."""
+    clips = range(seed, seed + CALIBRATION_CLIPS)
+    return torch.cat([noise_clip(input_shape, seed=each) for each in clips])
 
 
 def _stream(seed: int, name: str) -> np.random.Generator:

@@ -32,7 +32,7 @@ from rt3d_tvm.export import export_onnx
 from rt3d_tvm.files.digest import file_sha256
 from rt3d_tvm.files.whole_file import whole_file
 from rt3d_tvm.models import CLIP_MODELS, MODELS, RATED_MODELS
-from rt3d_tvm.models.seeded import noise_clips
+from rt3d_tvm.models.seeded import CALIBRATION_CLIPS, noise_clips
 from rt3d_tvm.precision import STATED
 from rt3d_tvm.prune.benchmark import SEED, benchmark_pair
 from rt3d_tvm.quantize import quantize_onnx
@@ -40,8 +40,6 @@ from topi_sparse.kernel_group import KernelGroup
 
 GROUP = KernelGroup(g_m=8, g_n=4)
 TARGET = "cortex-a77"
-# Clips of noise that the ranges in 8 bits are of.
-CALIBRATION_CLIPS = 8
 RECORDS = REPOSITORY / "docs" / "measured"
 
 
@@ -184,7 +182,7 @@ def _onnx_file(name: str, out: Path, variant: Variant) -> Path:
     if not quantised.exists():
         print(f"{name}: quantise {path.name}", flush=True)
         shape = MODELS[name].shape_of(None, None)
-        clips = noise_clips(shape, seed=SEED + 2, count=CALIBRATION_CLIPS).numpy()
+        clips = noise_clips(shape, seed=SEED + 2).numpy()
         quantize_onnx(path, quantised, clips, count=CALIBRATION_CLIPS, method="minmax")
     return quantised
 

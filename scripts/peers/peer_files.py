@@ -19,7 +19,7 @@ from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
 from rt3d_tvm.models import MODELS
-from rt3d_tvm.models.seeded import noise_clip, noise_clips
+from rt3d_tvm.models.seeded import CALIBRATION_CLIPS, noise_clip, noise_clips
 from rt3d_tvm.models.weights import WeightsInfo, save_weights
 from rt3d_tvm.prune.benchmark import SEED, benchmark_pair
 from rt3d_tvm.quantize import quantize_onnx
@@ -28,8 +28,6 @@ from topi_sparse.kernel_group import KernelGroup
 
 # The kernel group of the paper's tables, beside the one that this machine prefers.
 PAPER_GROUP = KernelGroup(g_m=8, g_n=4)
-# Clips of noise that the ranges in 8 bits are of.
-CALIBRATION_CLIPS = 8
 # What decides the ONNX files, what else the QDQ files, and what else the artifacts.
 PRUNING_CODE = (
     *("rt3d_tvm/models", "rt3d_tvm/prune", "rt3d_tvm/export"),
@@ -155,7 +153,7 @@ def _quantised(name: str, made: Made, exported: Exported) -> Exported:
         def quantise(target: Path) -> None:
             print(f"{name}: quantise {exported.kind}", flush=True)
             # Seeds after that of the clip that is measured.
-            clips = noise_clips(shape, seed=SEED + 2, count=CALIBRATION_CLIPS).numpy()
+            clips = noise_clips(shape, seed=SEED + 2).numpy()
             quantize_onnx(exported.path, target, clips, count=CALIBRATION_CLIPS, method="minmax")
 
         made.make(path.name, quantised_by, quantise)

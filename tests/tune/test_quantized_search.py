@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tvm
 
-from rt3d_tvm.artifact.cpu_features import lacking_here
 from rt3d_tvm.artifact.load import load
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.choices.records import read_database, workload
@@ -14,7 +13,6 @@ from rt3d_tvm.compile.choices.space import built, decisions, variants
 from rt3d_tvm.compile.frontend import import_onnx
 from rt3d_tvm.compile.options import Lowering
 from rt3d_tvm.compile.pipeline import lower
-from rt3d_tvm.compile.processor_needs import processor_needs
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.tune import verified
 from rt3d_tvm.tune.check import random_inputs, why_wrong
@@ -22,6 +20,7 @@ from rt3d_tvm.tune.cost_model import features
 from rt3d_tvm.tune.tasks import extract_tasks
 from rt3d_tvm.tune.watch import Watch
 from tests.instant_search import InstantSearch
+from tests.processors import runnable
 from tests.quantized_models import SHAPE, net, quantized_by_onnxruntime, run_by_onnxruntime
 
 SILENT = Watch(say=lambda _: None, show=lambda _: None)
@@ -50,11 +49,9 @@ def computed(layer, choice, target, values):
     return tensors[-1].numpy()
 
 
-@pytest.mark.parametrize("name", ["x86-64-avx2", "x86-64-avx512"])
+@pytest.mark.parametrize("name", runnable("x86-64-avx2", "x86-64-avx512"))
 def test_every_choice_computes_the_same(onnx_path, name):
     target, rng = make_target(name), np.random.default_rng(0)
-    if missing := lacking_here(processor_needs(target)["features"]):
-        pytest.skip(f"this processor has no {missing[0]}, which {name} uses")
     tasks, heights = tasks_for(onnx_path, target), set()
     assert any(task.layer.conv.corrects_planes for task in tasks)
     for task in tasks:

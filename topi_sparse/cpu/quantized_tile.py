@@ -96,12 +96,12 @@ class QuantizedTile:
 
     def sum_columns(self) -> None:
         """Add every kept column to the accumulators, which start at zero."""
-        conv, args, at, lanes = self.conv, self.args, self.at, self.conv.tile.lanes
+        conv, args, lanes = self.conv, self.args, self.conv.tile.lanes
         vectors = range(self.rows * self.parts // lanes)
         self.clear(range(self.columns), vectors)
         first, last = self.kept()
         with T.serial(first, last) as j:
-            inputs = self._inputs(at.x[0], args["offsets"][j] + self.here, self.step)
+            inputs = self._inputs(args["offsets"][j] + self.here)
             bytes_of = CHANNELS * lanes // self.parts
             multiply = INSTRUCTIONS[conv.instruction].multiply
             for i, b in itertools.product(range(self.columns), vectors):
@@ -143,21 +143,31 @@ class QuantizedTile:
         d, h = self.at.d * conv.stride[0], self.at.x[1] * conv.stride[1]
         return d * strides[2] + h * strides[3] + self.left * self.step
 
-    def _inputs(self, n, start, step: int):
+    @property
+    def firsts(self) -> list[int]:
+        """The first of each four columns that are one load, or none where they lie apart.
+
+        Of the last ones those that end with the tile.
+        """
+        if self.step != CHANNELS or self.columns < 4:
+            return []
+        return [min(i, self.columns - 4) for i in range(0, self.columns, 4)]
+
+    def read(self, start, i: int, count: int):
+        """The 4 bytes of so many columns from column i on, as int32."""
+        at = T.Ramp(start + i * self.step, 1, count * CHANNELS)
+        lanes = f"x{count}" if count > 1 else ""
+        values = self.args["x"][self.at.x[0], 0, 0, 0, 0, at]
+        return T.bind(tvm.tirx.reinterpret(f"int32{lanes}", values))
+
+    def _inputs(self, start):
         """A function from a column to its 4 bytes in every lane of as many filters."""
         x, lanes = self.args["x"], self.conv.tile.lanes // self.parts
-        if not self.conv.tile.by_element or step != CHANNELS or self.columns < 4:
-            return lambda i: broadcast(x, [n, 0, 0, 0, 0, start + i * step], lanes)
-        # Four columns lie side by side: of the last ones those that end with the tile.
-        firsts = [min(i, self.columns - 4) for i in range(0, self.columns, 4)]
-        vectors = [
-            T.bind(
-                tvm.tirx.reinterpret(
-                    "int32x4", x[n, 0, 0, 0, 0, T.Ramp(start + i * step, 1, 4 * CHANNELS)]
-                )
-            )
-            for i in firsts
-        ]
+        firsts = self.firsts
+        if not self.conv.tile.by_element or not firsts:
+            at = [self.at.x[0], 0, 0, 0, 0]
+            return lambda i: broadcast(x, [*at, start + i * self.step], lanes)
+        vectors = [self.read(start, i, 4) for i in firsts]
 
         def of_column(i: int):
             at = i // 4
@@ -236,25 +246,16 @@ class MatrixTile(QuantizedTile):
 
     def _inputs_of_places(self, j):
         """A function from a place to its inputs at the kept columns j and j + 1."""
-        x, n = self.args["x"], self.at.x[0]
-        starts = [self.args["offsets"][j + k] + self.here for k in range(2)]
-
-        def read(start, i: int, count: int):
-            at = T.Ramp(start + i * self.step, 1, count * CHANNELS)
-            lanes = f"x{count}" if count > 1 else ""
-            return T.bind(tvm.tirx.reinterpret(f"int32{lanes}", x[n, 0, 0, 0, 0, at]))
-
-        if self.step != CHANNELS or self.columns < 4:
-            single = [[read(start, i, 1) for start in starts] for i in range(self.columns)]
+        starts, firsts = [self.args["offsets"][j + k] + self.here for k in range(2)], self.firsts
+        if not firsts:
+            single = [[self.read(start, i, 1) for start in starts] for i in range(self.columns)]
 
             def apart(q: int):
                 here = [single[min(i, self.columns - 1)] for i in (2 * q, 2 * q + 1)]
                 return tvm.tirx.Shuffle([*here[0], *here[1]], [0, 1, 2, 3])
 
             return apart
-        # Of the last columns those that end with the tile.
-        firsts = [min(i, self.columns - 4) for i in range(0, self.columns, 4)]
-        vectors = [[read(start, i, 4) for start in starts] for i in firsts]
+        vectors = [[self.read(start, i, 4) for start in starts] for i in firsts]
 
         def of_place(q: int):
             at = 2 * q // 4

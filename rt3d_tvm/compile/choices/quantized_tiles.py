@@ -9,7 +9,7 @@ from tvm.target import Target
 from rt3d_tvm.compile.choices.layer import Layer, Variant, worthwhile_heights
 from rt3d_tvm.compile.choices.tiles import is_worthwhile
 from topi_sparse.cpu.dot_unit import dot_unit
-from topi_sparse.cpu.quantized_choice import vectors_of
+from topi_sparse.cpu.quantized_choice import accumulators
 
 
 def quantized_tiles(layer: Layer, target: Target, heights: Sequence[int] | None) -> list[Variant]:
@@ -22,8 +22,7 @@ def quantized_tiles(layer: Layer, target: Target, heights: Sequence[int] | None)
         raise ValueError(f"target {target} has no 8-bit kernels")
     found = [layer.default]
     for g_m in heights or worthwhile_heights(layer):
-        vectors = vectors_of(g_m, unit)
         for width in range(1, min(conv.out[4], unit.registers) + 1):
-            if is_worthwhile(vectors * width, width, conv.out[4], unit.registers):
+            if is_worthwhile(accumulators(g_m, width, unit), width, conv.out[4], unit.registers):
                 found.append(Variant(g_m=g_m, width=width, chunk=layer.default.chunk))
     return list(dict.fromkeys(found))

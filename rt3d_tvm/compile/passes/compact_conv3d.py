@@ -46,6 +46,7 @@ from rt3d_tvm.compile.ir.dataflow import (
     users,
 )
 from rt3d_tvm.compile.ir.packed_call import emit_pack, emit_unpack
+from rt3d_tvm.compile.ir.quantized_chain import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from rt3d_tvm.compile.ir.report import ConvReport, weights_digest, with_report
 from rt3d_tvm.compile.kernels.candidates import cheapest, why_none
 from rt3d_tvm.compile.kernels.kernel import Convolution, Kernel
@@ -57,10 +58,7 @@ from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.opencl.work_item import WorkItem
 
 # What the report lists; only the last of them is rewritten.
-CONVOLUTIONS = (
-    *("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d"),
-    *("relax.nn.conv1d_transpose", "relax.nn.conv2d_transpose", "relax.nn.conv3d_transpose"),
-)
+LAYERS = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)
 # A grouped convolution is written out as a weight with zeros between its groups. Where the kernel
 # groups cannot leave those out, it would issue this many times its multiply-adds or more.
 MAX_ISSUED = 4.0
@@ -292,20 +290,21 @@ class _Rewriter(relax.PyExprMutator):
         self.kernel_at: dict[relax.Var, tuple[ConvChain, Kernel]] = {}
         self.dropped: set[relax.Var] = set()
         for binding in bindings(function):
-            if not any(is_op(binding.value, name) for name in CONVOLUTIONS):
+            if not any(is_op(binding.value, name) for name in LAYERS):
                 continue
             kernel, reason, float32_reason = None, why_not(binding.value), None
             if reason is None:
                 chain = chain_from(binding, reads, claimed)
-                convolution = _convolution(chain, _lanes(settings.units[settings.dtype]))
+                why_wider = why_float32(chain, reads, settings.dtype)
+                unit = settings.units["float32" if why_wider else settings.dtype]
+                convolution = _convolution(chain, _lanes(unit))
                 reason = why_none(convolution, settings.candidates)
             if reason is None:
+                float32_reason = why_wider
                 members = [member.var for member in chain.bindings]
                 claimed.update(members)
-                float32_reason = why_float32(chain, reads, settings.dtype)
-                unit = settings.units["float32" if float32_reason else settings.dtype]
                 kernel = cheapest(
-                    _convolution(chain, _lanes(unit)),
+                    convolution,
                     unit,
                     settings.group,
                     winograd=settings.winograd,
