@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 from tvm import relax
@@ -46,8 +46,10 @@ def cases(draw):
         span = (taps - 1) * dilation + 1
         before = draw(st.integers(0, min(span - 1, 2)))
         behind = draw(st.integers(0, step - 1)) if step > 1 else 0
-        if ((size - 1) * step + span - 2 * before + behind) % step:
-            behind = (-((size - 1) * step + span - 2 * before)) % step
+        result = (size - 1) * step + span - 2 * before
+        if (result + behind) % step:
+            behind = -result % step
+        assume(result + behind > 0)
         for name, value in zip(geometry, (step, before, behind, dilation), strict=True):
             geometry[name].append(value)
         kernel.append(taps)
