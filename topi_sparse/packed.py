@@ -264,16 +264,16 @@ def _inverse(count):
 
 
 def quantize(
-    data: Shape, x: PackedLayout, y: PackedLayout, *, scale: float, dtype: str
+    data: Shape, x: PackedLayout, y: PackedLayout, dtype: str, *, scale: float, result: str
 ) -> tirx.PrimFunc:
-    """float32 to ``dtype``, uint8 or int8, whose zero point is ``y.fill``."""
+    """``dtype``, float32 or float16, to ``result``, uint8 or int8, whose zero is ``y.fill``."""
     return nest_of(
         [(data, x)],
         data,
         y,
-        "float32",
-        lambda a: quantized(a, scale=scale, zero=y.fill, dtype=dtype),
-        result=dtype,
+        dtype,
+        lambda a: quantized(a, scale=scale, zero=y.fill, dtype=result),
+        result=result,
     )
 
 
@@ -292,12 +292,15 @@ def dequantize(
 
 
 def quantized(value, *, scale: float, zero: int, dtype: str):
-    """value / scale, rounded to the nearest even and moved by the zero point, within the type."""
+    """value / scale in float32, rounded to the nearest even and moved by the zero point, within the
+    type.
+    """
     low, high = (
         tirx.const(float(int(limit(dtype).value) - zero), "float32")
         for limit in (tirx.min_value, tirx.max_value)
     )
-    steps = te.max(te.min(value / tirx.const(scale, "float32"), high), low)
+    steps = value.astype("float32") / tirx.const(scale, "float32")
+    steps = te.max(te.min(steps, high), low)
     # A sum has no digits below 1 there, and its last bits count the steps. (TVM's vectoriser visits
     # what nearbyint takes twice, and ends on a second quantisation inside.)
     bits = tirx.reinterpret("int32", steps + tirx.const(WHOLE, "float32"))

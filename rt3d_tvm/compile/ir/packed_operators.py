@@ -271,7 +271,7 @@ def _elementwise(call: relax.Call, data, layouts, y, dtype):
 
 def _quantize(call: relax.Call, data, layouts, y, dtype):
     scale = float(constant(call.args[1]).item())
-    return packed.quantize(data[0], layouts[0], y, scale=scale, dtype=dtype_of(call))
+    return packed.quantize(data[0], layouts[0], y, dtype, scale=scale, result=dtype_of(call))
 
 
 def _dequantize(call: relax.Call, data, layouts, y, dtype):

@@ -8,6 +8,7 @@ from tvm.s_tir.pipeline import finalize_device_passes, finalize_host_passes
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from rt3d_tvm.compile.opencl.allocate_textures import AllocateTextures
+from rt3d_tvm.compile.opencl.exact_constants import ExactConstants
 
 # tvm.tirx.build takes no pipeline but by a name.
 _NAME = "rt3d_opencl"
@@ -20,10 +21,14 @@ def tir_pipeline() -> str:
     and what it makes of a texture inside a function, the next step refuses (see AllocateTextures).
     """
     register_tir_pipeline(
-        _NAME, lambda: (default_tir_pipeline(), _finalize_host_passes, finalize_device_passes)
+        _NAME, lambda: (default_tir_pipeline(), _finalize_host_passes, _finalize_device_passes)
     )
     return _NAME
 
 
 def _finalize_host_passes() -> tvm.transform.Pass:
     return tvm.transform.Sequential([AllocateTextures(), finalize_host_passes()])
+
+
+def _finalize_device_passes() -> tvm.transform.Pass:
+    return tvm.transform.Sequential([finalize_device_passes(), ExactConstants()])
