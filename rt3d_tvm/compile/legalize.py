@@ -1,13 +1,21 @@
-"""Loop nests for the quantisation of plain tensors: they round to even, as ONNX does."""
+"""Loop nests of operators for which TVM's own do not serve.
+
+- Quantisation of plain tensors rounds to even, as ONNX does.
+- On a GPU, TopK and running sums are loops without a host: n steps for each of n elements.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from tvm import relax, te
+from tvm import relax, te, tirx
 
-from rt3d_tvm.compile.ir.dataflow import dtype_of, scale_and_zero
+from rt3d_tvm.compile.ir.dataflow import dtype_of, scale_and_zero, static_shape
+from rt3d_tvm.errors import InputError
 from topi_sparse.packed import dequantized, quantized
+
+# Along an axis of so many elements a GPU takes as many steps for each.
+MOST = 1 << 14
 
 
 def _quantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
@@ -34,5 +42,84 @@ def _elementwise(builder: relax.BlockBuilder, call: relax.Call, function: Callab
     return builder.call_te(nest, call.args[0], primfunc_name_hint=name)
 
 
+def _topk(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """The place of each element is how many come before it; equal ones stay in order."""
+    shape, axis = _axis_of(call, "TopK")
+    attrs, size = call.attrs, shape[axis]
+    k = size if int(attrs.k) < 1 else min(int(attrs.k), size)
+    of_type = str(attrs.dtype) or "int32"
+
+    def moved(index: tuple, place):
+        return (*index[:axis], place, *index[axis + 1 :])
+
+    def nest(x):
+        def is_before(a, b, *, earlier):
+            """NaN is the largest, as for PyTorch."""
+            first, second = (a, b) if attrs.largest else (b, a)
+            no_a, no_b = tirx.isnan(first), tirx.isnan(second)
+            larger = tirx.any(first > second, tirx.all(no_a, tirx.Not(no_b)))
+            equal = tirx.any(first == second, tirx.all(no_a, no_b))
+            return tirx.any(larger, tirx.all(equal, earlier))
+
+        def rank_of(*index):
+            j = te.reduce_axis((0, size), "j")
+            here, other = x(*index), x(*moved(index, j.var))
+            before = is_before(other, here, earlier=j.var < index[axis])
+            return te.sum(before.astype("int32"), axis=j)
+
+        rank = te.compute(shape, rank_of, "rank")
+        out = moved(shape, k)
+
+        def index_of(*index):
+            i = te.reduce_axis((0, size), "i")
+            found = rank(*moved(index, i.var)) == index[axis]
+            return te.sum(tirx.Select(found, i.var.astype("int32"), tirx.const(0)), axis=i)
+
+        places = te.compute(out, index_of, "places")
+        values = te.compute(out, lambda *index: x(*moved(index, places(*index))), "values")
+        indices = te.compute(out, lambda *index: places(*index).astype(of_type), "indices")
+        return {"both": [values, indices], "values": values, "indices": indices}[attrs.ret_type]
+
+    return builder.call_te(nest, call.args[0], primfunc_name_hint="topk")
+
+
+def _running(combined: Callable, name: str) -> Callable:
+    """All elements up to each, ``combined``."""
+
+    def legalized(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        shape, axis = _axis_of(call, name)
+        of_type, ends_before = dtype_of(call), int(bool(call.attrs.exclusive))
+        neutral = tirx.const(1 if combined is PRODUCT else 0, of_type)
+
+        def nest(x):
+            def total(*index):
+                j = te.reduce_axis((0, shape[axis]), "j")
+                element = x(*index[:axis], j.var, *index[axis + 1 :]).astype(of_type)
+                counts = j.var + ends_before <= index[axis]
+                return combined(tirx.Select(counts, element, neutral), axis=j)
+
+            return te.compute(shape, total, name.lower())
+
+        return builder.call_te(nest, call.args[0], primfunc_name_hint=name.lower())
+
+    return legalized
+
+
+def _axis_of(call: relax.Call, name: str) -> tuple[tuple[int, ...], int]:
+    shape = static_shape(call.args[0])
+    axis = int(call.attrs.axis) % len(shape)
+    if shape[axis] > MOST:
+        raise InputError(
+            f"{name} along an axis of {shape[axis]}: at most {MOST} are accepted on a GPU"
+        )
+    return shape, axis
+
+
+PRODUCT = te.comm_reducer(lambda a, b: a * b, lambda dtype: tirx.const(1, dtype), name="product")
 # What LegalizeOps takes in place of its own.
-QUANTIZATION = {"relax.quantize": _quantize, "relax.dequantize": _dequantize}
+LOOPS = {"relax.quantize": _quantize, "relax.dequantize": _dequantize}
+GPU_LOOPS = {
+    "relax.topk": _topk,
+    "relax.cumsum": _running(te.sum, "CumSum"),
+    "relax.cumprod": _running(PRODUCT, "CumProd"),
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -97,23 +97,61 @@ def load_external_data(model: onnx.ModelProto, path: Path) -> None:
 
 
 def check_sizes(model: onnx.ModelProto, path: Path) -> None:
-    """InputError where the bytes of a tensor are not as many as its shape and type need."""
+    """InputError where a tensor has not as many bytes, or numbers, as its shape and type need."""
     for tensor in tensors_of(model):
-        size = prod(tensor.dims) * itemsize(tensor.data_type)
-        if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
+        elements = prod(tensor.dims)
+        if tensor.HasField("raw_data"):
+            held, needed, unit = (
+                len(tensor.raw_data),
+                elements * itemsize(tensor.data_type),
+                "bytes",
+            )
+        elif (numbers := _numbers_of(tensor)) is not None:
+            held, needed, unit = *numbers, "numbers"
+        else:
+            continue  # of a type that the checks of types refuse
+        if held != needed:
             raise InputError(
-                f"{path}: weights of {tensor.name!r} have {len(tensor.raw_data)} bytes; {size} are "
+                f"{path}: weights of {tensor.name!r} have {held} {unit}; {needed} are "
                 f"accepted for the shape {list(tensor.dims)}"
             )
 
 
+def _numbers_of(tensor: onnx.TensorProto) -> tuple[int, int] | None:
+    """How many numbers a tensor without raw bytes has and needs; None for an unknown type."""
+    from onnx import TensorProto, helper
+
+    try:
+        held = len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
+    except KeyError:
+        return None
+    kind, elements = TensorProto.DataType.Name(tensor.data_type), prod(tensor.dims)
+    if kind.startswith("COMPLEX"):
+        return held, 2 * elements
+    # Two or four to a byte, each byte a number.
+    shared = next((8 // bits for bits in (4, 2) if kind.removeprefix("U") == f"INT{bits}"), 1)
+    return held, -(-elements // (2 if kind.startswith("FLOAT4") else shared))
+
+
 def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from model.graph.initializer
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
+    """The constants of a model's graph, of the graphs in it and of its functions."""
+    yield from _tensors_in(model.graph)
+    for function in model.functions:
+        yield from _tensors_at(function.node)
+
+
+def _tensors_in(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    yield from _tensors_at(graph.node)
+
+
+def _tensors_at(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from _tensors_in(graph)
 
 
 def read_by(node: onnx.NodeProto) -> Iterator[str]:

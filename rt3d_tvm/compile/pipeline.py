@@ -16,7 +16,7 @@ from tvm.s_tir import dlight
 
 import schedules.table
 from rt3d_tvm.compile.choices.records import RecordSet
-from rt3d_tvm.compile.legalize import QUANTIZATION
+from rt3d_tvm.compile.legalize import GPU_LOOPS, LOOPS
 from rt3d_tvm.compile.memory.phases import memory_phases
 from rt3d_tvm.compile.opencl.check_axes import CheckAxes
 from rt3d_tvm.compile.opencl.distinct_names import DistinctNames
@@ -61,7 +61,7 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         dtype=lowering.precision.dtype,
         accumulate=lowering.accumulate,
     )
-    rules = schedules.table.rules(lowering.backend.name)
+    rules, on_gpu = schedules.table.rules(lowering.backend.name), lowering.backend.on_gpu
     return [
         ("zero_factors", ZeroFactors()),
         ("evaluate_constants", EvaluateConstants()),
@@ -88,14 +88,15 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         ("tuned_kernels", TunedKernels(target, records, lowering.group)),
         ("merge_reshapes", relax.transform.RemoveRedundantReshape()),
         ("own_result", OwnResult()),
-        ("sort", DispatchSortScan()),
-        ("legalize", relax.transform.LegalizeOps(QUANTIZATION)),
+        # TVM's sorts and scans of a GPU have loops on the host, which no plan of launches holds.
+        *([] if on_gpu else [("sort", DispatchSortScan())]),
+        ("legalize", relax.transform.LegalizeOps(LOOPS | (GPU_LOOPS if on_gpu else {}))),
         ("annotate", relax.transform.AnnotateTIROpPattern()),
         ("limit_fusion", LimitFusion()),
         ("fuse_ops", relax.transform.FuseOps()),
         ("fuse_tir", relax.transform.FuseTIR()),
         ("views", relax.transform.RewriteDataflowReshape()),
-        *([("check_axes", CheckAxes())] if lowering.backend.on_gpu else []),
+        *([("check_axes", CheckAxes())] if on_gpu else []),
         ("schedule", dlight.ApplyDefaultSchedule(*rules)),
     ]
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from tvm import s_tir
+from tvm import s_tir, tirx
 from tvm.s_tir.dlight.analysis import SBlockInfo, get_sblock_info
+from tvm.sym import detect_linear_equation
 from tvm.target import Target
 
 # Work-items a group: two waves of an Adreno 6xx.
 GROUP_ITEMS = 128
 # Channels in a block of the packed layout, and in the vector that a work-item computes.
 VECTOR = 4
+# Of these TVM writes a vector of scattered elements as one int, which OpenCL C takes for a scalar.
+_NO_SCATTERED = ("int8", "uint8")
 _GROUPS = ("blockIdx.x", "blockIdx.y", "blockIdx.z")
 _ITEMS = ("threadIdx.x", "threadIdx.y", "threadIdx.z")
 
@@ -41,6 +44,7 @@ def _schedule_nest(sch: s_tir.Schedule, block: SBlockInfo) -> None:
     loops = [axis.loop_rv for axis in block.iters if axis.kind == "S"]
     reduced = [axis.loop_rv for axis in block.iters if axis.kind != "S"]
     is_vector = len(loops) > 1 and int(sch.get(loops[-1]).extent) == VECTOR
+    is_vector = is_vector and not _reads_scattered_bytes(sch.get(block.block_rv))
     lanes = [loops.pop()] if is_vector else []
     sch.reorder(*loops, *reduced, *lanes)
     item = spread(sch, sch.fuse(*loops))
@@ -53,6 +57,24 @@ def _schedule_nest(sch: s_tir.Schedule, block: SBlockInfo) -> None:
             sch.vectorize(sch.get_loops(stored)[-1])
         if reduced:
             sch.decompose_reduction(block.block_rv, reduced[0])
+
+
+def _reads_scattered_bytes(block: s_tir.SBlock) -> bool:
+    """Whether a vector along the last spatial axis has 8-bit elements that are no neighbours."""
+    lane = [axis.var for axis in block.iter_vars if axis.iter_type == axis.DataPar][-1]
+    return any(
+        str(read.source.dtype) in _NO_SCATTERED and not _neighbours(read.region, lane)
+        for read in block.reads
+    )
+
+
+def _neighbours(region: list, lane: tirx.Var) -> bool:
+    """Whether places of a buffer go on by one element with ``lane``, or stay."""
+    steps = [detect_linear_equation(axis.min, [lane]) for axis in region]
+    if not all(steps):  # one of them is not linear
+        return False
+    *outer, last = [getattr(factor, "value", None) for factor, _ in steps]
+    return all(step == 0 for step in outer) and last in (0, 1)
 
 
 def spread(sch: s_tir.Schedule, loop):

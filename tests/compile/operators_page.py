@@ -18,7 +18,7 @@ from tvm import relax
 from rt3d_tvm.compile.frontend import _accepted_model, _from_onnx
 from rt3d_tvm.compile.ir.dataflow import bindings, constant
 from rt3d_tvm.compile.ir.packed_operators import OPERATORS
-from rt3d_tvm.compile.legalize import QUANTIZATION
+from rt3d_tvm.compile.legalize import LOOPS
 from rt3d_tvm.compile.onnx_checks import MAX_OPSET, MIN_OPSET
 from rt3d_tvm.compile.onnx_mends import _FORMS
 from rt3d_tvm.compile.onnx_operators import TESTED_OPS
@@ -122,7 +122,7 @@ def _forms(model: onnx.ModelProto | None) -> tuple[str, str]:
         return "yes", "no"
     packed = all(call.replace("2d", "3d") in OPERATORS for call in calls)
     nests = relax.transform.AnnotateTIROpPattern()(
-        relax.transform.LegalizeOps(QUANTIZATION)(DispatchSortScan()(module))
+        relax.transform.LegalizeOps(LOOPS)(DispatchSortScan()(module))
     )
     kinds = [
         int(function.attrs["op_pattern"])

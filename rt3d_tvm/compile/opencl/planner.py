@@ -26,6 +26,7 @@ from rt3d_tvm.compile.memory.phases import memory_phases
 from rt3d_tvm.compile.opencl.allocate_textures import is_texture
 from rt3d_tvm.compile.opencl.distinct_names import DistinctNames
 from rt3d_tvm.compile.opencl.lowering import tir_pipeline
+from rt3d_tvm.errors import InputError
 
 _AXES = "xyz"
 # Before each kernel TVM declares all of them: most of the text that a compiler would have to read.
@@ -157,6 +158,12 @@ def _launched(host: tirx.PrimFunc, sizes: dict[str, int]) -> list[_Kernel]:
             name, *rest = call.args
             buffers, extents = rest[: -len(axes)], rest[-len(axes) :]
             grid = dict(zip(axes, map(int, extents), strict=True))
+            if numbers := [each for each in buffers if not isinstance(each, tvm.ir.Call)]:
+                raise InputError(
+                    f"{name.value} is launched from a loop on the host, with the number "
+                    f"{numbers[0]} of a turn: only launches that are known beforehand are accepted "
+                    f"on a GPU"
+                )
             arguments = tuple(argument(b.args[0].name) for b in buffers)
             found.append(
                 _Kernel(

@@ -5,7 +5,7 @@ import pytest
 from tvm import relax
 
 from rt3d_tvm.compile.ir.dataflow import bindings
-from rt3d_tvm.compile.legalize import QUANTIZATION
+from rt3d_tvm.compile.legalize import LOOPS
 from rt3d_tvm.compile.passes.stored_type import with_stored_type
 from tests.relax_modules import SHAPE, module, operators, run
 
@@ -46,7 +46,7 @@ def test_what_values_stand_for_stays_the_same(name):
     before = between({**FOLLOWING, **OTHERS}[name])
     after = with_stored_type(before, "uint8")
     assert stored_types(after) == ({"uint8"} if name in FOLLOWING else {"int8", "uint8"})
-    legalize = relax.transform.LegalizeOps(QUANTIZATION)
+    legalize = relax.transform.LegalizeOps(LOOPS)
     np.testing.assert_array_equal(run(legalize(after), X), run(legalize(before), X))
 
 
