@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from tvm import relax, te, tirx
 
-from rt3d_tvm.compile.ir.dataflow import dtype_of, scale_and_zero, static_shape
+from rt3d_tvm.compile.ir.dataflow import dtype_of, known_shape, scale_and_zero
 from rt3d_tvm.errors import InputError
 from topi_sparse.packed import dequantized, quantized
 
@@ -106,7 +106,7 @@ def _running(combined: Callable, name: str) -> Callable:
 
 
 def _axis_of(call: relax.Call, name: str) -> tuple[tuple[int, ...], int]:
-    shape = static_shape(call.args[0])
+    shape = known_shape(call.args[0])
     axis = int(call.attrs.axis) % len(shape)
     if shape[axis] > MOST:
         raise InputError(
