@@ -178,6 +178,69 @@ def mobilenet_v3():
     )
 
 
+class Bottleneck2d(nn.Module):
+    """ResNet-50's."""
+
+    def __init__(self, channels, inner, filters, stride=1):
+        super().__init__()
+        self.layers = nn.Sequential(
+            conv_bn_2d(channels, inner, 1),
+            conv_bn_2d(inner, inner, 3, stride=stride),
+            conv_bn_2d(inner, filters, 1, act=None),
+        )
+        self.shortcut = nn.Identity()
+        if stride > 1 or channels != filters:
+            self.shortcut = conv_bn_2d(channels, filters, 1, stride=stride, act=None)
+
+    def forward(self, x):
+        return torch.relu(self.layers(x) + self.shortcut(x))
+
+
+def resnet50():
+    """He 2016."""
+    return nn.Sequential(
+        conv_bn_2d(3, 16, 7, stride=2),
+        nn.MaxPool2d(3, 2, 1),
+        Bottleneck2d(16, 16, 64),
+        Bottleneck2d(64, 16, 64),
+        Bottleneck2d(64, 32, 96, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(96, 10),
+    )
+
+
+class InvertedResidual2d(nn.Module):
+    """MobileNetV2's."""
+
+    def __init__(self, channels, filters, stride, expand):
+        super().__init__()
+        inner = channels * expand
+        self.joined = stride == 1 and channels == filters
+        first = [conv_bn_2d(channels, inner, 1, act=nn.ReLU6)] if expand > 1 else []
+        self.layers = nn.Sequential(
+            *first,
+            conv_bn_2d(inner, inner, 3, stride=stride, groups=inner, act=nn.ReLU6),
+            conv_bn_2d(inner, filters, 1, act=None),
+        )
+
+    def forward(self, x):
+        return x + self.layers(x) if self.joined else self.layers(x)
+
+
+def mobilenet_v2():
+    """Sandler 2018."""
+    return nn.Sequential(
+        conv_bn_2d(3, 16, 3, stride=2, act=nn.ReLU6),
+        InvertedResidual2d(16, 8, 1, 1),
+        InvertedResidual2d(8, 16, 2, 6),
+        InvertedResidual2d(16, 16, 1, 6),
+        conv_bn_2d(16, 64, 1, act=nn.ReLU6),
+        _pooled(),
+        nn.Linear(64, 10),
+    )
+
+
 class UNet2d(nn.Module):
     """Ronneberger 2015: pools down, transposed convolutions of kernel 2 up, concatenations."""
 

@@ -11,7 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.zoo import efficient, mixed, video, volumes
+from tests.zoo import (
+    attention,
+    compact,
+    efficient,
+    frames,
+    matching,
+    mixed,
+    residual,
+    segmentation,
+    video,
+    volumes,
+)
 from tests.zoo.blocks import seeded_
 
 
@@ -64,4 +75,40 @@ ZOO = {
     "unet2d": Architecture(mixed.UNet2d, ((1, 3, 32, 32),)),
     "efficientnet_b0": Architecture(mixed.efficientnet_b0, ((1, 3, 32, 32),)),
     "mobilenet_v3": Architecture(mixed.mobilenet_v3, ((1, 3, 32, 32),)),
+    "i3d_nonlocal": Architecture(residual.i3d_nonlocal, (_clip(),)),
+    "ip_csn": Architecture(residual.ip_csn, (_clip(),)),
+    "resnext3d": Architecture(residual.resnext3d, (_clip(),)),
+    "preact_resnet3d": Architecture(residual.preact_resnet3d, (_clip(),)),
+    "tpn": Architecture(residual.TPN, (_clip(),)),
+    "artnet": Architecture(residual.artnet, (_clip(4),)),
+    "t3d": Architecture(residual.t3d, (_clip(),)),
+    "s3d_g": Architecture(residual.S3DG, (_clip(),)),
+    "eco": Architecture(residual.ECO, ((1, 8, 3, 32, 32),)),
+    "mobilenet_v1_3d": Architecture(compact.mobilenet_v1, (_clip(),)),
+    "shufflenet_v1_3d": Architecture(compact.shufflenet_v1, (_clip(),)),
+    "efficientnet_3d": Architecture(compact.efficientnet_3d, (_clip(8, 16, channels=1),)),
+    "mfnet": Architecture(compact.mfnet, (_clip(),)),
+    "tea": Architecture(frames.tea, ((1, 4, 3, 32, 32),)),
+    "tanet": Architecture(frames.tanet, ((1, 4, 3, 32, 32),)),
+    "audio_visual": Architecture(frames.AudioVisual, (_clip(), (1, 1, 1024))),
+    "mvit": Architecture(attention.MViT, (_clip(),)),
+    "video_swin": Architecture(attention.VideoSwin, (_clip(),)),
+    "convnext3d": Architecture(attention.convnext3d, (_clip(),)),
+    "unetr": Architecture(attention.UNETR, (_clip(8, 16, channels=1),)),
+    "vnet": Architecture(segmentation.VNet, (_clip(8, 16, channels=1),)),
+    "nnunet": Architecture(segmentation.NNUNet, (_clip(8, 16, channels=1),)),
+    "attention_unet": Architecture(segmentation.AttentionUNet, (_clip(8, 16, channels=1),)),
+    "highresnet": Architecture(segmentation.HighResNet, (_clip(8, 16, channels=1),)),
+    "medicalnet": Architecture(segmentation.medicalnet, (_clip(8, 32, channels=1),)),
+    "pointpillars": Architecture(segmentation.PointPillars, ((1, 16, 32, 32),)),
+    "gcnet": Architecture(matching.GCNet, ((1, 3, 16, 32), (1, 3, 16, 32))),
+    "gwcnet": Architecture(matching.GwcNet, ((1, 3, 16, 32), (1, 3, 16, 32))),
+    "voxelmorph": Architecture(
+        matching.VoxelMorph, (_clip(8, 16, channels=1), _clip(8, 16, channels=1))
+    ),
+    "video_super_resolution": Architecture(matching.VideoSuperResolution, (_clip(5, 16),)),
+    "memory_autoencoder": Architecture(matching.Autoencoder, (_clip(8, 16, channels=1),)),
+    "voxnet": Architecture(matching.voxnet, (_clip(16, 16, channels=1),)),
+    "resnet50": Architecture(mixed.resnet50, ((1, 3, 32, 32),)),
+    "mobilenet_v2": Architecture(mixed.mobilenet_v2, ((1, 3, 32, 32),)),
 }

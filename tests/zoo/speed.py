@@ -33,8 +33,8 @@ from rt3d_tvm.prune.inputs import leaves
 from rt3d_tvm.prune.project import project_
 from rt3d_tvm.prune.schemes import Scheme
 from tests.zoo.models_page import SPEED
+from tests.zoo.pruned import rate_of
 from tests.zoo.published import PUBLISHED
-from tests.zoo.rates import rate_of
 from topi_sparse.cpu.register_tile import vector_unit
 
 ROOT = Path(__file__).parents[2]

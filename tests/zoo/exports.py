@@ -1,0 +1,50 @@
+"""What torch's exporters write of the architectures, as users call them.
+
+The project's own export is that of dynamo at opset 18; these are the others.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+
+from tests.zoo.models import Architecture
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """One of torch's two, and an opset."""
+
+    dynamo: bool
+    opset: int
+
+    def __str__(self) -> str:
+        return f"{'dynamo' if self.dynamo else 'legacy'}-{self.opset}"
+
+    def write(self, architecture: Architecture, path: Path) -> None:
+        """Export it, dense. ValueError for an opset that the exporter does not get to."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of deprecation, and of sizes that become constants
+            torch.onnx.export(
+                architecture.build(),
+                # A last dict would be taken for names.
+                (*architecture.inputs(), {}),
+                path,
+                dynamo=self.dynamo,
+                opset_version=self.opset,
+                external_data=False,
+                verbose=False,
+            )
+        if (found := onnx.load(path).opset_import[0].version) != self.opset:
+            raise ValueError(f"{self} wrote opset {found}")
+
+
+# Dynamo begins with opset 18, and converts down what it can.
+EXPORTERS = (
+    *(Exporter(False, opset) for opset in (13, 17, 20)),
+    Exporter(True, 20),
+)
