@@ -11,6 +11,8 @@ CHARTS = ["matplotlib"]
 # The package xgboost without what it brings for GPUs.
 TUNE = ["xgboost-cpu", *COMPILE]
 OPENCL = ["pyopencl"]
+# Engines of `rt3d bench --onnx`; onnx2torch needs a torchvision that fits torch.
+PEERS = ["openvino", "onnx2torch"]
 # The programs of `rt3d bundle`, linked for other machines.
 BUNDLE = ["ziglang"]
 
@@ -26,7 +28,10 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["rt3d_tvm*", "topi_sparse*", "schedules*"]),
     package_data={
-        "rt3d_tvm": ["py.typed", "compile/choices/shipped/*/*/*.jsonl", "bundle/c/*"],
+        "rt3d_tvm": [
+            *("py.typed", "compile/choices/shipped/*/*/*.jsonl", "bundle/c/*"),
+            "measure/schemas/*.json",
+        ],
     },
     install_requires=[
         # Both exact: apache-tvm-ffi 0.1.15 crashes apache-tvm 0.27 in JSON serialisation.
@@ -47,8 +52,10 @@ setup(
         "tune": TUNE,
         "opencl": OPENCL,
         "bundle": BUNDLE,
+        "peers": PEERS,
         "test": [
             *("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "pre-commit"),
+            "jsonschema",
             *(*PRUNE, *VIDEO, *CHARTS, *TUNE, *OPENCL, *BUNDLE),
         ],
     },

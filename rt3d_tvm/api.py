@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from rt3d_tvm.artifact.verify import Verification
     from rt3d_tvm.data.preprocessing import Description, Preprocessing
     from rt3d_tvm.export import ExportReport
-    from rt3d_tvm.measure.bench import Timing
+    from rt3d_tvm.measure.engines import Engine
+    from rt3d_tvm.measure.timing import Timing
     from rt3d_tvm.prune.pruner import Pruner as Pruner
     from rt3d_tvm.prune.report import ProjectionReport
     from rt3d_tvm.quantize import Quantization
@@ -204,38 +205,49 @@ def verify(
 
 
 def bench(
-    folder: str | Path,
+    folder: str | Path | Sequence[str | Path],
     *,
     onnx: str | Path | None = None,
     model: nn.Module | None = None,
+    engines: Sequence[str] = ("onnxruntime",),
     runs: int = 20,
     threads: int | None = None,
     device: str | None = None,
 ) -> list[Timing]:
-    """Milliseconds of a compiled model, beside ONNX Runtime on a file and PyTorch on a module.
+    """Milliseconds of compiled models, beside other engines on an ONNX file or a module.
 
-    The engines run in turns on one random input, so that a clock that drifts is the same for all.
+    ``folder`` is an artifact or several. ``engines`` run the file of ``onnx``: onnxruntime,
+    openvino, torch. All run in turns on a random input, so that a clock that drifts is the same for
+    all. ``device`` is a part of an OpenCL device's name.
 
-    >>> [timing.engine for timing in rt.bench("artifact", onnx="model.onnx", model=model, runs=2)]
+    >>> timings = rt.bench("artifact", onnx="model.onnx", model=model, runs=2)
+    >>> [timing.engine for timing in timings]
     ['rt3d', 'ONNX Runtime', 'PyTorch']
     """
     import numpy as np
 
+    from rt3d_tvm.artifact.format import MANIFEST, read_manifest
     from rt3d_tvm.artifact.load import available_cores
-    from rt3d_tvm.artifact.tensors import Tensors, noise
-    from rt3d_tvm.measure.bench import bench as bench_engines
-    from rt3d_tvm.measure.bench import onnx_engine
+    from rt3d_tvm.artifact.tensors import noise
+    from rt3d_tvm.measure.engines import artifact_engine, chosen
+    from rt3d_tvm.measure.turns import latency
+    from rt3d_tvm.onnx_engines import onnx_engines
 
-    artifact = load(folder, threads=threads, device=device)
-    engines: dict[str, Callable[[Tensors], object]] = {"rt3d": artifact.run}
-    threads = threads or available_cores()
+    one = isinstance(folder, (str, os.PathLike))
+    folders = [as_path(each, "folder") for each in ([folder] if one else folder)]
+    manifests = [read_manifest(each / MANIFEST) for each in folders]
+    inputs = [noise(manifest, np.random.default_rng(0)) for manifest in manifests]
+    timed = [
+        artifact_engine(each, manifest, x, device=device)
+        for each, manifest, x in zip(folders, manifests, inputs, strict=True)
+    ]
     if onnx is not None:
-        engines["ONNX Runtime"] = onnx_engine(as_path(onnx, "onnx"), artifact.manifest, threads)
-    x = noise(artifact.manifest, np.random.default_rng(0))
+        names = chosen(engines)
+        timed += onnx_engines(as_path(onnx, "onnx"), names, manifests, inputs)
     with contextlib.ExitStack() as stack:
         if model is not None:
-            engines["PyTorch"] = stack.enter_context(_torch_engine(model, threads))
-        return bench_engines(engines, x, runs=runs)
+            timed.append(stack.enter_context(_torch_engine(model, inputs[0])))
+        return latency(timed, threads=threads or available_cores(), runs=runs)
 
 
 def tune(onnx: str | Path, work: str | Path, target: str = "host", **settings: Any) -> TuningReport:
@@ -314,21 +326,16 @@ def _description(
 
 
 @contextlib.contextmanager
-def _torch_engine(model: nn.Module, threads: int) -> Iterator[Callable[[Any], object]]:
-    """A module as an engine on so many threads; its mode and torch's threads are put back."""
+def _torch_engine(model: nn.Module, x: Any) -> Iterator[Engine]:
+    """A module as an engine; its mode and torch's threads are put back."""
     import torch
 
-    from rt3d_tvm.artifact.tensors import arrays
     from rt3d_tvm.prune.activations import eval_mode
-
-    def run(x: Any) -> object:
-        with torch.inference_mode():
-            return model(*map(torch.from_numpy, arrays(x)))
+    from rt3d_tvm.torch_engine import module_engine
 
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     try:
         with eval_mode(model):
-            yield run
+            yield module_engine(lambda: model, x)
     finally:
         torch.set_num_threads(before)

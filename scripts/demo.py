@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     show_classes(spec, out, threads)
     peak_rss, importing = peak_rss_mb(out / "sparse", threads)
     timings = time_engines(pair, out, threads, args.runs)
-    torch_ms, dense_ms, direct_ms, sparse_ms = (timing.median_ms for timing in timings)
+    torch_ms, dense_ms, direct_ms, sparse_ms = (timing.p50_ms for timing in timings)
     manifest = read_manifest(out / "sparse" / MANIFEST)
     summary = {
         "model": spec.name,
@@ -163,7 +163,7 @@ def show(spec: ModelSpec, summary: Mapping, *, runs: int) -> None:
     """The table of engines, and what follows from it."""
     print_table(
         [
-            (timing.engine, timing.median_ms, summary["torch_ms"] / timing.median_ms)
+            (timing.engine, timing.p50_ms, summary["torch_ms"] / timing.p50_ms)
             for timing in summary["timings"]
         ],
         columns=("engine", "median ms", "times as fast as PyTorch"),

@@ -32,6 +32,9 @@ ALLOWED = {
             "av",
             "pyopencl",
             "xgboost",
+            "psutil",
+            "openvino",
+            "onnx2torch",
         ),
         "google",  # protobuf, which onnx brings: the exceptions of a file that is not ONNX
     },
@@ -41,7 +44,7 @@ FLOORS = (
     *("package", "errors", "arguments", "precision", "conv_shape", "numerics", "files", "console"),
     *("data", "models", "prune", "export"),
     *("artifact", "compile", "quantize", "bundle", "devices", "tune", "measure"),
-    *("classify", "api", "cli"),
+    *("classify", "torch_engine", "onnx_engines", "api", "cli"),
 )
 PRUNING = ("models", "prune", "data", "export")
 COMPILER = (

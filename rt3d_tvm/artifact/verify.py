@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -11,10 +12,21 @@ from rt3d_tvm.arguments import as_path
 from rt3d_tvm.artifact.description import batches
 from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.opencl.artifact import load_here
-from rt3d_tvm.artifact.tensors import arrays, given, noise
+from rt3d_tvm.artifact.tensors import Tensors, arrays, given, noise
 from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.numerics.distance import relative_distance
 from rt3d_tvm.precision import PRECISIONS, QUANTIZED
+
+
+class Runs(Protocol):
+    """A loaded artifact, wherever it is."""
+
+    @property
+    def manifest(self) -> dict:
+        """Its manifest."""
+
+    def run(self, x: Tensors) -> Tensors:
+        """Its output for one input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +60,14 @@ def verify(
     limit: float | None = None,
     device: str | None = None,
     clips: np.ndarray | None = None,
+    artifact: Runs | None = None,
 ) -> Verification:
     """Run the artifact and ONNX Runtime on the same seeded standard normal inputs.
 
     ``clips``: instead of them, such as `rt3d_tvm.data.clips.read_clips` makes of a video.
     ``limit``: the largest error that passes; by default what the artifact's precision allows.
     ``device``: a part of the name of the OpenCL device to run an artifact for OpenCL on.
+    ``artifact``: what ``folder`` holds, loaded elsewhere: on a device behind a tracker.
     InputError for an artifact whose files do not have the checksums of its manifest, and for an
     ONNX file that ONNX Runtime does not load, whose inputs or outputs are others, or that gives
     NaN. Of several outputs the one that is farthest off counts.
@@ -61,7 +75,7 @@ def verify(
     onnx_path = as_path(onnx_path, "onnx_path")
     files = ArtifactFiles.open(folder)
     files.check_sha256()
-    artifact = load_here(folder, device=device)
+    artifact = artifact or load_here(folder, device=device)
     precision = files.manifest.get("precision", asdict(PRECISIONS["fp32"]))
     # As it is written, a quantised graph is computed in float32; optimised, on integers.
     optimised = precision["name"] == QUANTIZED.name

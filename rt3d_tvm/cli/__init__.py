@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rt3d_tvm.cli import (
+    bench,
     build,
     bundle,
     data,
@@ -27,6 +28,7 @@ from rt3d_tvm.cli import (
     train,
     training,
     tune,
+    verify,
 )
 from rt3d_tvm.cli.command import EXIT_BROKEN_PIPE, EXIT_INPUT, EXIT_INTERRUPTED, run_command
 from rt3d_tvm.errors import InputError
@@ -37,9 +39,9 @@ from rt3d_tvm.package.version import __version__
 # In the order of `rt3d --help`: that of the flow.
 _COMMANDS = (
     *(models.add_models, train.add_train, training.add_prune),
-    *(build.add_export, quantize.add_quantize, build.add_compile, build.add_verify),
+    *(build.add_export, quantize.add_quantize, build.add_compile, verify.add_verify),
     bundle.add_bundle,
-    *(measure.add_bench, measure.add_groups, tune.add_tune, run.add_run),
+    *(bench.add_bench, measure.add_groups, tune.add_tune, run.add_run),
     *(device.add_remote, device.add_tracker, device.add_rpc_server),
     *(measure.add_doctor, data.add_data),
 )
@@ -52,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.open(os.devnull, os.O_RDONLY)  # or a file that is written would get its number
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     try:
-        return run_command(_parser().parse_args(argv))
+        args = _parser().parse_args(argv)
+        args.command = ("rt3d", *(sys.argv[1:] if argv is None else argv))
+        return run_command(args)
     except InputError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:

@@ -23,6 +23,11 @@ def add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="made by rt3d compile")
 
 
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Compiled models, one or more."""
+    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="made by rt3d compile")
+
+
 def add_opencl(parser: argparse.ArgumentParser) -> None:
     """On which device an artifact for OpenCL runs."""
     parser.add_argument(
@@ -128,14 +133,16 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_runs(parser: argparse.ArgumentParser, *, default: int) -> None:
-    """How often what is timed runs."""
+def add_runs(
+    parser: argparse.ArgumentParser, *, default: int | None, text: str | None = None
+) -> None:
+    """How often what is timed runs; ``text`` is the help of a default that is not the parser's."""
     parser.add_argument(
         "--runs",
         type=at_least_one,
         default=default,
         metavar="N",
-        help=f"timed ones; default: {default}",
+        help=text or f"timed ones; default: {default}",
     )
 
 

@@ -15,6 +15,9 @@ from rt3d_tvm.errors import InputError
 if TYPE_CHECKING:
     from rt3d_tvm.measure.bench_program import DeviceBench
 
+RUNS = 20
+_HERE_ONLY = ("throughput", "seconds", "compare")
+
 
 def add_program_options(parser: argparse.ArgumentParser) -> None:
     """Where to run a bundle's program."""
@@ -31,14 +34,19 @@ def asks_for_program(args: argparse.Namespace) -> bool:
                 raise InputError(f"--{name} needs --adb, --ssh or --runner")
         from rt3d_tvm.bundle.write import BUNDLE
 
-        if (args.folder / BUNDLE).is_file():
-            raise InputError(f"{args.folder} is a bundle: --adb, --ssh or --runner '{{}}' runs it")
+        for folder in args.folders:
+            if (folder / BUNDLE).is_file():
+                raise InputError(f"{folder} is a bundle: --adb, --ssh or --runner '{{}}' runs it")
         return False
     if args.onnx or args.torch or args.tracker or args.opencl:
         raise InputError(
             "--adb, --ssh and --runner time this model only; leave --onnx, --torch, --remote and "
             "--opencl out"
         )
+    if given := [name for name in _HERE_ONLY if getattr(args, name)]:
+        raise InputError(f"--{given[0]} is of this machine; leave --adb, --ssh and --runner out")
+    if len(args.folders) > 1:
+        raise InputError(f"--adb, --ssh and --runner time one model; {len(args.folders)} are given")
     return True
 
 
@@ -52,27 +60,60 @@ def bench_program(args: argparse.Namespace) -> int:
         scratch = stack.enter_context(scratch_folder("rt3d-bench-"))
         with progress("bench") as stage:
             folder = bundle_for_bench(
-                args.folder, scratch / "bundle", target=args.target, progress=stage
+                args.folders[0], scratch / "bundle", target=args.target, progress=stage
             )
             stage("run")
             result = bench_bundle(
                 folder,
                 machine,
-                runs=args.runs,
+                runs=args.runs or RUNS,
                 threads=args.threads,
                 cores=args.cores,
                 deadline_s=args.deadline,
             )
     _show(args, result, machine.name)
-    write_result(args, result)
+    write_result(args, _record(args, result))
     checked = result.report["checked"]
     return EXIT_FAILED if checked is not None and not checked["passed"] else 0
+
+
+def _record(args: argparse.Namespace, result: DeviceBench) -> dict:
+    """What the program said, and beside it what every benchmark's record has."""
+    from rt3d_tvm.measure.record import bench_record
+    from rt3d_tvm.measure.timing import Timing
+
+    said = asdict(result)
+    samples = [sample["ms"] for sample in result.report["samples"]]
+    return bench_record(
+        command=args.command,
+        seed=None,
+        artifacts=[],
+        device=said.pop("device"),
+        timings=[Timing.of("rt3d", samples, first_ms=None, name=result.model)],
+        threads=result.report["threads"],
+        requests=1,
+        runs=len(samples),
+        seconds=None,
+        disturbance=None,
+    ) | {**said, "artifacts": [_artifact(result)]}
+
+
+def _artifact(result: DeviceBench) -> dict:
+    return {
+        "folder": "",
+        "id": result.report["artifact"],
+        "model": result.model,
+        "target": result.target,
+        "precision": result.precision,
+    }
 
 
 def _show(args: argparse.Namespace, result: DeviceBench, name: str) -> None:
     report, device = result.report, result.device
     what = " ".join(device[key] for key in ("manufacturer", "model", "soc") if key in device)
-    title = f"{args.folder}: on {what or name}, {report['threads']} threads, {report['runs']} runs"
+    title = (
+        f"{args.folders[0]}: on {what or name}, {report['threads']} threads, {report['runs']} runs"
+    )
     if args.layers:
         total = sum(call["ms"] for call in report["calls"])
         print_table(

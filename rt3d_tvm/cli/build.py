@@ -1,4 +1,4 @@
-"""rt3d export, compile and verify."""
+"""rt3d export and compile."""
 
 from __future__ import annotations
 
@@ -10,26 +10,18 @@ from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.arguments import (
     add_allow_non_finite,
-    add_folder,
     add_kernels,
-    add_opencl,
     add_records,
     add_target,
-    at_least_one,
-    at_least_zero,
     compile_options,
     output_file,
     output_folder,
 )
-from rt3d_tvm.cli.command import EXIT_FAILED, add_command, write_result
+from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.models import add_model_arguments, input_shape, model_with_weights
-from rt3d_tvm.cli.preprocessing import add_preprocessing, given_options, given_preprocessing
 from rt3d_tvm.console import print_table, progress
-from rt3d_tvm.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from rt3d_tvm.cli.command import Commands
 
 # Reasons printed of operators that are not packed; the manifest has them all.
@@ -143,70 +135,8 @@ def print_unpacked(changes: int, reasons: Sequence[str]) -> None:
         print(f"  and {len(told) - MAX_REASONS} others: not_packed in manifest.json")
 
 
-def _clips(args: argparse.Namespace) -> np.ndarray | None:
-    """Those of --video, as the model wants them or the options say."""
-    from dataclasses import asdict
-
-    from rt3d_tvm.artifact.description import prepared
-    from rt3d_tvm.artifact.format import MANIFEST, read_manifest
-
-    if args.video is None:
-        if given := given_options(args):
-            raise InputError(f"{given[0]} says how clips are made: --video is needed")
-        return None
-    from rt3d_tvm.data.clips import read_clips
-
-    manifest = read_manifest(args.folder / MANIFEST)
-    used = prepared(manifest, args.folder, **given_preprocessing(args, manifest))
-    return read_clips(args.video, **asdict(used)).array
-
-
 def _types(layer: dict) -> str:
     """Of a layer's activations, and of its weights where that is another."""
     stored, of_weights = layer["dtype"], layer["weight_dtype"]
     same = layer["kernel"] is None or stored == of_weights
     return stored if same else f"{stored}, weights {of_weights}"
-
-
-def add_verify(commands: Commands) -> None:
-    """`rt3d verify`."""
-    verify = add_command(commands, "verify", _verify, "compare a compiled model with ONNX Runtime")
-    add_folder(verify)
-    verify.add_argument("--onnx", type=Path, required=True, metavar="X.onnx")
-    verify.add_argument("--inputs", type=at_least_one, default=2, metavar="N")
-    verify.add_argument(
-        "--limit",
-        type=at_least_zero,
-        help="largest error that passes; default: 1e-4, fp16 2e-2",
-    )
-    add_opencl(verify)
-    verify.add_argument("--video", type=Path, help="compare on its clips instead of on noise")
-    add_preprocessing(verify)
-
-
-def _verify(args: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from rt3d_tvm.artifact.verify import verify
-
-    result = verify(
-        args.folder,
-        args.onnx,
-        inputs=args.inputs,
-        limit=args.limit,
-        device=args.opencl,
-        clips=_clips(args),
-    )
-    wrong = f"max_rel_error {result.max_rel_error:.2g}"
-    if result.not_finite:
-        wrong = f"{result.not_finite} values are NaN or infinite where ONNX Runtime's are numbers,"
-    print(
-        f"{args.folder}: {wrong} over {result.inputs} inputs, "
-        f"limit {result.limit:.0e}: {'passed' if result.passed else 'FAILED'}"
-    )
-    if result.sensitivity is not None:
-        print(f"another input moves the output by {result.sensitivity:.2g} of its largest value")
-    # No error is known where the output is not finite: JSON's null.
-    error = None if result.not_finite else result.max_rel_error
-    write_result(args, {**asdict(result), "max_rel_error": error, "passed": result.passed})
-    return 0 if result.passed else EXIT_FAILED

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.arguments import (
     add_device,
-    add_folder,
+    add_folders,
     add_runs,
     add_threads,
     address,
@@ -18,13 +19,17 @@ from rt3d_tvm.cli.arguments import (
     seconds,
 )
 from rt3d_tvm.cli.command import add_command, write_result
+from rt3d_tvm.cli.compare import add_compare, add_seed, show_changes
 from rt3d_tvm.cli.run import add_video, classify, describe
 from rt3d_tvm.console import print_table, printable, progress
 from rt3d_tvm.devices.defaults import LOOPBACK, RETURN_S, SERVER_PORT, TRACKER_PORT
 
 if TYPE_CHECKING:
     from rt3d_tvm.cli.command import Commands
-    from rt3d_tvm.devices.remote import Description, RemoteDevice
+    from rt3d_tvm.devices.remote import Description, RemoteDevice, RemoteTiming
+    from rt3d_tvm.measure.timing import Timing
+
+RUNS = 20
 
 
 def add_remote(commands: Commands) -> None:
@@ -48,10 +53,12 @@ def add_remote(commands: Commands) -> None:
     )
     add_device(action("ping", _remote_ping, "say what a device is and what runs on it"), True)
     timing = action("bench", bench_on_device, "upload a compiled model and time it")
-    add_folder(timing)
+    add_folders(timing)
     add_device(timing, True)
     add_threads(timing)
-    add_runs(timing, default=20)
+    add_runs(timing, default=None, text=f"timed ones; default: {RUNS}")
+    add_seed(timing)
+    add_compare(timing)
     remote_run = action("run", _remote_run, "classify a video on the device")
     add_video(remote_run)
     add_device(remote_run, True)
@@ -115,19 +122,59 @@ def _gpu(found: Description) -> str:
 
 
 def bench_on_device(args: argparse.Namespace) -> int:
-    """Upload a compiled model, time it and show the times; `rt3d bench --remote` too."""
+    """Upload compiled models, time them and show the times; `rt3d bench --remote` too."""
     import numpy as np
 
     from rt3d_tvm.artifact.load import MANIFEST, read_manifest
     from rt3d_tvm.artifact.tensors import noise
-    from rt3d_tvm.devices.processor import hottest
+    from rt3d_tvm.devices.remote import time_in_turns
+    from rt3d_tvm.measure.compare import changes, check_comparable
+    from rt3d_tvm.measure.engines import clips_of
+    from rt3d_tvm.measure.record import bench_record, read_record
+    from rt3d_tvm.measure.timing import Timing
 
-    clip = noise(read_manifest(args.folder / MANIFEST), np.random.default_rng(0))
+    manifests = [read_manifest(folder / MANIFEST) for folder in args.folders]
+    clips = [noise(manifest, np.random.default_rng(args.seed)) for manifest in manifests]
+    old, runs = None if args.compare is None else read_record(args.compare), args.runs or RUNS
     with progress("bench") as stage, _device(args) as device:
         stage(f"upload to {device.key} at {device.address}")
-        artifact = device.load(args.folder, threads=args.threads)
-        stage(f"{args.runs} runs")
-        timing = artifact.time(clip, runs=args.runs)
+        artifacts = [device.load(folder, threads=args.threads) for folder in args.folders]
+        stage(f"{runs} runs")
+        found = time_in_turns(artifacts, clips, runs=runs)
+    for folder, timing in zip(args.folders, found, strict=True):
+        _show_times(folder, timing, runs)
+    timings: list[Timing] = []
+    for folder, timing in zip(args.folders, found, strict=True):
+        first_ms = timings[0].p50_ms if timings else None
+        about = {"name": folder.name, "clips": clips_of(clips[len(timings)])}
+        timings.append(Timing.of("rt3d", timing.samples_ms, first_ms=first_ms, **about))
+    about = asdict(found[0])
+    for name in ("p50_ms", "p90_ms", "p99_ms", "samples_ms", "threads"):
+        del about[name]
+    record = bench_record(
+        command=args.command,
+        seed=args.seed,
+        artifacts=zip(args.folders, manifests, strict=True),
+        device={"kind": "rpc", "name": found[0].gpu or found[0].key, **about},
+        timings=timings,
+        threads=found[0].threads,
+        requests=1,
+        runs=runs,
+        seconds=None,
+        disturbance=None,
+    )
+    compared = []
+    if old is not None:
+        check_comparable(old, record)
+        compared = changes(old, timings)
+        record["compared"] = [{**asdict(each), "verdict": each.verdict} for each in compared]
+    write_result(args, record)
+    return show_changes(args, compared)
+
+
+def _show_times(folder: Path, timing: RemoteTiming, runs: int) -> None:
+    from rt3d_tvm.devices.processor import hottest
+
     place = f"{timing.threads} threads"
     if timing.gpu:
         place = f"the kernels alone on {timing.gpu}"
@@ -141,10 +188,8 @@ def bench_on_device(args: argparse.Namespace) -> int:
             ("temperature after", _degrees(hottest(timing.after))),
         ],
         columns=(timing.key, "measured"),
-        title=f"{args.folder}: {place}, {args.runs} runs",
+        title=f"{folder}: {place}, {runs} runs",
     )
-    write_result(args, timing)
-    return 0
 
 
 def _degrees(value: float | None) -> str:

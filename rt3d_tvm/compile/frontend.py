@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ from rt3d_tvm.errors import InputError, UntestedOperators, words_of
 from rt3d_tvm.numerics.non_finite import in_graph, refuse
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
     import tvm
 
@@ -181,12 +183,53 @@ def layer_names(path: Path, *, transposed: bool = True) -> list[str]:
     return _layer_names(*_accepted_model(Path(path)), transposed=transposed)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LayerNode:
+    """A layer in an ONNX file: its node's first output, and its weight, (filters, channels, ...).
+
+    weight: as it is stored, in 8 bits too; None where it is computed from other constants.
+    """
+
+    output: str
+    weight: np.ndarray | None
+
+
+def layer_nodes(path: Path) -> dict[str, LayerNode]:
+    """Every layer of an ONNX file by the name that `layer_names` gives it; InputError as there."""
+    model, shapes = _accepted_model(Path(path))
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    return {
+        name: LayerNode(output=node.output[0], weight=_weight_of(node, constants.get(weight)))
+        for name, node, weight in _layers(model, shapes)
+    }
+
+
+def _weight_of(node: onnx.NodeProto, tensor: onnx.TensorProto | None) -> np.ndarray | None:
+    """A weight, its filters first."""
+    from onnx import numpy_helper
+
+    if tensor is None:
+        return None
+    weight = numpy_helper.to_array(tensor)
+    transposed = any(each.name == "transB" and each.i for each in node.attribute)
+    channels_first = node.op_type in ("ConvTranspose", "MatMul", "Gemm") and not transposed
+    return weight.swapaxes(0, 1) if channels_first else weight
+
+
 def _layer_names(
     model: onnx.ModelProto, shapes: dict[str, list[int]], *, transposed: bool = True
 ) -> list[str]:
+    return [name for name, *_ in _layers(model, shapes, transposed=transposed)]
+
+
+def _layers(
+    model: onnx.ModelProto, shapes: dict[str, list[int]], *, transposed: bool = True
+) -> list[tuple[str, onnx.NodeProto, str]]:
+    """Name, node and stored weight of every layer, in graph order."""
     # What depends on constants alone is folded away and becomes no layer.
     constants = {"", *(tensor.name for tensor in model.graph.initializer)}
     names: list[str] = []
+    found: list[tuple[str, onnx.NodeProto, str]] = []
     convolutions = ("Conv", "ConvTranspose") if transposed else ("Conv",)
     stored: dict[str, str] = {}  # a quantised weight by the name of its real value
     for node in model.graph.node:
@@ -201,7 +244,8 @@ def _layer_names(
         ):
             weight = stored.get(node.input[1], node.input[1])
             names.append(_unique(_layer_name(node, weight), names))
-    return names
+            found.append((names[-1], node, weight))
+    return found
 
 
 def _layer_name(node: onnx.NodeProto, weight: str) -> str:

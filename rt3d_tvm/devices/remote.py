@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -232,29 +232,46 @@ class RemoteArtifact:
         )
         return named(self.manifest, results)
 
-    def time(self, x: np.ndarray | Mapping[str, np.ndarray], *, runs: int = 20) -> RemoteTiming:
+    def time(self, x: Tensors, *, runs: int = 20) -> RemoteTiming:
         """Time ``runs`` runs on the input ``x``, by the device's own clock, after two to warm up.
 
         Each run is a call of its own, so that each has the deadline for itself.
         """
-        before = self.device.temperatures()
-        self.run(x)
-        samples = [
-            1e3 * self.device._call("run the model", remote_session.timed_run, self.number)
-            for _ in range(runs)
-        ]
-        p50, p90, p99 = np.percentile(samples, (50, 90, 99))
-        return RemoteTiming(
-            key=self.device.key,
-            address=self.device.address,
-            threads=self.threads,
-            gpu=self.gpu,
-            p50_ms=float(p50),
-            p90_ms=float(p90),
-            p99_ms=float(p99),
-            samples_ms=tuple(samples),
-            upload_s=self.upload_s,
-            upload_bytes=self.upload_bytes,
-            before=before,
-            after=self.device.temperatures(),
+        (timing,) = time_in_turns([self], [x], runs=runs)
+        return timing
+
+
+def time_in_turns(
+    artifacts: Sequence[RemoteArtifact], inputs: Sequence[Tensors], *, runs: int = 20
+) -> list[RemoteTiming]:
+    """Time artifacts of one device in turns, ``runs`` times each, as `RemoteArtifact.time` does."""
+    device = artifacts[0].device
+    before = device.temperatures()
+    for artifact, x in zip(artifacts, inputs, strict=True):
+        artifact.run(x)
+    samples: list[list[float]] = [[] for _ in artifacts]
+    for _ in range(runs):
+        for artifact, taken in zip(artifacts, samples, strict=True):
+            seconds = device._call("run the model", remote_session.timed_run, artifact.number)
+            taken.append(1e3 * seconds)
+    after = device.temperatures()
+    timings = []
+    for artifact, taken in zip(artifacts, samples, strict=True):
+        p50, p90, p99 = np.percentile(taken, (50, 90, 99))
+        timings.append(
+            RemoteTiming(
+                key=device.key,
+                address=device.address,
+                threads=artifact.threads,
+                gpu=artifact.gpu,
+                p50_ms=float(p50),
+                p90_ms=float(p90),
+                p99_ms=float(p99),
+                samples_ms=tuple(taken),
+                upload_s=artifact.upload_s,
+                upload_bytes=artifact.upload_bytes,
+                before=before,
+                after=after,
+            )
         )
+    return timings

@@ -5,54 +5,21 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from rt3d_tvm.artifact.load import Artifact
 from rt3d_tvm.artifact.opencl.artifact import OpenCLArtifact, load_here
-from rt3d_tvm.artifact.tensors import Tensors, arrays
-from rt3d_tvm.artifact.verify import input_shapes, reference_session
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.artifact.tensors import Tensors
 from rt3d_tvm.measure import opencl_peak as opencl_peak
 from rt3d_tvm.measure.cpu_peak import FLOAT, INT, MultiplyAdds
+from rt3d_tvm.measure.timing import Timing as Timing
+from rt3d_tvm.measure.turns import in_turns
 
-# Worker threads of an engine spin for a while after a run, in the way of the next engine's.
-PAUSE_S = 0.05
-WARM_UP = 2
 # How often the peak is measured beside the layers, and how much more than it a kernel may issue
 # before the peak is not believed: a clock that rises between the two takes some per cent.
 _PEAK_LOOKS, _MOST_ISSUED = 10, 1.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Milliseconds of one engine: every run, and what so many per cent of them stay below.
-
-    ``ratio`` is of the medians, to the first engine.
-    """
-
-    engine: str
-    median_ms: float
-    p90_ms: float
-    p99_ms: float
-    ratio: float
-    samples_ms: tuple[float, ...]
-
-    @classmethod
-    def of(cls, engine: str, samples_ms: Sequence[float], *, first_ms: float | None) -> Timing:
-        """The timing of those runs; ``first_ms``: the first engine's median, None where it is."""
-        median, p90, p99 = (float(ms) for ms in np.percentile(samples_ms, (50, 90, 99)))
-        return cls(
-            engine=engine,
-            median_ms=median,
-            p90_ms=p90,
-            p99_ms=p99,
-            ratio=median / (first_ms or median),
-            samples_ms=tuple(samples_ms),
-        )
 
 
 def bench(
@@ -62,54 +29,12 @@ def bench(
 
     In turns, because the clock of a machine drifts: ratios between medians then still hold.
     """
-    for run in engines.values():
-        for _ in range(WARM_UP):
-            run(x)
-    samples: dict[str, list[float]] = {name: [] for name in engines}
-    for _ in range(runs):
-        for name, run in engines.items():
-            time.sleep(PAUSE_S)
-            start = time.perf_counter()
-            run(x)
-            samples[name].append(1e3 * (time.perf_counter() - start))
+    samples = in_turns([partial(run, x) for run in engines.values()], runs=runs)
     timings: list[Timing] = []
-    for name, taken in samples.items():
-        first_ms = timings[0].median_ms if timings else None
+    for name, taken in zip(engines, samples, strict=True):
+        first_ms = timings[0].p50_ms if timings else None
         timings.append(Timing.of(name, taken, first_ms=first_ms))
     return timings
-
-
-def onnx_engine(path: Path, manifest: dict, threads: int) -> Callable[[Tensors], object]:
-    """ONNX Runtime on a file, on so many threads; InputError for one of another model."""
-    session = reference_session(path, threads=threads)
-    found, shapes = input_shapes(session, manifest), [e["shape"] for e in manifest["inputs"]]
-    if found != shapes:
-        theirs, ours = (" and ".join(map(str, each)) for each in (found, shapes))
-        raise InputError(f"{path} takes {theirs}, the artifact {ours}: not of one model")
-    names = [each.name for each in session.get_inputs()]
-    return lambda clip: session.run(None, dict(zip(names, arrays(clip), strict=True)))
-
-
-@dataclass(frozen=True, eq=False)
-class DeviceClock:
-    """An artifact on an OpenCL device as an engine, which notes what the device's clock says.
-
-    kernels_ms: of each run the sum over its kernels, without upload, download and what is between.
-    """
-
-    artifact: OpenCLArtifact
-    kernels_ms: list[float] = field(default_factory=list)
-
-    def __call__(self, x: Tensors) -> Tensors:
-        """Run the artifact."""
-        result, calls = self.artifact.timed(x)
-        self.kernels_ms.append(sum(calls))
-        return result
-
-    def timing(self, first: Timing) -> Timing:
-        """The kernels of the runs that ``first``, of this engine, timed from outside."""
-        samples = self.kernels_ms[-len(first.samples_ms) :]
-        return Timing.of("its kernels alone", samples, first_ms=first.median_ms)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +115,7 @@ def _arithmetic(layers: Sequence[dict]) -> str:
     return INT if any(layer["dtype"] in ("uint8", "int8") for layer in layers) else FLOAT
 
 
-def _issued(layers: Sequence[dict]) -> float:
+def issued_operations(layers: Sequence[dict]) -> float:
     """Operations that the kernels of layers issue, in the time of float32's or, of 8-bit ones,
     int8's: float16's take half of float32's."""
     return sum(
@@ -254,7 +179,7 @@ def call_timings(
                 density=density,
                 gflops=gflops,
                 peak_share=gflops / peak,
-                issued_share=_issued(of_call) / ms / 1e6 / peak,
+                issued_share=issued_operations(of_call) / ms / 1e6 / peak,
             )
         timings.append(timing)
     return timings

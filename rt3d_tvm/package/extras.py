@@ -43,6 +43,8 @@ EXTRAS = (
     _extra("matplotlib", "charts", "prune --data"),
     _extra("pyopencl", "opencl", "run, bench, tune for OpenCL"),
     _extra("ziglang", "bundle", "bundle --program"),
+    _extra("openvino", "peers", "bench --onnx beside OpenVINO"),
+    _extra("onnx2torch", "peers", "bench --onnx beside PyTorch"),
 )
 
 

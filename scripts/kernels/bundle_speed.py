@@ -88,7 +88,7 @@ def _timed(name: str, folder: Path, args: argparse.Namespace) -> dict:
     return {
         "model": folder.name,
         "equal": equal,
-        "ms": [timing.median_ms for timing in timings],
+        "ms": [timing.p50_ms for timing in timings],
         # Of each turn: what disturbs a machine for longer than one disturbs both.
         "ratios": [float(value) for value in np.percentile(ratios, (50, 25, 75))],
         "samples_ms": [timing.samples_ms for timing in timings],

@@ -75,7 +75,7 @@ def _measured(path: Path, args: argparse.Namespace) -> dict | None:
         "model": path.stem,
         "threads": artifacts["tuned"].threads,
         "tuned_layers": sum(layer["tuned"] is not None for layer in manifest["layers"]),
-        "ms": [timing.median_ms for timing in timings],
+        "ms": [timing.p50_ms for timing in timings],
         "samples_ms": [timing.samples_ms for timing in timings],
         "max_rel_error": error,
     }

@@ -7,12 +7,14 @@ import json
 import shutil
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from rt3d_tvm import cli
 from rt3d_tvm.bundle.make import bundle
 from rt3d_tvm.measure.bench_program import throttling
 from rt3d_tvm.measure.phone_row import phone_row
+from rt3d_tvm.measure.record import SCHEMAS
 from tests.artifact.networks import write_network
 from tests.bundle.building import zig
 from tests.bundle.stand_ins import device  # noqa: F401 a fixture
@@ -43,6 +45,8 @@ def test_a_device_is_measured(place, said, bundled, qemu, device, tmp_path, caps
     assert "p50 ms" in out and "2 threads, 2 runs" in out and "passed" in out
     result = json.loads(to.read_text())
     assert result["target"] == "arm64" and result["model"] == "m.onnx"
+    jsonschema.validate(result, json.loads((SCHEMAS / "bench.json").read_text()))
+    assert result["timings"][0]["p50_ms"] == pytest.approx(result["report"]["p50_ms"], rel=0.01)
     assert said is None or result["device"] == said
     assert len(result["report"]["samples"]) == 2
     assert list(device.iterdir()) == []  # nothing is left there

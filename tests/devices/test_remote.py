@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
@@ -23,6 +24,7 @@ from rt3d_tvm.data.generate import make_clip
 from rt3d_tvm.devices.remote import RemoteDevice
 from rt3d_tvm.devices.tracker import list_devices, request_device, wait_for_device
 from rt3d_tvm.errors import InputError
+from rt3d_tvm.measure.record import SCHEMAS
 from tests.artifact.tampering import edit_manifest, reseal
 from tests.servers import running, serving
 from tests.two_layers import SHAPE, write_two_layers
@@ -113,8 +115,13 @@ def test_the_commands(tracker, server, compiled_c3d, tmp_path, capsys):
     ]
     assert "arm64" not in command("remote", "ping", *where, "--key", KEY)["targets"]
     remote = ("--remote", where[1], "--key", KEY, "--runs", 3)
-    timing = command("bench", compiled_c3d.folder, *remote)
-    assert len(timing["samples_ms"]) == 3
+    timed = command("bench", compiled_c3d.folder, compiled_c3d.folder, *remote)
+    jsonschema.validate(timed, json.loads((SCHEMAS / "bench.json").read_text()))
+    assert (timed["device"]["kind"], timed["device"]["key"]) == ("rpc", KEY)
+    timing, again = timed["timings"]
+    assert len(timing["samples_ms"]) == len(again["samples_ms"]) == 3
+    verified = ("verify", compiled_c3d.folder, "--onnx", compiled_c3d.onnx)
+    assert command(*verified, *remote[:4])["passed"]
     assert min(timing["samples_ms"]) <= timing["p50_ms"] <= timing["p99_ms"]
     make_clip(tmp_path / "v.mp4", frames=20, size=48)
     video = (compiled_c3d.folder, tmp_path / "v.mp4", "--model", "c3d")
@@ -131,7 +138,7 @@ def test_refusals_name_what_is_wrong(tracker, server, compiled_c3d, tmp_path, ca
         (["remote", "ping", "--tracker", where, "--key", "phone"], f"keys there: {KEY}"),
         ([*bench, "--remote", where], "--remote needs --key"),
         ([*bench, "--key", KEY], "--remote HOST:PORT names its tracker"),
-        ([*bench, "--remote", where, "--key", KEY, "--layers"], "leave --onnx, --torch, --layers"),
+        ([*bench, "--remote", where, "--key", KEY, "--layers"], "leave --layers out"),
         (["tracker", "--host", "everywhere"], "host 'everywhere': an IP address"),
         (["tracker", "--host", "203.0.113.7"], "none of the ports 9190 to 9289 can be used"),
     ):

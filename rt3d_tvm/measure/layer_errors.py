@@ -1,0 +1,188 @@
+"""Which layer goes wrong first? Every kernel's result beside ONNX Runtime's of the same tensor.
+
+A kernel computes a convolution and what follows it, so its result is one of the tensors between
+that convolution and the next layers: the one that it is nearest to. A kernel that is right comes
+within rounding of one of them; one that is wrong is near none.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import tvm
+
+from rt3d_tvm.arguments import as_path
+from rt3d_tvm.artifact.format import ArtifactFiles
+from rt3d_tvm.artifact.load import Artifact, load
+from rt3d_tvm.artifact.opencl.artifact import is_for_opencl
+from rt3d_tvm.artifact.tensors import Tensors, given
+from rt3d_tvm.artifact.verify import reference_session
+from rt3d_tvm.compile.frontend import layer_nodes
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.files.staging import scratch_folder
+from rt3d_tvm.numerics.distance import relative_distance
+from rt3d_tvm.precision import QUANTIZED
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerError:
+    """Of one kernel: its layers, and how far its result is from ONNX Runtime's.
+
+    tensor: the one of the ONNX file that it was compared with. max_rel_error: the largest
+    difference over that tensor's largest value. Both are None where no tensor has its form:
+    ``reason`` says so.
+    """
+
+    layers: tuple[str, ...]
+    function: str
+    tensor: str | None
+    max_rel_error: float | None
+    passed: bool
+    reason: str | None = None
+
+
+def layer_errors(
+    folder: Path, onnx_path: Path, x: Tensors, *, limit: float | None = None
+) -> list[LayerError]:
+    """Compare every layer's kernel on one input, in the order that they run.
+
+    ``limit``: the largest error that passes; by default what the artifact's precision allows.
+    InputError for an artifact of OpenCL or in 8 bits, whose tensors are not those of the file.
+    """
+    folder, onnx_path = as_path(folder, "folder"), as_path(onnx_path, "onnx_path")
+    files = ArtifactFiles.open(folder)
+    if (reason := why_not(files.manifest)) is not None:
+        raise InputError(f"{folder}: --layers compares tensors in float32; {reason}")
+    limit = files.manifest["precision"]["max_rel_error"] if limit is None else limit
+    artifact = load(folder)
+    outputs = {name: node.output for name, node in layer_nodes(onnx_path).items()}
+    if unknown := [e["name"] for e in artifact.manifest["layers"] if e["name"] not in outputs]:
+        raise InputError(f"{onnx_path}: has no layer {unknown[0]}: it is not of the model {folder}")
+    model = onnx.load(onnx_path)
+    values = _values(model, given(artifact.manifest, x))
+    found = []
+    for call, result in zip(artifact.manifest["calls"], _results(artifact, x), strict=True):
+        if layers := call["layers"]:
+            near = _downstream(model.graph, outputs[layers[-1]], set(outputs.values()))
+            compared = _compared(result, {n: values[n] for n in near if n in values})
+            found.append(_error(call, compared, limit))
+    return found
+
+
+def first_wrong(errors: Sequence[LayerError]) -> str | None:
+    """Which kernel is the first that does not pass, and after which one; None where all do."""
+    for index, error in enumerate(errors):
+        if not error.passed:
+            name = " + ".join(error.layers)
+            if not index:
+                return f"{name}, the first of all"
+            before = " + ".join(errors[index - 1].layers)
+            return f"{name}, or what lies between {before} and it"
+    return None
+
+
+def why_not(manifest: dict) -> str | None:
+    """Why an artifact's layers cannot be compared one by one; None where they can."""
+    if is_for_opencl(manifest):
+        return "on an OpenCL device they stay there"
+    if manifest["precision"]["name"] == QUANTIZED.name:
+        return "this artifact's are in 8 bits"
+    return None
+
+
+def _error(call: dict, compared: tuple[str, float] | None, limit: float) -> LayerError:
+    about = {"layers": tuple(call["layers"]), "function": call["function"]}
+    if compared is None:
+        reason = "no tensor of the file has the form of its result"
+        return LayerError(**about, tensor=None, max_rel_error=None, passed=True, reason=reason)
+    tensor, error = compared
+    # What `relative_distance` says of a result that is NaN or infinite.
+    number = error if error < sys.float_info.max else None
+    return LayerError(
+        **about,
+        tensor=tensor,
+        max_rel_error=number,
+        passed=error <= limit,
+        reason=None if number is not None else "its result is NaN or infinite",
+    )
+
+
+def _results(artifact: Artifact, x: Tensors) -> list[np.ndarray]:
+    """What each call of the artifact writes: its last argument."""
+    results: list[np.ndarray] = []
+
+    def instrument(_function, name: str, before_run: bool, _result, *arguments) -> None:
+        if not before_run and not name.startswith("vm.builtin."):
+            tensors = [each for each in arguments if isinstance(each, tvm.runtime.Tensor)]
+            results.append(tensors[-1].numpy())
+
+    artifact.vm.set_instrument(instrument)
+    artifact.run(x)
+    return results
+
+
+def _values(model: onnx.ModelProto, taken: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Every tensor that ONNX Runtime computes, by its name; the graph is as it is written."""
+    names = [name for node in model.graph.node for name in node.output if name]
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    del whole.graph.output[:]
+    whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    with scratch_folder("rt3d-layers-") as scratch:
+        path = scratch / "tensors.onnx"
+        onnx.save(whole, path)
+        session = reference_session(path, optimised=False)
+        feeds = {each.name: value for each, value in zip(session.get_inputs(), taken, strict=True)}
+        return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _downstream(graph: onnx.GraphProto, tensor: str, layers: set[str]) -> list[str]:
+    """A layer's own tensor and all that is made of it before the next layers."""
+    found = [tensor]
+    for node in graph.node:
+        if any(name in found for name in node.input) and not layers.intersection(node.output):
+            found.extend(node.output)
+    return found
+
+
+def _compared(result: np.ndarray, values: dict[str, np.ndarray]) -> tuple[str, float] | None:
+    """The tensor that a kernel's result is nearest to, and the distance; None without any."""
+    distances = [
+        (relative_distance(unpacked, _volume(value)), name)
+        for name, value in values.items()
+        if value.dtype.kind == "f" and (unpacked := _unpacked(result, value.shape)) is not None
+    ]
+    if not distances:
+        return None
+    distance, name = min(distances)
+    return name, distance
+
+
+def _unpacked(result: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
+    """A kernel's result as a volume (N, C, D, H, W) of that shape; None where it is no such one."""
+    n, c, d, h, w = _volume_shape(shape)
+    if result.ndim != 6:
+        return result.reshape(n, c, d, h, w) if result.size == n * c * d * h * w else None
+    batch, blocks, depth, high, wide, lanes = result.shape
+    rows, columns = high - h, wide - w
+    fits = (batch, depth) == (n, d) and blocks == -(-c // lanes)
+    if not fits or min(rows, columns) < 0 or rows % 2 or columns % 2:
+        return None
+    inner = result[:, :, :, rows // 2 : rows // 2 + h, columns // 2 : columns // 2 + w]
+    return np.moveaxis(inner, 5, 2).reshape(n, blocks * lanes, d, h, w)[:, :c]
+
+
+def _volume(value: np.ndarray) -> np.ndarray:
+    return value.reshape(_volume_shape(value.shape))
+
+
+def _volume_shape(shape: Sequence[int]) -> tuple[int, int, int, int, int]:
+    """Clips, channels and three axes of positions; those that are not there are of size 1."""
+    n, c, *positions = (*shape, 1, 1)[: max(len(shape), 2)]
+    d, h, w = (1, 1, 1, *positions)[-3:]
+    return n, c, d, h, w
