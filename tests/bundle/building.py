@@ -10,7 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from rt3d_tvm.artifact.load import load
 
 HERE = Path(__file__).parent
 GCC = ("gcc",)
@@ -51,3 +54,20 @@ def found(done: subprocess.CompletedProcess) -> dict[str, str]:
     """The lines that the driver printed, by their names."""
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(line.split(" ", 1) for line in done.stdout.splitlines())
+
+
+def values(manifest: dict, path: Path) -> np.ndarray:
+    """A random input, in a file too."""
+    x = np.random.default_rng(3).standard_normal(manifest["inputs"][0]["shape"], dtype="float32")
+    x.tofile(path)
+    return x
+
+
+def check_bits(artifact: Path, folder: Path, driver: Path, tmp_path: Path) -> dict[str, str]:
+    """The library's result is the artifact's; returns what the driver found."""
+    loaded = load(artifact)
+    x = values(loaded.manifest, tmp_path / "x")
+    said = found(run(driver, "run", folder / "weights.bin", tmp_path / "x", tmp_path / "y"))
+    y = loaded.run(x)
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "y", "float32"), y.ravel())
+    return said

@@ -18,40 +18,18 @@ from rt3d_tvm.bundle.make import bundle
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.devices.remote import RemoteDevice
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.export import export_onnx
 from rt3d_tvm.numerics.distance import relative_distance
-from rt3d_tvm.prune.benchmark import benchmark_pair
 from tests.artifact.networks import write_network
 from tests.artifact.tampering import edit_manifest, reseal
-from tests.bundle.building import GCC, built, found, run, zig
-from tests.conftest import GROUP, REDUCED, REDUCED_PICTURES, _compiled
+from tests.bundle.building import GCC, built, check_bits, found, run, values, zig
+from tests.conftest import REDUCED, REDUCED_PICTURES, _compiled
 from tests.quantized_models import net, quantized_by_onnxruntime
 
 # Beside the weights and the activations that were planned, in kB.
 MOST_KB = 2000
 
 
-def values(manifest: dict, path: Path) -> np.ndarray:
-    """A random input, in a file too."""
-    x = np.random.default_rng(3).standard_normal(manifest["inputs"][0]["shape"], dtype="float32")
-    x.tofile(path)
-    return x
-
-
-def check_bits(artifact: Path, folder: Path, driver: Path, tmp_path: Path) -> dict[str, str]:
-    """The library's result is the artifact's; returns what the driver found."""
-    loaded = load(artifact)
-    x = values(loaded.manifest, tmp_path / "x")
-    said = found(run(driver, "run", folder / "weights.bin", tmp_path / "x", tmp_path / "y"))
-    y = loaded.run(x)
-    np.testing.assert_array_equal(np.fromfile(tmp_path / "y", "float32"), y.ravel())
-    return said
-
-
-MODELS = ["c3d", "r2plus1d", "s3d", "vgg16", "resnet50", "mobilenet_v2"]
-
-
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*REDUCED, *REDUCED_PICTURES])
 def test_every_model_gives_the_bits_of_its_artifact(name, tmp_path_factory, tmp_path):
     compiled = _compiled(name, tmp_path_factory)
     bundle(compiled.folder, tmp_path / "b")
@@ -61,23 +39,6 @@ def test_every_model_gives_the_bits_of_its_artifact(name, tmp_path_factory, tmp_
     assert said["threads_after_close"] == "1"
     planned = compiled.manifest["planned_activation_bytes"] + compiled.manifest["weight_bytes"]
     assert int(said["peak_kb"]) <= planned / 1024 + MOST_KB
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", MODELS)
-def test_every_dense_model_gives_the_bits_of_its_artifact(name, tmp_path):
-    width, frames, size = {**REDUCED, **REDUCED_PICTURES}[name]
-    pair = benchmark_pair(name, group=GROUP, num_classes=10, width=width, frames=frames, size=size)
-    export_onnx(pair.dense, pair.input_shape, tmp_path / "m.onnx")
-    compile_onnx(tmp_path / "m.onnx", tmp_path / "artifact")
-    bundle(tmp_path / "artifact", tmp_path / "b")
-    driver = built(tmp_path / "b", tmp_path / "driver", GCC, "-DCOUNTED")
-    assert (
-        check_bits(tmp_path / "artifact", tmp_path / "b", driver, tmp_path)[
-            "allocations_after_open"
-        ]
-        == "0"
-    )
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang", "zig"])
