@@ -1,4 +1,4 @@
-"""How the errors of other libraries are quoted."""
+"""How the errors of other libraries are quoted, and how long a name in our own may be."""
 
 from __future__ import annotations
 
@@ -39,3 +39,10 @@ def test_a_long_word_in_a_weight_file_is_not_repeated(tmp_path):
     with pytest.raises(InputError, match="is not a safetensors file") as refused:
         read_state(path)
     assert len(str(refused.value)) < 300 + len(str(path)) + 50
+
+
+def test_a_name_of_any_length_leaves_the_line_short():
+    name = "a" * 5000 + "b" * 100
+    text = str(InputError(f"m.onnx: node {name!r}: Foo is not accepted"))
+    assert text == f"m.onnx: node '{'a' * 214} ... {'b' * 78}': Foo is not accepted"
+    assert str(InputError(f"node {'c' * 300}")) == f"node {'c' * 300}"
