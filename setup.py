@@ -11,6 +11,8 @@ CHARTS = ["matplotlib"]
 # The package xgboost without what it brings for GPUs.
 TUNE = ["xgboost-cpu", *COMPILE]
 OPENCL = ["pyopencl"]
+# The page of `rt3d report`.
+REPORT = ["Jinja2", *COMPILE]
 # Engines of `rt3d bench --onnx`; onnx2torch needs a torchvision that fits torch.
 PEERS = ["openvino", "onnx2torch"]
 # The programs of `rt3d bundle`, linked for other machines.
@@ -30,7 +32,7 @@ setup(
     package_data={
         "rt3d_tvm": [
             *("py.typed", "compile/choices/shipped/*/*/*.jsonl", "bundle/c/*"),
-            "measure/schemas/*.json",
+            *("measure/schemas/*.json", "reporting/schemas/*.json", "reporting/templates/*"),
         ],
     },
     install_requires=[
@@ -53,10 +55,11 @@ setup(
         "opencl": OPENCL,
         "bundle": BUNDLE,
         "peers": PEERS,
+        "report": REPORT,
         "test": [
             *("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "pre-commit"),
             "jsonschema",
-            *(*PRUNE, *VIDEO, *CHARTS, *TUNE, *OPENCL, *BUNDLE),
+            *(*PRUNE, *VIDEO, *CHARTS, *TUNE, *OPENCL, *BUNDLE, *REPORT),
         ],
     },
     entry_points={"console_scripts": ["rt3d = rt3d_tvm.cli:main"]},

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         load,
         prune,
         quantize,
+        report,
         tune,
         verify,
     )
@@ -41,6 +42,7 @@ __all__ = [
     "load",
     "prune",
     "quantize",
+    "report",
     "tune",
     "verify",
 ]

@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rt3d_tvm.arguments import as_path
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.torch_inputs import description_of, exported_inputs, onnx_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,9 +32,8 @@ if TYPE_CHECKING:
     from rt3d_tvm.artifact.load import Artifact
     from rt3d_tvm.artifact.opencl.artifact import OpenCLArtifact
     from rt3d_tvm.artifact.verify import Verification
-    from rt3d_tvm.data.preprocessing import Description, Preprocessing
+    from rt3d_tvm.data.preprocessing import Preprocessing
     from rt3d_tvm.export import ExportReport
-    from rt3d_tvm.measure.engines import Engine
     from rt3d_tvm.measure.timing import Timing
     from rt3d_tvm.prune.pruner import Pruner as Pruner
     from rt3d_tvm.prune.report import ProjectionReport
@@ -111,13 +109,13 @@ def export(
     """
     from rt3d_tvm.export import export_onnx
 
-    shape, inputs = _inputs(example_inputs, input_shape)
+    shape, inputs = exported_inputs(example_inputs, input_shape)
     return export_onnx(
         model,
         shape,
         path,
         example_inputs=inputs,
-        description=_description(labels, preprocessing),
+        description=description_of(labels, preprocessing),
         **settings,
     )
 
@@ -141,7 +139,7 @@ def quantize(
     """
     from rt3d_tvm.quantize import quantize_onnx
 
-    with _onnx_file(model, example_inputs, None) as path:
+    with onnx_file(model, example_inputs, None) as path:
         return quantize_onnx(path, output, clips, **settings)
 
 
@@ -168,8 +166,8 @@ def compile(
     """
     from rt3d_tvm.compile.build import compile_onnx
 
-    described = _description(labels, preprocessing)
-    with _onnx_file(model, example_inputs, input_shape, described) as path:
+    described = description_of(labels, preprocessing)
+    with onnx_file(model, example_inputs, input_shape, described) as path:
         return compile_onnx(path, out, target=target, **settings)
 
 
@@ -200,7 +198,7 @@ def verify(
     """
     from rt3d_tvm.artifact.verify import verify as verify_artifact
 
-    with _onnx_file(model, example_inputs, None) as path:
+    with onnx_file(model, example_inputs, None) as path:
         return verify_artifact(as_path(folder, "folder"), path, **settings)
 
 
@@ -246,8 +244,46 @@ def bench(
         timed += onnx_engines(as_path(onnx, "onnx"), names, manifests, inputs)
     with contextlib.ExitStack() as stack:
         if model is not None:
-            timed.append(stack.enter_context(_torch_engine(model, inputs[0])))
+            from rt3d_tvm.torch_engine import evaluated_engine
+
+            timed.append(stack.enter_context(evaluated_engine(model, inputs[0])))
         return latency(timed, threads=threads or available_cores(), runs=runs)
+
+
+def report(
+    folders: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    onnx: str | Path | None = None,
+    data: str | Path | None = None,
+    engines: Sequence[str] = ("onnxruntime",),
+    runs: int = 20,
+    threads: int | None = None,
+) -> dict:
+    """Write a page about compiled models: what was gained, layer by layer; return what it says.
+
+    ``onnx`` is the file that they were compiled from: with it other engines, the error of each
+    layer and pictures of what is kept are there. ``data`` are labelled videos, for the accuracy.
+
+    >>> found = rt.report("artifact", "report.html", onnx="model.onnx", runs=2)
+    >>> [gain["against"] for gain in found["gains"]]
+    ['ONNX Runtime']
+    """
+    from rt3d_tvm.measure.engines import chosen
+    from rt3d_tvm.reporting.collect import Settings
+    from rt3d_tvm.reporting.write import make_report
+
+    one = isinstance(folders, (str, os.PathLike))
+    settings = Settings(
+        folders=[as_path(each, "folders") for each in ([folders] if one else folders)],
+        onnx=None if onnx is None else as_path(onnx, "onnx"),
+        data=None if data is None else as_path(data, "data"),
+        engines=() if onnx is None else chosen(engines),
+        runs=runs,
+        threads=threads,
+    )
+    page = as_path(output, "output")
+    return make_report(settings, command=("rt.report",), progress=lambda stage: None, page=page)
 
 
 def tune(onnx: str | Path, work: str | Path, target: str = "host", **settings: Any) -> TuningReport:
@@ -263,79 +299,3 @@ def tune(onnx: str | Path, work: str | Path, target: str = "host", **settings: A
     from rt3d_tvm.tune.tuner import tune_onnx
 
     return tune_onnx(onnx, work, target=target, **settings)
-
-
-@contextlib.contextmanager
-def _onnx_file(
-    model: Model,
-    example_inputs: object,
-    input_shape: Sequence[int] | None,
-    description: Description | None = None,
-) -> Iterator[Path]:
-    """The path of an ONNX file: the one given, or one that a module is exported to for a while."""
-    if isinstance(model, (str, os.PathLike)):
-        given = {"example_inputs": example_inputs, "input_shape": input_shape}
-        given |= {"labels or preprocessing": description}
-        if extra := [name for name, value in given.items() if value is not None]:
-            raise InputError(f"{extra[0]}: is of a torch module; {model} says it itself")
-        yield as_path(model, "model")
-        return
-    torch = sys.modules.get("torch")  # who has a module has imported it
-    if torch is None or not isinstance(model, torch.nn.Module):
-        raise InputError(
-            f"model {type(model).__name__}: an ONNX file's path or a torch module is accepted"
-        )
-    from rt3d_tvm.export import export_onnx
-    from rt3d_tvm.files.staging import scratch_folder
-
-    shape, inputs = _inputs(example_inputs, input_shape)
-    with scratch_folder("rt3d-export-") as folder:
-        path = folder / f"{type(model).__name__}.onnx"
-        export_onnx(model, shape, path, example_inputs=inputs, description=description)
-        yield path
-
-
-def _inputs(
-    example_inputs: object, input_shape: Sequence[int] | None
-) -> tuple[Sequence[int] | None, object]:
-    """What `export_onnx` takes: the shape of the one input, or else several tensors."""
-    if (example_inputs is None) == (input_shape is None):
-        raise InputError("example_inputs or input_shape is needed, one of them")
-    if input_shape is not None:
-        return input_shape, None
-    one = example_inputs
-    if isinstance(one, (tuple, list)) and len(one) == 1:
-        one = one[0]
-    shape = getattr(one, "shape", None)
-    return (None, example_inputs) if shape is None else (tuple(shape), None)
-
-
-def _description(
-    labels: Sequence[str] | None, preprocessing: Preprocessing | Mapping[str, Any] | None
-) -> Description | None:
-    from rt3d_tvm.data.preprocessing import Description, from_fields
-
-    if labels is None and preprocessing is None:
-        return None
-    if isinstance(preprocessing, Mapping):
-        values = {"preprocessing": preprocessing, "labels": labels}
-        return from_fields(values, "preprocessing")
-    return Description(
-        preprocessing=preprocessing, labels=None if labels is None else tuple(labels)
-    )
-
-
-@contextlib.contextmanager
-def _torch_engine(model: nn.Module, x: Any) -> Iterator[Engine]:
-    """A module as an engine; its mode and torch's threads are put back."""
-    import torch
-
-    from rt3d_tvm.prune.activations import eval_mode
-    from rt3d_tvm.torch_engine import module_engine
-
-    before = torch.get_num_threads()
-    try:
-        with eval_mode(model):
-            yield module_engine(lambda: model, x)
-    finally:
-        torch.set_num_threads(before)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from rt3d_tvm.artifact.tensors import Tensors, arrays
 from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.measure.engines import Engine, Runner, clips_of
+from rt3d_tvm.prune.activations import eval_mode
 
 
 def module_engine(model: Callable[[], nn.Module], x: Tensors, *, name: str = "") -> Engine:
@@ -32,6 +34,17 @@ def module_engine(model: Callable[[], nn.Module], x: Tensors, *, name: str = "")
         return [run] * runners
 
     return Engine(engine="PyTorch", name=name, clips=clips_of(x), open=opened)
+
+
+@contextlib.contextmanager
+def evaluated_engine(model: nn.Module, x: Tensors) -> Iterator[Engine]:
+    """A module in evaluation as an engine; its mode and torch's threads are put back."""
+    before = torch.get_num_threads()
+    try:
+        with eval_mode(model):
+            yield module_engine(lambda: model, x)
+    finally:
+        torch.set_num_threads(before)
 
 
 def onnx_file_engine(path: Path, x: Tensors) -> Engine:

@@ -35,6 +35,7 @@ ALLOWED = {
             "psutil",
             "openvino",
             "onnx2torch",
+            "jinja2",
         ),
         "google",  # protobuf, which onnx brings: the exceptions of a file that is not ONNX
     },
@@ -44,7 +45,7 @@ FLOORS = (
     *("package", "errors", "arguments", "precision", "conv_shape", "numerics", "files", "console"),
     *("data", "models", "prune", "export"),
     *("artifact", "compile", "quantize", "bundle", "devices", "tune", "measure"),
-    *("classify", "torch_engine", "onnx_engines", "api", "cli"),
+    *("classify", "torch_engine", "onnx_engines", "reporting", "torch_inputs", "api", "cli"),
 )
 PRUNING = ("models", "prune", "data", "export")
 COMPILER = (

@@ -24,6 +24,7 @@ from rt3d_tvm.cli import (
     measure,
     models,
     quantize,
+    report,
     run,
     train,
     training,
@@ -41,7 +42,7 @@ _COMMANDS = (
     *(models.add_models, train.add_train, training.add_prune),
     *(build.add_export, quantize.add_quantize, build.add_compile, verify.add_verify),
     bundle.add_bundle,
-    *(bench.add_bench, measure.add_groups, tune.add_tune, run.add_run),
+    *(bench.add_bench, report.add_report, measure.add_groups, tune.add_tune, run.add_run),
     *(device.add_remote, device.add_tracker, device.add_rpc_server),
     *(measure.add_doctor, data.add_data),
 )

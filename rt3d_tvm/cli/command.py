@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
 
 
+# Options that name a file to write, which is of no other argument.
+_ALONE = ("json", "csv", "trace")
+
+
 def add_command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
@@ -74,12 +78,14 @@ def write_result(args: argparse.Namespace, value: object) -> None:
 
 
 def _outputs(args: argparse.Namespace) -> list[Path]:
-    """The files that a command is to write; InputError where --json is one of its others."""
-    others = {name: path for name, path in vars(args).items() if isinstance(path, Path)}
-    json = others.pop("json", None)
-    # Several may go to /dev/null, say.
-    if json is not None and (may_be_file(json) or is_standard_output(json)):
-        for name, path in others.items():
-            if os.path.realpath(path) == os.path.realpath(json):
-                raise InputError(f"--json {json} is the file of another argument, {name}")
-    return [path for path in (args.json, getattr(args, "output", None)) if path is not None]
+    """The files that a command is to write; InputError where two of its arguments name one."""
+    paths = {name: value for name, value in vars(args).items() if isinstance(value, Path)}
+    for own in _ALONE:
+        path = paths.get(own)
+        # Several may go to /dev/null, say.
+        if path is None or not (may_be_file(path) or is_standard_output(path)):
+            continue
+        for name, other in paths.items():
+            if name != own and os.path.realpath(other) == os.path.realpath(path):
+                raise InputError(f"--{own} {path} is the file of another argument, {name}")
+    return [paths[name] for name in ("output", *_ALONE) if name in paths]

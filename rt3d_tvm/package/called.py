@@ -25,7 +25,8 @@ class CalledModule(ModuleType):
         return inspect.signature(self._function())
 
     def _function(self):
-        return getattr(importlib.import_module(API), self.__name__.rpartition(".")[2])
+        name = vars(self).get("called_as") or self.__name__.rpartition(".")[2]
+        return getattr(importlib.import_module(API), name)
 
 
 class Root(ModuleType):
@@ -35,4 +36,6 @@ class Root(ModuleType):
         """As the import system does with each module that it has loaded."""
         if type(value) is ModuleType and name in self.__all__:
             value.__class__ = CalledModule
+            # `rt3d_tvm.report` of release 0.1 is a module of another name now.
+            value.__dict__["called_as"] = name
         super().__setattr__(name, value)

@@ -43,6 +43,7 @@ EXTRAS = (
     _extra("matplotlib", "charts", "prune --data"),
     _extra("pyopencl", "opencl", "run, bench, tune for OpenCL"),
     _extra("ziglang", "bundle", "bundle --program"),
+    _extra("jinja2", "report", "report -o", "Jinja2", "jinja2"),
     _extra("openvino", "peers", "bench --onnx beside OpenVINO"),
     _extra("onnx2torch", "peers", "bench --onnx beside PyTorch"),
 )

@@ -1,0 +1,95 @@
+"""rt3d report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rt3d_tvm.cli.arguments import add_folders, add_runs, add_threads, output_file
+from rt3d_tvm.cli.command import add_command, write_result
+from rt3d_tvm.cli.compare import add_seed
+from rt3d_tvm.console import print_table, printable, progress
+from rt3d_tvm.errors import InputError
+
+if TYPE_CHECKING:
+    from rt3d_tvm.cli.command import Commands
+
+
+def add_report(commands: Commands) -> None:
+    """`rt3d report`."""
+    report = add_command(
+        commands, "report", _report, "write a page to send: what was gained, layer by layer"
+    )
+    add_folders(report)
+    report.add_argument(
+        "--onnx",
+        type=Path,
+        metavar="X.onnx",
+        help="compare with this file: other engines, the error of each layer, what is kept",
+    )
+    report.add_argument(
+        "--engines",
+        metavar="NAME,NAME",
+        help="of --onnx: onnxruntime, openvino, torch; default: those that are installed",
+    )
+    report.add_argument(
+        "--data", type=Path, metavar="DIR", help="labelled videos, to add the accuracy on them"
+    )
+    report.add_argument(
+        "-o", "--output", type=output_file, metavar="X.html", help="the page; needs no network"
+    )
+    report.add_argument("--csv", type=output_file, metavar="FILE", help="the layers, as CSV")
+    report.add_argument(
+        "--trace",
+        type=output_file,
+        metavar="FILE",
+        help="one run, for Perfetto or chrome://tracing",
+    )
+    add_runs(report, default=20)
+    add_threads(report)
+    add_seed(report)
+
+
+def _report(args: argparse.Namespace) -> int:
+    if not any((args.output, args.csv, args.trace, args.json)):
+        raise InputError("-o X.html is needed, or --json, --csv or --trace")
+    if args.engines is not None and args.onnx is None:
+        raise InputError("--engines says what runs the file of --onnx: give --onnx")
+    from rt3d_tvm.measure.engines import chosen
+    from rt3d_tvm.reporting.collect import Settings
+    from rt3d_tvm.reporting.write import make_report
+
+    engines = None if args.engines is None else args.engines.split(",")
+    settings = Settings(
+        folders=args.folders,
+        onnx=args.onnx,
+        data=args.data,
+        engines=() if args.onnx is None else chosen(engines),
+        runs=args.runs,
+        threads=args.threads,
+        seed=args.seed,
+    )
+    with progress("report") as stage:
+        found = make_report(
+            settings,
+            command=args.command,
+            progress=stage,
+            page=args.output,
+            table=args.csv,
+            trace=args.trace,
+        )
+    print_table(
+        [
+            (gain["model"], gain["against"], gain["ms_before"], gain["ms"], gain["times"])
+            for gain in found["gains"]
+        ],
+        columns=("model", "against", "ms then", "ms now", "times as fast"),
+    )
+    for note in found["disturbance"]["notes"]:
+        print(printable(f"note: {note}"))
+    for path in (args.output, args.csv, args.trace):
+        if path is not None:
+            print(printable(f"written: {path}"))
+    write_result(args, found)
+    return 0

@@ -1,0 +1,47 @@
+"""The share of labelled videos that a compiled model, or its ONNX file, names rightly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from rt3d_tvm.artifact.description import batches, prepared
+from rt3d_tvm.artifact.tensors import the_one
+from rt3d_tvm.data.datasets import VideoDataset, open_dataset
+from rt3d_tvm.errors import InputError
+
+
+def labelled_videos(data: Path, manifest: dict, folder: Path) -> VideoDataset:
+    """The test split of ``data``, cut as the artifact says.
+
+    InputError for an artifact that does not say how, or has other classes.
+    """
+    used = prepared(manifest, folder)
+    found = open_dataset(data, training=False, split="test", cache=True, **used.dataset_arguments())
+    classes = the_one(manifest, "outputs", "accuracy")["shape"][-1]
+    if len(found.classes) != classes:
+        raise InputError(f"{folder} has {classes} classes; {data} has {len(found.classes)}")
+    return found
+
+
+def accuracy(
+    run: Callable[[np.ndarray], np.ndarray], manifest: dict, videos: VideoDataset
+) -> float:
+    """The share of videos whose clips' mean logits are largest at their class.
+
+    InputError where no video is left: damaged ones do not count.
+    """
+    right = total = 0
+    for index in range(len(videos)):
+        clips, label = videos[index]
+        if label < 0:
+            continue
+        clips = np.asarray(clips)
+        logits = np.concatenate([run(part) for part in batches(clips, manifest)])[: len(clips)]
+        right += int(logits.mean(axis=0).argmax() == label)
+        total += 1
+    if not total:
+        raise InputError("--data: no video to test on: there is none, or all are damaged")
+    return right / total

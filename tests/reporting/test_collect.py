@@ -1,0 +1,111 @@
+"""What a report takes from what was measured: pictures, gains, accuracy, the file it is of."""
+
+import base64
+import struct
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rt3d_tvm.compile.frontend import LayerNode
+from rt3d_tvm.errors import InputError
+from rt3d_tvm.reporting.accuracy import accuracy
+from rt3d_tvm.reporting.collect import gains, other_model, timeline
+from rt3d_tvm.reporting.page import factor, kernels, number, percent
+from rt3d_tvm.reporting.picture import MOST, kept_shares, picture
+
+
+def pixels(uri):
+    data = base64.b64decode(uri.partition(",")[2])
+    width, height = struct.unpack(">II", data[16:24])
+    body = data[data.index(b"IDAT") + 4 :]
+    rows = np.frombuffer(zlib.decompressobj().decompress(body), "u1")
+    return rows.reshape(height, 1 + 3 * width)[:, 1:].reshape(height, width, 3)
+
+
+def test_a_pixel_is_a_kernel_group():
+    weight = np.zeros((6, 5, 1, 2, 1), "float32")
+    weight[:4, :4] = 1
+    weight[4:, 4:, :, 0] = 1
+    shares = kept_shares(weight, 4, 4)
+    np.testing.assert_array_equal(shares, [[1, 0], [0, 0.5]])
+    found = pixels(picture(shares)).astype(int).sum(axis=2)
+    assert found.shape == (2, 2)
+    assert found[0, 0] < found[1, 1] < found[0, 1] == found[1, 0]
+
+
+def test_a_picture_of_many_groups_stays_small():
+    height, width, _ = pixels(picture(np.random.default_rng(0).random((3, 1000)))).shape
+    assert height == 3 and width <= MOST
+
+
+def layer(name, density, shape=(2, 2)):
+    return {"name": name, "density": density, "group": "2x2", "weight": list(shape)}
+
+
+def test_a_file_of_another_pruning_is_told():
+    half = np.array([[1, 0], [0, 1]], "float32")
+    nodes = {"a": LayerNode(output="y", weight=half), "b": LayerNode(output="z", weight=None)}
+    assert other_model([layer("a", 0.5), layer("b", 0.1)], nodes) is None
+    assert other_model([layer("c", 0.5)], nodes) == "the file has no layer c"
+    assert "a keeps 50% of its weights in the file and 100% here" in other_model(
+        [layer("a", 1.0)], nodes
+    )
+
+
+def model(name, ms, *, same=True, mb=4.0):
+    timing = {"p50_ms": ms, "engine": "rt3d"}
+    return {
+        "name": name,
+        "timing": timing,
+        "bytes": 2_000_000,
+        "memory_mb": mb,
+        "accuracy": None,
+        "same_layers": same,
+    }
+
+
+def test_gains_are_over_the_file_of_the_model_and_the_first_model():
+    file = {"name": "m", "bytes": 4_000_000, "memory_mb": 8.0, "accuracy": 0.5}
+    file["timings"] = [{"engine": e, "p50_ms": 30.0} for e in ("ONNX Runtime", "OpenVINO")]
+    first, other = gains([model("a", 10.0), model("b", 5.0, same=False, mb=None)], file)[::2]
+    assert (first["against"], first["times"], first["times_smaller"]) == ("ONNX Runtime", 3, 2)
+    assert first["times_less_memory"] == 2
+    assert (other["model"], other["against"], other["times"]) == ("b", "a", 2)
+    assert other["times_less_memory"] is None
+    assert gains([model("a", 10.0)], None) == []
+
+
+def test_the_timeline_is_the_fastest_run():
+    calls = [SimpleNamespace(samples_ms=each) for each in ((1.0, 2.0, 1.0), (5.0, 3.0, 9.0))]
+    assert timeline(calls) == [{"start_ms": 0.0, "ms": 2.0}, {"start_ms": 2.0, "ms": 3.0}]
+
+
+def test_accuracy_is_by_the_mean_of_a_video_s_clips():
+    clip = np.zeros((1, 3, 1, 1, 1), "float32")
+    manifest = {"inputs": [{"name": "x", "shape": list(clip.shape)}]}
+
+    def video(*classes):
+        return np.concatenate([clip + each for each in classes])
+
+    def run(x):
+        return np.eye(3)[[int(x[0, 0, 0, 0, 0])]]
+
+    videos = [(video(0, 1, 1), 1), (video(2), 0), (video(0), -1)]
+    assert accuracy(run, manifest, videos) == 0.5
+    with pytest.raises(InputError, match="no video to test on"):
+        accuracy(run, manifest, [(video(0), -1)])
+
+
+def test_words_of_the_page():
+    assert [number(each) for each in (None, 0, 0.001234, 3.14159, 1234.5)] == [
+        *("–", "0", "1.23e-03", "3.14", "1234"),
+    ]
+    assert [percent(each) for each in (None, 0.012, 0.5)] == ["–", "1.2%", "50%"]
+    assert (factor(2.0, "faster", "slower"), factor(0.05, "faster", "slower")) == (
+        *("2 × faster", "20 × slower"),
+    )
+    two = {"kernel": "k", "group": "8x4", "dtype": "float32", "float32_reason": None}
+    none = {"kernel": None, "reason": "no constant weight"}
+    assert kernels({"layers": [two, two, none]}) == ["k 8x4 float32", "no constant weight"]

@@ -1,0 +1,179 @@
+"""A report of two models: what the page, the JSON, the CSV and the trace say."""
+
+import csv
+import itertools
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from rt3d_tvm import cli
+from rt3d_tvm.reporting import collect, page
+from rt3d_tvm.reporting.tables import COLUMNS
+
+SCHEMA = Path(collect.__file__).parent / "schemas" / "report.json"
+VOID = {"meta", "br", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Elements in the order they come, and those that were never closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.texts = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def of(self, tag, **attrs):
+        return [a for t, a in self.elements if t == tag and attrs.items() <= a.items()]
+
+
+@pytest.fixture(scope="module")
+def made(pair, tmp_path_factory):
+    """All files of one report; its second model is another than the file's."""
+    folder = tmp_path_factory.mktemp("report")
+    files = {"-o": "r.html", "--json": "r.json", "--csv": "r.csv", "--trace": "r.trace"}
+    words = [each for option, name in files.items() for each in (option, folder / name)]
+    argv = ["report", pair.folder, pair.other, "--onnx", pair.onnx, "--engines", "onnxruntime"]
+    argv += ["--runs", 2, "--threads", 1, *words]
+    assert cli.main([str(word) for word in argv]) == 0
+    return folder
+
+
+@pytest.fixture
+def report(made):
+    return json.loads((made / "r.json").read_text())
+
+
+def test_the_json_is_as_its_schema_says(report):
+    jsonschema.validate(report, json.loads(SCHEMA.read_text()))
+    first, second = report["models"]
+    assert first["verification"]["passed"]
+    assert all(call["max_rel_error"] < 1e-4 for call in first["calls"] if call["layers"])
+    assert all(layer["picture"] for call in first["calls"] for layer in call["layers"])
+    assert first["memory_mb"] > 0 and report["file"]["memory_mb"] > 0
+    gain = report["gains"][0]
+    assert (gain["model"], gain["against"]) == ("artifact", "ONNX Runtime")
+    assert (report["gains"][-1]["model"], report["gains"][-1]["against"]) == ("other", "artifact")
+    end = second["timeline"][-1]
+    assert end["start_ms"] + end["ms"] == pytest.approx(sum(e["ms"] for e in second["timeline"]))
+
+
+def test_the_page_needs_no_network_and_is_whole(made, report):
+    text = (made / "r.html").read_text(encoding="utf-8")
+    found = Page(text)
+    assert found.open == []
+    assert "http:" not in text and "https:" not in text and "url(" not in text
+    assert all(image["src"].startswith("data:image/png;base64,") for image in found.of("img"))
+    assert all(image["alt"] for image in found.of("img"))
+    assert not [a for _, a in found.elements if a.keys() & {"href", "onclick"}]
+    sections = [each["id"] for each in found.of("section")]
+    assert sections == ["gains", "model-1", "model-2", "versions"]
+    assert len(found.of("table", **{"data-sortable": None})) == 3
+    calls = sum(len(model["calls"]) for model in report["models"])
+    assert len(found.of("td", **{"data-label": "ms"})) == calls
+    assert len(found.of("th", scope="row")) == calls + 3
+    assert len(found.of("i", **{"class": "layer"})) == sum(
+        bool(call["layers"]) for model in report["models"] for call in model["calls"]
+    )
+    said = " ".join(found.texts)
+    assert report["versions"]["apache-tvm"] in said
+    assert report["models"][0]["artifact"]["id"] in said
+
+
+def test_names_are_escaped_and_reasons_are_shown(report):
+    report["models"][0]["name"] = "<script>alert(1)</script>"
+    layers = [layer for call in report["models"][0]["calls"] for layer in call["layers"]]
+    layers[0] |= {"kernel": None, "group": None, "reason": "density 0.9 is above <0.5>"}
+    report["models"][0]["accuracy"] = 0.5
+    text = page.as_page(report)
+    assert "<script>alert" not in text
+    assert "density 0.9 is above &lt;0.5&gt;" in text
+    assert Page(text).open == []
+
+
+def test_the_csv_has_a_line_for_each_call(made, report):
+    with (made / "r.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert len(rows) == sum(len(model["calls"]) for model in report["models"])
+    layer = next(row for row in rows if row["layer"])
+    call = next(call for call in report["models"][0]["calls"] if call["layers"])
+    assert float(layer["ms"]) == call["ms"]
+    assert layer["weight"].startswith("x".join(map(str, call["layers"][0]["weight"])))
+
+
+def test_the_trace_has_each_call_of_one_run(made, report):
+    events = json.loads((made / "r.trace").read_text())["traceEvents"]
+    calls = [event for event in events if event["ph"] == "X"]
+    names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
+    assert names == ["artifact", "other"]
+    assert len(calls) == sum(len(model["calls"]) for model in report["models"])
+    assert all(event["dur"] > 0 and event["pid"] in (1, 2) for event in calls)
+    for before, after in itertools.pairwise(calls):
+        if before["pid"] == after["pid"]:
+            assert after["ts"] == pytest.approx(before["ts"] + before["dur"])
+
+
+def test_a_browser_shows_it(made, tmp_path):
+    """Where there is one: the rows are sorted by a click, and nothing is wider than a phone."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium or google-chrome on the path")
+    text = (made / "r.html").read_text(encoding="utf-8")
+    probe = """<script>
+const table = document.querySelectorAll("table")[1];
+table.tHead.rows[0].cells[4].querySelector("button").click();
+const times = [...table.tBodies[0].rows].map(row => Number(row.cells[4].dataset.value));
+const sorted = times.every((ms, i) => !i || times[i - 1] >= ms);
+const wide = document.documentElement.scrollWidth <= innerWidth;
+document.title = `sorted ${sorted} fits ${wide} at ${innerWidth}`;
+</script></body>"""
+    probed = tmp_path / "probed.html"
+    probed.write_text(text.replace("</body>", probe), encoding="utf-8")
+    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    for width in (500, 1280):
+        done = subprocess.run(
+            [*command, f"--window-size={width},900", probed.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert f"<title>sorted true fits true at {width}</title>" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("DIR", "-o X.html is needed, or --json, --csv or --trace"),
+        ("DIR -o r.html --engines openvino", "give --onnx"),
+        ("DIR -o none/r.html", "none/r.html"),
+        ("none -o r.html", "manifest.json"),
+        ("DIR -o r.html --onnx none.onnx", "none.onnx"),
+        ("DIR -o r.html --csv r.html", "is the file of another argument"),
+        ("DIR -o r.html --data none", "a model of RGB clips is expected"),
+    ],
+)
+def test_what_will_not_do_is_one_line(words, message, pair, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = [str(pair.folder) if word == "DIR" else word for word in words.split()]
+    assert cli.main(["report", *argv, "--runs", "1"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
