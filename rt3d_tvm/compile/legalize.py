@@ -1,7 +1,8 @@
 """Loop nests of operators for which TVM's own do not serve.
 
 - Quantisation of plain tensors rounds to even, as ONNX does.
-- On a GPU, TopK and running sums are loops without a host: n steps for each of n elements.
+- TopK and running sums take n steps for each of n elements. TVM's call a library that its runtime
+  for devices does not have and, on a GPU, are launched from loops on the host.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from rt3d_tvm.compile.ir.dataflow import dtype_of, known_shape, scale_and_zero
 from rt3d_tvm.errors import InputError
 from topi_sparse.packed import dequantized, quantized
 
-# Along an axis of so many elements a GPU takes as many steps for each.
+# Elements of an axis, each of which takes as many steps.
 MOST = 1 << 14
 
 
@@ -109,16 +110,15 @@ def _axis_of(call: relax.Call, name: str) -> tuple[tuple[int, ...], int]:
     shape = known_shape(call.args[0])
     axis = int(call.attrs.axis) % len(shape)
     if shape[axis] > MOST:
-        raise InputError(
-            f"{name} along an axis of {shape[axis]}: at most {MOST} are accepted on a GPU"
-        )
+        raise InputError(f"{name} along an axis of {shape[axis]}: at most {MOST} are accepted")
     return shape, axis
 
 
 PRODUCT = te.comm_reducer(lambda a, b: a * b, lambda dtype: tirx.const(1, dtype), name="product")
 # What LegalizeOps takes in place of its own.
-LOOPS = {"relax.quantize": _quantize, "relax.dequantize": _dequantize}
-GPU_LOOPS = {
+LOOPS = {
+    "relax.quantize": _quantize,
+    "relax.dequantize": _dequantize,
     "relax.topk": _topk,
     "relax.cumsum": _running(te.sum, "CumSum"),
     "relax.cumprod": _running(PRODUCT, "CumProd"),

@@ -11,12 +11,11 @@ from pathlib import Path
 import tvm
 from tvm import relax
 from tvm.ir.transform import Pass
-from tvm.relax.backend import DispatchSortScan
 from tvm.s_tir import dlight
 
 import schedules.table
 from rt3d_tvm.compile.choices.records import RecordSet
-from rt3d_tvm.compile.legalize import GPU_LOOPS, LOOPS
+from rt3d_tvm.compile.legalize import LOOPS
 from rt3d_tvm.compile.memory.phases import memory_phases
 from rt3d_tvm.compile.opencl.check_axes import CheckAxes
 from rt3d_tvm.compile.opencl.distinct_names import DistinctNames
@@ -61,7 +60,7 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         dtype=lowering.precision.dtype,
         accumulate=lowering.accumulate,
     )
-    rules, on_gpu = schedules.table.rules(lowering.backend.name), lowering.backend.on_gpu
+    rules = schedules.table.rules(lowering.backend.name)
     return [
         ("zero_factors", ZeroFactors()),
         ("evaluate_constants", EvaluateConstants()),
@@ -88,15 +87,13 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         ("tuned_kernels", TunedKernels(target, records, lowering.group)),
         ("merge_reshapes", relax.transform.RemoveRedundantReshape()),
         ("own_result", OwnResult()),
-        # TVM's sorts and scans of a GPU have loops on the host, which no plan of launches holds.
-        *([] if on_gpu else [("sort", DispatchSortScan())]),
-        ("legalize", relax.transform.LegalizeOps(LOOPS | (GPU_LOOPS if on_gpu else {}))),
+        ("legalize", relax.transform.LegalizeOps(LOOPS)),
         ("annotate", relax.transform.AnnotateTIROpPattern()),
         ("limit_fusion", LimitFusion()),
         ("fuse_ops", relax.transform.FuseOps()),
         ("fuse_tir", relax.transform.FuseTIR()),
         ("views", relax.transform.RewriteDataflowReshape()),
-        *([("check_axes", CheckAxes())] if on_gpu else []),
+        *([("check_axes", CheckAxes())] if lowering.backend.on_gpu else []),
         ("schedule", dlight.ApplyDefaultSchedule(*rules)),
     ]
 

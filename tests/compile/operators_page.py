@@ -26,7 +26,6 @@ from rt3d_tvm.compile.onnx_rewrites import alone, types_of
 from rt3d_tvm.compile.passes.clip import ClipAsOperators
 from rt3d_tvm.compile.passes.evaluate_constants import EvaluateConstants
 from rt3d_tvm.compile.passes.written_out import WrittenOut
-from rt3d_tvm.compile.pipeline import DispatchSortScan
 from tests.compile.onnx_models import make_model
 from tests.compile.operator_cases import FAMILIES, graph_of
 from tests.compile.test_operators import ROWS
@@ -121,9 +120,7 @@ def _forms(model: onnx.ModelProto | None) -> tuple[str, str]:
     if "relax.variance" in calls:  # the pass GroupNorms takes the operators up together
         return "yes", "no"
     packed = all(call.replace("2d", "3d") in OPERATORS for call in calls)
-    nests = relax.transform.AnnotateTIROpPattern()(
-        relax.transform.LegalizeOps(LOOPS)(DispatchSortScan()(module))
-    )
+    nests = relax.transform.AnnotateTIROpPattern()(relax.transform.LegalizeOps(LOOPS)(module))
     kinds = [
         int(function.attrs["op_pattern"])
         for _, function in nests.functions_items()
