@@ -71,7 +71,9 @@ class _Main:
         if isinstance(value, relax.Tuple):  # of results, which is no tensor itself
             self.tuples[var] = list(value.fields)
         elif isinstance(value, relax.Var):
-            self.index[var] = self.index[value]
+            self.rename(var, value)
+        elif isinstance(value, relax.TupleGetItem):
+            self.rename(var, self.tuples[value.tuple_value][value.index])
         elif is_op(value, ALLOC_STORAGE):
             self.index[var] = len(self.storages)
             self.storages.append(int(value.args[0].values[0]))
@@ -91,6 +93,11 @@ class _Main:
         else:
             called = getattr(value, "op", value)
             raise ValueError(f"{var.name}: {called} is neither a kernel nor a view")
+
+    def rename(self, var: relax.Var, value: relax.Expr) -> None:
+        """A further name of a tensor, or of a tuple of some."""
+        known = self.tuples if value in self.tuples else self.index
+        known[var] = known[value]
 
     def fields(self, result: relax.Var) -> list[relax.Expr]:
         """The tensors of a model's result."""

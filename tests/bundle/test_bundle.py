@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from rt3d_tvm import cli
 from rt3d_tvm.artifact.load import load, read_manifest
@@ -55,6 +57,35 @@ def test_a_model_in_8_bits_gives_the_bits_of_its_artifact(tmp_path):
     bundle(tmp_path / "artifact", tmp_path / "b")
     driver = built(tmp_path / "b", tmp_path / "driver", zig())
     check_bits(tmp_path / "artifact", tmp_path / "b", driver, tmp_path)
+
+
+def test_kernels_of_several_results_give_the_bits_of_the_artifact(tmp_path):
+    node, number = helper.make_node, numpy_helper.from_array
+    weight = np.random.default_rng(0).standard_normal((16, 8, 1, 3, 3)).astype("float32")
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[0, 1, 1] * 2),
+        node("Split", ["c"], ["a", "b"], axis=1, num_outputs=2),
+        node("TopK", ["a", "three"], ["values", "places"], axis=4),
+        node("Cast", ["places"], ["real"], to=TensorProto.FLOAT),
+        node("Add", ["values", "real"], ["sum"]),
+        node("Flatten", ["sum"], ["first"]),
+        node("Flatten", ["b"], ["second"]),
+        node("Concat", ["first", "second"], ["y"], axis=1),
+    ]
+    values = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 8, 4, 8, 8)),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 8 * 4 * 8 * (3 + 8))),
+    ]
+    constants = [number(weight, "w"), number(np.array([3]), "three")]
+    graph = helper.make_graph(nodes, "net", values[:1], values[1:], constants)
+    opset = helper.make_opsetid("", 18)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    onnx.save(model, tmp_path / "m.onnx")
+    compile_onnx(tmp_path / "m.onnx", tmp_path / "artifact")
+    bundle(tmp_path / "artifact", tmp_path / "b")
+    driver = built(tmp_path / "b", tmp_path / "driver", GCC, "-DCOUNTED")
+    said = check_bits(tmp_path / "artifact", tmp_path / "b", driver, tmp_path)
+    assert said["allocations_after_open"] == "0"
 
 
 @dataclass(frozen=True)
