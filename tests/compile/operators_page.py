@@ -37,7 +37,7 @@ _LAYERS = ("relax.nn.conv", "relax.matmul")
 NOTES = {
     "BatchNormalization": "a variance below 0 is refused",
     "Conv": "1D, 2D and 3D",
-    "ConvTranspose": "a layer where it has one group and its result is a multiple of its stride",
+    "ConvTranspose": "a layer, of conv groups where writing them out pays",
     "Gather": "a constant index outside is refused",
     "GroupNormalization": "written as InstanceNormalization of the groups",
     "InstanceNormalization": "packed with all that follows value by value, of clips on CPUs",

@@ -39,11 +39,14 @@ def chain_from(
     conv: relax.VarBinding,
     reads: dict[relax.Var, list[relax.VarBinding | None]],
     claimed: set[relax.Var],
+    *,
+    whole: bool = True,
 ) -> ConvChain:
     """Follow the only reader of each value through bias, residual, ReLU, ceiling and steps.
 
     ``claimed`` holds what other chains have fused: of two convolutions that are added, one fuses
-    the addition.
+    the addition. ``whole``: the kernel computes the result and no more, to which no residual could
+    be added.
     """
     chain, bias, residual = [conv], None, None
     relu, ceiling = False, None
@@ -64,7 +67,7 @@ def chain_from(
             value = constant(other)
             if value is not None and _is_bias(value, var):
                 bias = value.reshape(-1) + (0 if bias is None else bias)
-            elif isinstance(other, relax.Var) and _same_type(other, var):
+            elif whole and isinstance(other, relax.Var) and _same_type(other, var):
                 residual = other
             else:
                 break

@@ -4,17 +4,18 @@ Along an axis with stride s, result s * q + r is a sum over the locations k of w
 r + padding modulo s, of inputs at q + (r + padding - k * dilation) / s. So each r, a phase, is a
 convolution of stride 1 with some of the locations. All phases together are one convolution with
 filters (phase, filter) and zeros for the locations that a phase does not have, which the weight
-format leaves out; its kernel stores each phase at its own places.
+format leaves out; its kernel stores each phase at its own places. A result that is no multiple of
+the stride is cut from the next multiple.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
 from tvm import relax
 
+from rt3d_tvm.compile.ir.conv_chain import ConvChain, ungrouped
 from rt3d_tvm.compile.ir.dataflow import (
     constant,
     dtype_of,
@@ -24,23 +25,10 @@ from rt3d_tvm.compile.ir.dataflow import (
     known_shape,
     static_shape,
 )
+from rt3d_tvm.compile.kernels.kernel import Convolution
 from topi_sparse.layout import ceil_div
 
 TRANSPOSED = "relax.nn.conv3d_transpose"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Interleaved:
-    """The convolution, its stride being 1: what a Convolution needs.
-
-    weight   (phases x filters, N, KD, KH, KW), the filters padded with zeros
-    out      (B, phases x filters, D, H, W), D, H and W being those of one phase
-    padding  zeros before and after
-    """
-
-    weight: np.ndarray
-    out: tuple[int, ...]
-    padding: tuple[int, ...]
 
 
 def why_not_transposed(call: relax.Call) -> str | None:
@@ -57,27 +45,26 @@ def why_not_transposed(call: relax.Call) -> str | None:
     dtypes = (dtype_of(call.args[0]), str(weight.dtype))
     if dtypes != ("float32", "float32"):
         return f"its input and weight are {dtypes}, not float32"
-    if attrs.groups > 1:
-        return f"it has {attrs.groups} groups; transposed convolutions of one have a kernel"
-    strides = ints(attrs.strides)
-    if any(size % step for size, step in zip(out[2:], strides, strict=True)):
-        return f"its result {out[2:]} is no multiple of its stride {strides}"
-    for axis in range(3):
-        taps, step = _taps(call, axis), strides[axis]
-        behind = out[2 + axis] // step - data[2 + axis] + taps.max()
+    for axis, place in enumerate(_places(call)):
+        taps = _taps(call, axis)
+        behind = place - data[2 + axis] + taps.max()
         if taps.min() > 0 or behind < 0:
             return f"its padding {ints(attrs.padding)} leaves some of its input unread"
     return None
 
 
-def interleaved(call: relax.Call, c_block: int) -> Interleaved:
-    """The form of a call that has one, each phase with whole blocks of so many channels."""
-    data, out, weight = known_shape(call.args[0]), known_shape(call), known_constant(call.args[1])
-    strides = ints(call.attrs.strides)
+def transposed_convolution(chain: ConvChain, c_block: int) -> Convolution:
+    """The form of a chain that has one, each phase with whole blocks of so many channels.
+
+    Its stride is 1, its filters are (phases x filters), those of a phase padded with zeros, and its
+    result has the size of one phase. Conv groups are written out.
+    """
+    call, bias = chain.conv, chain.bias
+    data, out, strides = known_shape(call.args[0]), known_shape(call), ints(call.attrs.strides)
+    weight = ungrouped(known_constant(call.args[1]), call.attrs.groups)
     taps = [_taps(call, axis) for axis in range(3)]
     before = [-int(each.min()) for each in taps]
     sizes = [int(each.max()) + 1 + front for each, front in zip(taps, before, strict=True)]
-    places = tuple(size // step for size, step in zip(out[2:], strides, strict=True))
     phases, filters = int(np.prod(strides)), ceil_div(out[1], c_block) * c_block
     wide = np.zeros((*strides, filters, data[1], *sizes), weight.dtype)
     for location in itertools.product(*(range(k) for k in weight.shape[2:])):
@@ -87,18 +74,44 @@ def interleaved(call: relax.Call, c_block: int) -> Interleaved:
         wide[i, j, k, : out[1], :, d, h, w] = weight[:, :, kd, kh, kw].T
     behind = [
         place - size + k - 1 - front
-        for place, size, k, front in zip(places, data[2:], sizes, before, strict=True)
+        for place, size, k, front in zip(_places(call), data[2:], sizes, before, strict=True)
     ]
-    return Interleaved(
+    if bias is not None:
+        padded = np.zeros(filters, bias.dtype)
+        padded[: bias.size] = bias
+        bias = np.tile(padded, phases)
+    return Convolution(
+        data=data,
+        out=(out[0], phases * filters, *_places(call)),
         weight=wide.reshape(phases * filters, data[1], *sizes),
-        out=(out[0], phases * filters, *places),
+        bias=bias,
+        stride=(1, 1, 1),
         padding=(*before, *behind),
+        dilation=(1, 1, 1),
+        residual=chain.residual is not None,
+        relu=chain.relu,
+        ceiling=chain.ceiling,
+        steps=chain.steps,
+        interleave=strides,
     )
+
+
+def whole_result(call: relax.Call) -> tuple[int, ...]:
+    """The shape of a transposed convolution's result, up to the next multiple of its stride."""
+    strides = ints(call.attrs.strides)
+    sizes = (place * step for place, step in zip(_places(call), strides, strict=True))
+    return (*known_shape(call)[:2], *sizes)
 
 
 def is_transposed(call: relax.Expr) -> bool:
     """Whether it is a transposed convolution over D, H and W."""
     return is_op(call, TRANSPOSED)
+
+
+def _places(call: relax.Call) -> tuple[int, ...]:
+    """The size of a phase; of the first one, where some have less."""
+    sizes = zip(known_shape(call)[2:], ints(call.attrs.strides), strict=True)
+    return tuple(ceil_div(size, step) for size, step in sizes)
 
 
 def _moved(call: relax.Call, axis: int, k: int) -> int:

@@ -41,6 +41,8 @@ from rt3d_tvm.compile.ir.dataflow import (
     dtype_of,
     ints,
     is_op,
+    known_constant,
+    known_shape,
     rewritten,
     static_shape,
     users,
@@ -50,7 +52,12 @@ from rt3d_tvm.compile.ir.quantized_chain import CONVOLUTIONS, TRANSPOSED_CONVOLU
 from rt3d_tvm.compile.ir.report import ConvReport, weights_digest, with_report
 from rt3d_tvm.compile.kernels.candidates import cheapest, why_none
 from rt3d_tvm.compile.kernels.kernel import Convolution, Kernel
-from rt3d_tvm.compile.kernels.transposed import interleaved, is_transposed, why_not_transposed
+from rt3d_tvm.compile.kernels.transposed import (
+    is_transposed,
+    transposed_convolution,
+    whole_result,
+    why_not_transposed,
+)
 from rt3d_tvm.compile.passes.quantized_conv3d import quantized_layers
 from topi_sparse.cpu.register_tile import GROUP_CHANNELS, GROUP_HEIGHTS, VectorUnit
 from topi_sparse.kernel_group import KernelGroup
@@ -116,7 +123,7 @@ class CompactConv3d:
 def why_not(call: relax.Call) -> str | None:
     """Why this convolution cannot become a kgs_conv3d, or None where it can."""
     if is_transposed(call):
-        return why_not_transposed(call)
+        return why_not_transposed(call) or _why_not_groups(call)
     if not is_op(call, "relax.nn.conv3d"):
         return f"it is a {call.op.name.rsplit('.', 1)[-1]}; a conv3d is expected"
     attrs = call.attrs
@@ -131,15 +138,22 @@ def why_not(call: relax.Call) -> str | None:
     dtypes = (dtype_of(call.args[0]), str(weight.dtype))
     if dtypes != ("float32", "float32"):
         return f"its input and weight are {dtypes}, not float32"
-    if attrs.groups > 1 and not is_depthwise(weight, attrs.groups):
-        dense = ungrouped(weight, attrs.groups)
-        issued = _least_issued(dense) / weight.size
-        if issued >= MAX_ISSUED:
-            return (
-                f"with {attrs.groups} groups the smallest kernel group would issue {issued:.0f} "
-                f"times its multiply-adds, at most {MAX_ISSUED:.0f} are worth it"
-            )
-    return None
+    return None if is_depthwise(weight, attrs.groups) else _why_not_groups(call)
+
+
+def _why_not_groups(call: relax.Call) -> str | None:
+    """Why conv groups are not worth to be written out, or None."""
+    weight, groups = known_constant(call.args[1]), call.attrs.groups
+    if groups == 1:
+        return None
+    dense = ungrouped(weight, groups)
+    issued = _least_issued(dense.swapaxes(0, 1) if is_transposed(call) else dense) / weight.size
+    if issued < MAX_ISSUED:
+        return None
+    return (
+        f"with {groups} groups the smallest kernel group would issue {issued:.0f} times its "
+        f"multiply-adds, at most {MAX_ISSUED:.0f} are worth it"
+    )
 
 
 def why_float32(
@@ -186,33 +200,19 @@ def _lanes(unit: VectorUnit | WorkItem) -> int:
     return unit.lanes if isinstance(unit, VectorUnit) else GROUP_CHANNELS
 
 
-def _transposed(chain: ConvChain, c_block: int) -> Convolution:
-    """A transposed convolution as one whose results interleave."""
-    form, strides = interleaved(chain.conv, c_block), ints(chain.conv.attrs.strides)
-    bias, phases = chain.bias, int(np.prod(strides))
-    if bias is not None:
-        padded = np.zeros(form.out[1] // phases, bias.dtype)
-        padded[: bias.size] = bias
-        bias = np.tile(padded, phases)
-    return Convolution(
-        data=static_shape(chain.conv.args[0]),
-        out=form.out,
-        weight=form.weight,
-        bias=bias,
-        stride=(1, 1, 1),
-        padding=form.padding,
-        dilation=(1, 1, 1),
-        residual=chain.residual is not None,
-        relu=chain.relu,
-        ceiling=chain.ceiling,
-        steps=chain.steps,
-        interleave=strides,
-    )
+def _computed(call: relax.Call) -> tuple[int, ...]:
+    """The shape of what its kernel computes."""
+    return whole_result(call) if is_transposed(call) else known_shape(call)
+
+
+def _whole(call: relax.Call) -> bool:
+    """Whether that is its result, to which a residual can be added before it is cut."""
+    return _computed(call) == known_shape(call)
 
 
 def _convolution(chain: ConvChain, c_block: int) -> Convolution:
     if is_transposed(chain.conv):
-        return _transposed(chain, c_block)
+        return transposed_convolution(chain, c_block)
     attrs = chain.conv.attrs
     weight = constant(chain.conv.args[1])
     depthwise = is_depthwise(weight, attrs.groups)
@@ -294,7 +294,7 @@ class _Rewriter(relax.PyExprMutator):
                 continue
             kernel, reason, float32_reason = None, why_not(binding.value), None
             if reason is None:
-                chain = chain_from(binding, reads, claimed)
+                chain = chain_from(binding, reads, claimed, whole=_whole(binding.value))
                 why_wider = why_float32(chain, reads, settings.dtype)
                 unit = settings.units["float32" if why_wider else settings.dtype]
                 convolution = _convolution(chain, _lanes(unit))
@@ -326,7 +326,7 @@ class _Rewriter(relax.PyExprMutator):
             super().visit_var_binding_(binding)
 
     def emit_kernel(self, chain: ConvChain, kernel: Kernel, binding: relax.VarBinding) -> relax.Var:
-        """pack, the kernel's calls, unpack."""
+        """pack, the kernel's calls, unpack; a slice, of a transposed one that computes more."""
         dtype = kernel.products.dtype
         pack, residual = self.settings.pack, None
         x = emit_pack(self.builder_, self.visit_expr(chain.conv.args[0]), kernel.x, dtype, pack)
@@ -334,8 +334,13 @@ class _Rewriter(relax.PyExprMutator):
             shortcut = self.visit_expr(chain.residual)
             residual = emit_pack(self.builder_, shortcut, kernel.y, dtype, pack)
         y = kernel.emit(self.builder_, x, residual)
-        plain = binding.var
-        result = emit_unpack(self.builder_, y, static_shape(plain), kernel.y, dtype_of(plain))
+        result = emit_unpack(
+            self.builder_, y, _computed(chain.conv), kernel.y, dtype_of(binding.var)
+        )
+        if not _whole(chain.conv):
+            sizes = known_shape(chain.conv)[2:]
+            cut = relax.op.strided_slice(result, axes=[2, 3, 4], begin=[0, 0, 0], end=sizes)
+            result = self.builder_.emit(cut)
         if isinstance(binding.var, relax.DataflowVar):
             return result
         return self.builder_.emit_output(result)

@@ -1,4 +1,4 @@
-"""KeepPacked and FullyConnectedAsConv3d: rewritten, declined, and the same numbers."""
+"""KeepPacked: rewritten, declined, and the same numbers."""
 
 import json
 
@@ -9,11 +9,9 @@ from tvm import relax
 
 from rt3d_tvm.compile.passes.channel_moves import ChannelMoves, shuffled_by
 from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
-from rt3d_tvm.compile.passes.fully_connected import FullyConnectedAsConv3d
 from rt3d_tvm.compile.passes.keep_packed import CHANGES_ATTRIBUTE, UNPACKED_ATTRIBUTE, KeepPacked
 from rt3d_tvm.compile.passes.lift_constants import lift_constants
 from rt3d_tvm.compile.targets import make_target
-from tests.oracle import sum_bound
 from tests.relax_modules import conv, draw, module, operators, run, weight_of
 from topi_sparse.cpu.max_pool3d import POOL_ATTRIBUTE as CPU_POOL_ATTRIBUTE
 from topi_sparse.opencl.concat import CONCAT_ATTRIBUTE
@@ -205,67 +203,6 @@ def test_a_packed_value_that_is_also_the_result_is_unpacked_once_for_all():
 
 
 @pytest.mark.parametrize(
-    ("batch", "relu", "bias"), [(1, True, True), (3, False, True), (2, True, False)]
-)
-def test_fully_connected_layers_share_the_kernel(batch, relu, bias):
-    weight = np.random.default_rng(0).standard_normal((40, 24)).astype("float32")
-    shift = draw((24,))
-
-    def body(builder, x):
-        y = builder.emit(relax.op.matmul(x, relax.const(weight)))
-        if bias:
-            y = builder.emit(relax.op.add(y, relax.const(shift)))
-        return relax.op.nn.relu(y) if relu else relax.op.reshape(y, (batch * 24,))
-
-    mod = FullyConnectedAsConv3d()(module((batch, 40), body))
-    assert "relax.matmul" not in operators(mod)
-    mod = KeepPacked()(CompactConv3d(TARGET)(mod))
-    # One position, whole blocks: every layout change is a view.
-    assert set(operators(mod)) == {"relax.reshape", "kgs_conv3d"}
-    x = draw((batch, 40))
-    expected = x.astype("float64") @ weight.astype("float64") + (shift if bias else 0)
-    size = abs(x).astype("float64") @ abs(weight).astype("float64") + abs(shift)
-    if relu:
-        expected = np.maximum(expected, 0)
-    result = run(mod, x).reshape(batch, 24)
-    assert (abs(result - expected) <= sum_bound(42, size)).all()
-
-
-def test_a_matmul_of_two_inputs_is_left():
-    def body(builder, x):
-        return relax.op.matmul(x, builder.emit(relax.op.permute_dims(x)))
-
-    assert "relax.matmul" in operators(FullyConnectedAsConv3d()(module((3, 4), body)))
-
-
-@pytest.mark.parametrize(
-    "addend",
-    [
-        lambda y: relax.op.add(y, relax.const(draw((6, 1)))),
-        lambda y: relax.op.add(relax.const(draw((6, 1))), y),
-        lambda y: relax.op.add(relax.const(np.float32(2.5)), y),
-        lambda y: relax.op.add(y, relax.const(draw((1, 6)))),
-        lambda y: relax.op.add(y, relax.const(draw((1, 1, 6)))),
-        lambda y: relax.op.add(y, y),
-    ],
-)
-def test_only_a_bias_of_the_layer_is_taken_in(addend):
-    """A batch as large as the layer is wide: sizes alone would not tell rows from columns."""
-    weight = draw((4, 6), seed=2)
-
-    def body(builder, x):
-        return addend(builder.emit(relax.op.matmul(x, relax.const(weight))))
-
-    before = module((6, 4), body)
-    after = KeepPacked()(CompactConv3d(TARGET)(FullyConnectedAsConv3d()(before)))
-    x = draw((6, 4))
-    expected, result = run(before, x), run(after, x)
-    assert result.shape == expected.shape
-    bound = sum_bound(6, (abs(x) @ abs(weight) + 3).max())
-    assert (abs(result - expected) <= 2 * bound).all()
-
-
-@pytest.mark.parametrize(
     ("first", "second", "shape"),
     [
         # kd reaches further than the input is deep, and the few channels change their block.
@@ -284,20 +221,6 @@ def test_kernels_deeper_than_their_input(first, second, shape, dilation):
         return conv(y, weights[1], padding=padding[1], dilation=(1, dilation, dilation))
 
     check(body, shape)
-
-
-def test_a_function_without_a_dataflow_block():
-    builder = relax.BlockBuilder()
-    x = relax.Var("x", relax.TensorType((2, 40), "float32"))
-    weight = draw((40, 24))
-    with builder.function("main", [x]):
-        y = builder.emit(relax.op.matmul(x, relax.const(weight)))
-        builder.emit_func_output(y)
-    mod = KeepPacked()(CompactConv3d(TARGET)(FullyConnectedAsConv3d()(builder.get())))
-    assert "kgs_conv3d" in operators(mod)
-    data = draw((2, 40))
-    bound = sum_bound(41, abs(data) @ abs(weight))
-    assert (abs(run(mod, data) - data.astype("float64") @ weight) <= bound).all()
 
 
 def test_splits_and_shuffles_become_slices_and_takes():
