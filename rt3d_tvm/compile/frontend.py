@@ -24,6 +24,7 @@ from rt3d_tvm.compile.onnx_mends import mend_nodes
 from rt3d_tvm.compile.onnx_operators import check_nodes, refuse_nodes, untested
 from rt3d_tvm.compile.onnx_pads import merge_pads
 from rt3d_tvm.compile.onnx_quantized import write_as_qdq
+from rt3d_tvm.compile.onnx_recurrent import write_recurrent
 from rt3d_tvm.compile.onnx_resize import write_resizes
 from rt3d_tvm.compile.onnx_rewrites import (
     alone,
@@ -169,6 +170,7 @@ def _accepted_model(
     remove_dead_nodes(model)
     mend_nodes(model, shapes, path)
     write_resizes(model, shapes, path)
+    write_recurrent(model, shapes, path)
     return model, shapes
 
 

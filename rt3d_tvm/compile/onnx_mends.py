@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rt3d_tvm.compile.onnx_operators import refuse_nodes
+from rt3d_tvm.compile.onnx_operators import attributes_of, refuse_nodes
 from rt3d_tvm.compile.onnx_rewrites import types_of
+from rt3d_tvm.compile.onnx_scatters import (
+    gathered_elements,
+    scattered_elements,
+    scattered_rows,
+    why_not_scattered,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +32,7 @@ def mend_nodes(model: onnx.ModelProto, shapes: Shapes, path: Path) -> None:
 
     InputError for indices outside of what they index, and for variances below 0.
     """
-    mender = _Mender(model, shapes)
+    mender = Mender(model, shapes)
     nodes: list[onnx.NodeProto] = []
     refused = []
     for node in model.graph.node:
@@ -41,7 +46,7 @@ def mend_nodes(model: onnx.ModelProto, shapes: Shapes, path: Path) -> None:
     model.graph.node.extend(nodes)
 
 
-class _Mender:
+class Mender:
     """Constants, shapes and types of a model; new constants are kept until the end."""
 
     def __init__(self, model: onnx.ModelProto, shapes: Shapes) -> None:
@@ -74,15 +79,15 @@ class _Mender:
         if node.op_type == "BatchNormalization":
             variance = self.value(node.input[4])
             least = 0.0 if variance is None or not variance.size else float(variance.min())
-            if least + _attributes(node).get("epsilon", 1e-5) < 0:
+            if least + attributes_of(node).get("epsilon", 1e-5) < 0:
                 return f"a variance of {least:g}, which has no root; at least 0 is accepted"
             return None
-        if node.op_type not in ("Gather", "ScatterND"):
+        if node.op_type not in ("Gather", "GatherElements", "ScatterElements", "ScatterND"):
             return None
         if (index := self.value(node.input[1])) is None or not index.size:
-            return None
+            return why_not_scattered(self, node)
         shape = self.shapes[node.input[0]]
-        axes = [_attributes(node).get("axis", 0)]
+        axes = [attributes_of(node).get("axis", 0)]
         if node.op_type == "ScatterND":
             axes = list(range(index.shape[-1]))
         for axis, along in zip(axes, index.reshape(-1, len(axes)).T, strict=True):
@@ -94,7 +99,7 @@ class _Mender:
         return None
 
 
-def _conv_transpose(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+def _conv_transpose(mender: Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     """Write ``auto_pad`` and ``output_shape``, of which TVM knows nothing, as ``pads``.
 
     What is too much goes half to the beginning and half to the end, the odd one to the end with
@@ -102,7 +107,7 @@ def _conv_transpose(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.Node
     """
     from onnx import helper
 
-    given = _attributes(node)
+    given = attributes_of(node)
     way = given.pop("auto_pad", b"NOTSET")
     wanted = given.pop("output_shape", None)
     if way in (b"SAME_UPPER", b"SAME_LOWER") or wanted:
@@ -126,12 +131,12 @@ def _conv_transpose(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.Node
     yield helper.make_node(node.op_type, node.input, node.output, node.name, **given)
 
 
-def _gather(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+def _gather(mender: Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     """Write indices at equal steps as a Slice, which copies rows instead of looking each up."""
     from onnx import helper
 
     index = mender.value(node.input[1])
-    axis = _attributes(node).get("axis", 0)
+    axis = attributes_of(node).get("axis", 0)
     steps = (
         None
         if index is None or index.ndim > 1 or not index.size
@@ -155,36 +160,6 @@ def _gather(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         )
 
 
-def _scatter(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """Write a ScatterND at constant places, an assignment to a slice, as a choice of rows.
-
-    The rows are those of the operand and, after them, those that are put in.
-    """
-    from onnx import helper
-
-    data, places, updates = node.input
-    index = mender.value(places)
-    if index is None or not index.size or _attributes(node).get("reduction", b"none") != b"none":
-        yield node
-        return
-    shape, output = list(mender.shapes[data]), node.output[0]
-    depth = index.shape[-1]
-    rows, width = prod(shape[:depth]), prod(shape[depth:])
-    flat = np.where(index < 0, index + shape[:depth], index).reshape(-1, depth)
-    chosen = np.arange(rows)
-    chosen[np.ravel_multi_index(tuple(flat.T), shape[:depth])] = rows + np.arange(len(flat))
-
-    def ints(name: str, values: Sequence[int] | np.ndarray) -> str:
-        return mender.constant(f"{output}:{name}", np.array(values, np.int64))
-
-    parts, joint = [f"{output}:before", f"{output}:new"], f"{output}:joint"
-    yield helper.make_node("Reshape", [data, ints("to_rows", [rows, width])], parts[:1])
-    yield helper.make_node("Reshape", [updates, ints("new_rows", [len(flat), width])], parts[1:])
-    yield helper.make_node("Concat", parts, [joint], axis=0)
-    yield helper.make_node("Gather", [joint, ints("rows", chosen)], [f"{output}:rows_of"], axis=0)
-    yield helper.make_node("Reshape", [f"{output}:rows_of", ints("to", shape)], [output])
-
-
 def _steps(index: np.ndarray, size: int) -> tuple[int, int, int] | None:
     """Start, end and step of a Slice of an axis of that size; None where there is none."""
     index = np.where(index < 0, index + size, index).astype("int64")
@@ -196,7 +171,7 @@ def _steps(index: np.ndarray, size: int) -> tuple[int, int, int] | None:
     return int(index[0]), end if end >= 0 else -size - 1, step
 
 
-def _expand(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+def _expand(mender: Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     """Nothing where the shape stays: torch's older exporter expands what it assigns."""
     from onnx import helper
 
@@ -206,7 +181,7 @@ def _expand(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     yield node
 
 
-def _power(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+def _power(mender: Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     """Write squares and cubes as products, and an exponent in the type of what it is of."""
     from onnx import helper
 
@@ -225,13 +200,13 @@ def _power(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         yield helper.make_node("Pow", [base, exponent], [output], node.name)
 
 
-def _reduction(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+def _reduction(mender: Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     """Write one that reduces nothing as what it is of each number alone."""
     from onnx import helper
 
     axes = mender.value(node.input[1]) if len(node.input) > 1 and node.input[1] else None
     without = len(node.input) < 2 or not node.input[1] or (axes is not None and not axes.size)
-    if not (_attributes(node).get("noop_with_empty_axes") and without):
+    if not (attributes_of(node).get("noop_with_empty_axes") and without):
         yield node
         return
     op = _OF_ONE.get(node.op_type, "Identity")
@@ -239,20 +214,16 @@ def _reduction(mender: _Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto
     yield helper.make_node(op, operands, node.output, node.name)
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    from onnx import helper
-
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
 # What a sum, a norm ... is of a single number, where it is not the number.
 _OF_ONE = {"ReduceL1": "Abs", "ReduceL2": "Abs", "ReduceSumSquare": "Mul", "ReduceLogSum": "Log"}
-_FORMS: dict[str, Callable[[_Mender, onnx.NodeProto], Iterator[onnx.NodeProto]]] = {
+_FORMS: dict[str, Callable[[Mender, onnx.NodeProto], Iterator[onnx.NodeProto]]] = {
     "ConvTranspose": _conv_transpose,
     "Expand": _expand,
     "Gather": _gather,
+    "GatherElements": gathered_elements,
     "Pow": _power,
-    "ScatterND": _scatter,
+    "ScatterElements": scattered_elements,
+    "ScatterND": scattered_rows,
     **dict.fromkeys(
         (
             *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean"),

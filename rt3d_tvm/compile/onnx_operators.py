@@ -7,7 +7,7 @@ that names it, since nobody has compared it with ONNX Runtime here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rt3d_tvm.compile.onnx_file import label_of
 from rt3d_tvm.errors import InputError
@@ -22,25 +22,16 @@ AUTO_PADS = (b"NOTSET", b"VALID", b"SAME_UPPER", b"SAME_LOWER")
 # ONNX Runtime at both ends of the range of opsets: add the test's row with the operator.
 TESTED_OPS = (
     *("Abs", "Add", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat"),
-    *("Constant", "Conv", "ConvTranspose", "DepthToSpace", "DequantizeLinear", "Div", "Dropout"),
-    *("Einsum", "Elu", "Equal", "Erf", "Exp", "Expand", "Flatten", "Gather", "Gelu", "Gemm"),
-    *("GlobalAveragePool", "GlobalMaxPool", "Greater", "GroupNormalization", "HardSigmoid"),
-    *("HardSwish", "Identity", "InstanceNormalization", "LayerNormalization", "LeakyRelu"),
-    *("Less", "Log", "LogSoftmax", "MatMul", "Max", "MaxPool", "Min", "Mish", "Mul", "Neg"),
-    *("Pad", "Pow", "PRelu", "QuantizeLinear", "Reciprocal", "ReduceL2", "ReduceMax"),
-    *(
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceSum",
-        "Relu",
-        "Reshape",
-        "Resize",
-        "ScatterND",
-        "Selu",
-        "Sigmoid",
-    ),
-    *("Slice", "Softmax", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile"),
-    *("TopK", "Transpose", "Unsqueeze", "Where"),
+    *("Constant", "Conv", "ConvTranspose", "DepthToSpace", "DequantizeLinear", "Div"),
+    *("Dropout", "Einsum", "Elu", "Equal", "Erf", "Exp", "Expand", "Flatten", "Gather", "Gelu"),
+    *("Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "GroupNormalization", "GRU"),
+    *("HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "LayerNormalization"),
+    *("LeakyRelu", "Less", "Log", "LogSoftmax", "LSTM", "MatMul", "Max", "MaxPool", "Min"),
+    *("Mish", "Mul", "Neg", "Pad", "Pow", "PRelu", "QuantizeLinear", "Reciprocal", "ReduceL1"),
+    *("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape"),
+    *("Resize", "RNN", "ScatterElements", "ScatterND", "Selu", "Sigmoid", "Slice", "Softmax"),
+    *("Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "TopK"),
+    *("Transpose", "Unsqueeze", "Where"),
 )
 # So many of the nodes that one reason stops are named.
 _NAMED = 3
@@ -66,6 +57,13 @@ def check_nodes(model: onnx.ModelProto, path: Path, *, strict: bool) -> None:
             if node.op_type not in TESTED_OPS
         ]
     refuse_nodes(refused, path)
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """The attributes that a node gives, by their names."""
+    from onnx import helper
+
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def refuse_nodes(refused: Sequence[tuple[onnx.NodeProto, str]], path: Path) -> None:

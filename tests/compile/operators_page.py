@@ -38,6 +38,10 @@ NOTES = {
     "BatchNormalization": "a variance below 0 is refused",
     "Conv": "1D, 2D and 3D",
     "ConvTranspose": "a layer, of conv groups where writing them out pays",
+    **dict.fromkeys(
+        ("GRU", "LSTM", "RNN"),
+        "written out step by step, up to 256; its products with the input are one layer",
+    ),
     "Gather": "a constant index outside is refused",
     "GroupNormalization": "written as InstanceNormalization of the groups",
     "InstanceNormalization": "packed with all that follows value by value, of clips on CPUs",

@@ -1,5 +1,6 @@
 """Graphs brought to one form: layers keep their names, and what is equal is computed once."""
 
+import numpy as np
 import pytest
 from onnx import helper
 from tvm import relax
@@ -9,7 +10,8 @@ from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.frontend import import_onnx
 from rt3d_tvm.compile.ir.dataflow import static_shape
 from rt3d_tvm.compile.onnx_rewrites import merge_equal_nodes
-from tests.compile.onnx_models import make_model, tensor, weights
+from rt3d_tvm.errors import InputError
+from tests.compile.onnx_models import SHAPE, make_model, run_both, tensor, weights
 
 
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
@@ -70,3 +72,74 @@ def test_random_nodes_and_those_of_other_inputs_stay_apart():
     model = make_model(nodes)
     merge_equal_nodes(model)
     assert list(model.graph.node) == nodes
+
+
+@pytest.mark.parametrize("reduction", ["none", "add", "mul", "max", "min"])
+@pytest.mark.parametrize("axis", [2, -1])
+def test_scattered_elements_count_from_the_end(save, reduction, axis):
+    """TVM takes an index below 0 as it is, and what is smaller as if it had all places."""
+    places = np.random.default_rng(0).permuted(np.arange(4) - 2, axis=0).reshape(1, 1, 4, 1, 1)
+    places = (
+        np.broadcast_to(places, (1, 3, 4, 2, 1)) if axis == 2 else places.reshape(1, 1, 1, 2, 2)
+    )
+    node = helper.make_node(
+        "ScatterElements", ["x", "places", "new"], ["y"], axis=axis, reduction=reduction
+    )
+    constants = [tensor("places", places.astype("int64")), tensor("new", weights(*places.shape))]
+    got, expected = run_both(save(make_model([node], constants)), SHAPE)
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("begin", [0, 1, 2])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_a_slice_that_is_assigned_is_a_concatenation(save, begin, axis):
+    """As torch exports it: each place of the slice along its axis, for all others."""
+    shape = [*SHAPE]
+    shape[axis] = 1 if axis == 1 else 4
+    line = np.arange(shape[axis]).reshape(-1, *[1] * (4 if axis == 1 else 0)) + begin
+    places = np.broadcast_to(line, shape).astype("int64")
+    node = helper.make_node("ScatterElements", ["x", "places", "new"], ["y"], axis=axis)
+    constants = [tensor("places", places), tensor("new", weights(*shape))]
+    path = save(make_model([node], constants))
+    got, expected = run_both(path, SHAPE)
+    np.testing.assert_array_equal(got, expected)
+    operators = {
+        binding.value.op.name
+        for block in import_onnx(path)["main"].body.blocks
+        for binding in block.bindings
+        if isinstance(binding.value, relax.Call)
+    }
+    assert operators <= {"relax.strided_slice", "relax.concat"}
+
+
+def test_computed_places_of_a_smaller_tensor_are_refused(save):
+    nodes = [
+        helper.make_node("Slice", ["x", "from", "to", "axes"], ["part"]),
+        helper.make_node("Cast", ["part"], ["places"], to=7),
+        helper.make_node("ScatterElements", ["x", "places", "part"], ["y"], axis=2),
+    ]
+    ends = {"from": [0, 0], "to": [2, 2], "axes": [2, 3]}
+    constants = [tensor(name, np.array(value, np.int64)) for name, value in ends.items()]
+    with pytest.raises(InputError, match="computed places in"):
+        import_onnx(save(make_model(nodes, constants)))
+
+
+def test_gathered_elements_count_from_the_end(save):
+    """At places that are computed, from -4 to 3 along an axis of 4."""
+    nodes = [
+        helper.make_node("Mul", ["x", "four"], ["wide"]),
+        helper.make_node("Clip", ["wide", "least", "most"], ["cut"]),
+        helper.make_node("Cast", ["cut"], ["places"], to=7),
+        helper.make_node("GatherElements", ["x", "places"], ["y"], axis=-3),
+    ]
+    numbers = {"four": 4.0, "least": -4.0, "most": 3.0}
+    constants = [tensor(name, np.float32(value)) for name, value in numbers.items()]
+    got, expected = run_both(save(make_model(nodes, constants)), SHAPE)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_elements_outside_are_refused(save):
+    node = helper.make_node("GatherElements", ["x", "places"], ["y"], axis=2)
+    places = tensor("places", np.full((1, 3, 1, 6, 6), 4))
+    with pytest.raises(InputError, match="GatherElements at 4 to 4 along an axis of 4"):
+        import_onnx(save(make_model([node], [places])))

@@ -54,6 +54,17 @@ def pair_of_conversions():
     )
 
 
+def recurrent(op, gates):
+    """A layer of 5 on four steps of a batch of three; test_onnx_recurrent.py has its attributes."""
+    nodes = (
+        helper.make_node("Reshape", ["x", "to"], ["steps"]),
+        helper.make_node(op, ["steps", "w", "r"], ["y"], hidden_size=5),
+    )
+    rows = gates * 5
+    constants = [tensor("w", weights(1, rows, 36) / 6), tensor("r", weights(1, rows, 5) / 2)]
+    return lambda opset: (*nodes, [ints("to", 4, 3, 36), *constants])
+
+
 ROWS = {
     "Add": single("Add", weights(*CHANNEL)),
     "AveragePool": single(
@@ -90,10 +101,12 @@ ROWS = {
         helper.make_node("Gemm", ["f", "w", "b"], ["y"], transB=1, alpha=0.5),
         [tensor("w", weights(7, int(np.prod(SHAPE)))), tensor("b", weights(7))],
     ),
+    "GRU": recurrent("GRU", 3),
     "GlobalAveragePool": single("GlobalAveragePool"),
     "HardSigmoid": single("HardSigmoid", alpha=0.1, beta=0.4),
     "HardSwish": single("HardSwish"),
     "Identity": single("Identity"),
+    "LSTM": recurrent("LSTM", 4),
     "LeakyRelu": single("LeakyRelu", alpha=0.2),
     "MatMul": single("MatMul", weights(6, 5)),
     "MaxPool": single(
@@ -102,9 +115,14 @@ ROWS = {
     "Mul": single("Mul", weights(*CHANNEL)),
     "Pad": single("Pad", np.array([0, 0, 1, 0, 2, 0, 0, 0, 1, 1], np.int64)),
     "QuantizeLinear": lambda opset: pair_of_conversions(),
+    "RNN": recurrent("RNN", 1),
+    "ReduceL1": lambda opset: axes_node("ReduceL1", [1, -1], opset, 18, keepdims=0),
     "ReduceMean": lambda opset: axes_node("ReduceMean", [2, 3, 4], opset, 18, keepdims=1),
     "Relu": single("Relu"),
     "Reshape": single("Reshape", np.array([0, -1, 36], np.int64)),
+    "ScatterElements": single(
+        "ScatterElements", np.array([[[[[-1, 2], [0, 3]]]]]), weights(1, 1, 1, 2, 2), axis=2
+    ),
     "Sigmoid": single("Sigmoid"),
     "Softmax": single("Softmax", axis=1),
     "Squeeze": lambda opset: axes_node("Squeeze", [0], opset, 13),

@@ -90,6 +90,7 @@ ZOO = {
     "mfnet": Architecture(compact.mfnet, (_clip(),)),
     "tea": Architecture(frames.tea, ((1, 4, 3, 32, 32),)),
     "tanet": Architecture(frames.tanet, ((1, 4, 3, 32, 32),)),
+    "lipnet": Architecture(frames.LipNet, (_clip(6),)),
     "audio_visual": Architecture(frames.AudioVisual, (_clip(), (1, 1, 1024))),
     "mvit": Architecture(attention.MViT, (_clip(),)),
     "video_swin": Architecture(attention.VideoSwin, (_clip(),)),
