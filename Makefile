@@ -10,12 +10,13 @@ export OMP_WAIT_POLICY ?= passive
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-full fuzz lint bench peers clean
+.PHONY: help setup demo test test-full fuzz lint docs bench peers clean
 
 help:
 	@echo "make demo       prune, compile, check and time C3D on this machine"
 	@echo "make test       the tests; make test-full adds the full-size models"
 	@echo "make fuzz       random graphs, files, artifacts, kills and connections, for ten minutes"
+	@echo "make docs       the documentation as pages, in build/site"
 	@echo "make peers      other engines, for scripts/peers/compare_peers.py"
 	@echo "make lint       ruff and mypy; make bench: the demo's table for all three models; make clean: remove what was built, .venv apart"
 
@@ -44,6 +45,10 @@ test-full: $(READY)
 # Each run goes on where the last one stopped; docs/reliability.md says how to repeat a finding.
 fuzz: $(READY)
 	$(VENV)/bin/python -m scripts.fuzz --budget 600 --save build/fuzz/tallies.json
+
+# The documentation as pages, in build/site; fails where a link leads nowhere.
+docs: $(READY)
+	$(VENV)/bin/python -m sphinx -W --keep-going -q docs build/site
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

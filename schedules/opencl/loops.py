@@ -44,7 +44,7 @@ def _schedule_nest(sch: s_tir.Schedule, block: SBlockInfo) -> None:
     loops = [axis.loop_rv for axis in block.iters if axis.kind == "S"]
     reduced = [axis.loop_rv for axis in block.iters if axis.kind != "S"]
     is_vector = len(loops) > 1 and int(sch.get(loops[-1]).extent) == VECTOR
-    is_vector = is_vector and not _reads_scattered_bytes(sch.get(block.block_rv))
+    is_vector = is_vector and _has_vectors(sch.get(block.block_rv))
     lanes = [loops.pop()] if is_vector else []
     sch.reorder(*loops, *reduced, *lanes)
     item = spread(sch, sch.fuse(*loops))
@@ -59,12 +59,17 @@ def _schedule_nest(sch: s_tir.Schedule, block: SBlockInfo) -> None:
             sch.decompose_reduction(block.block_rv, reduced[0])
 
 
-def _reads_scattered_bytes(block: s_tir.SBlock) -> bool:
-    """Whether a vector along the last spatial axis has 8-bit elements that are no neighbours."""
+def _has_vectors(block: s_tir.SBlock) -> bool:
+    """Whether OpenCL C has vectors along the last spatial axis for all that is read and stored.
+
+    It has none of booleans, and TVM writes none of bytes that are no neighbours.
+    """
     lane = [axis.var for axis in block.iter_vars if axis.iter_type == axis.DataPar][-1]
-    return any(
-        str(read.source.dtype) in _NO_SCATTERED and not _neighbours(read.region, lane)
-        for read in block.reads
+    regions = [*block.reads, *block.writes]
+    return not any(
+        str(each.source.dtype) == "bool"
+        or (str(each.source.dtype) in _NO_SCATTERED and not _neighbours(each.region, lane))
+        for each in regions
     )
 
 

@@ -159,6 +159,7 @@ def fuzzer(target: str) -> session.Fuzzer:
         judge=lambda seed, folder: judged(case(seed, target), folder, run),
         replay=replay if target == "cpu" else None,
         options=("--target", target),
+        valid=True,
     )
 
 

@@ -22,7 +22,8 @@ class Fuzzer:
 
     judge: called with a seed and an empty folder. replay: with a file of the corpus instead, where
     there are any. options: those that repeat a case besides the seed. alone: whether cases take
-    care of themselves, and need no process to be judged in.
+    care of themselves, and need no process to be judged in. valid: whether every case is to be
+    accepted, so that a refusal is a finding.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Fuzzer:
     options: Sequence[str] = ()
     limits: Limits = field(default_factory=Limits)
     alone: bool = False
+    valid: bool = False
 
     def line(self, case: int | Path) -> str:
         """The command that repeats a case."""
@@ -69,6 +71,8 @@ def run(
         for case in cases:
             begun = time.monotonic()
             outcome = judge(str(case))
+            if fuzzer.valid and outcome.kind == "refused":
+                outcome = Outcome("crashed", f"refused: {outcome.detail}")
             for tally in (whole, unsaved):
                 tally.add(case, outcome, fuzzer.line(case), time.monotonic() - begun)
             if outcome.fault or told:

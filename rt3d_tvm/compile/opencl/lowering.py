@@ -9,6 +9,7 @@ from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from rt3d_tvm.compile.opencl.allocate_textures import AllocateTextures
 from rt3d_tvm.compile.opencl.exact_constants import ExactConstants
+from rt3d_tvm.compile.opencl.vector_conditions import VectorConditions
 
 # tvm.tirx.build takes no pipeline but by a name.
 _NAME = "rt3d_opencl"
@@ -31,4 +32,6 @@ def _finalize_host_passes() -> tvm.transform.Pass:
 
 
 def _finalize_device_passes() -> tvm.transform.Pass:
-    return tvm.transform.Sequential([finalize_device_passes(), ExactConstants()])
+    return tvm.transform.Sequential(
+        [finalize_device_passes(), VectorConditions(), ExactConstants()]
+    )
