@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 COMPILE = ["onnx", "onnxruntime"]
 PRUNE = ["torch>=2.13", "safetensors", "onnxscript", "matplotlib", *COMPILE]
-VIDEO = ["av>=17"]
+VIDEO = ["av>=17", "pillow>=10.1"]
 CHARTS = ["matplotlib"]
 # The package xgboost without what it brings for GPUs.
 TUNE = ["xgboost-cpu", *COMPILE]

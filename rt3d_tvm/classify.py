@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from rt3d_tvm.artifact.description import batches, description_of, prepared
-from rt3d_tvm.artifact.load import Artifact, load
-from rt3d_tvm.artifact.tensors import the_one
+from rt3d_tvm.artifact.load import load
+from rt3d_tvm.artifact.tensors import Runs, the_one
 from rt3d_tvm.data.clips import VideoSource, read_clips
 from rt3d_tvm.data.labels import read_labels as read_labels
 from rt3d_tvm.data.labels import repeated
@@ -58,10 +58,11 @@ def classify_video(
     labels: Sequence[str] | None = None,
     clips: int | None = None,
     stride: int | None = None,
+    top: int = TOP,
     threads: int | None = None,
-    loader: Callable[[], Artifact] | None = None,
+    loader: Callable[[], Runs] | None = None,
 ) -> Classification:
-    """Run the artifact in ``folder`` on a video and return its `TOP` likeliest classes.
+    """Run the artifact in ``folder`` on a video and return its ``top`` likeliest classes.
 
     ``preprocessing`` and ``labels`` are by default the artifact's own, those of the model's
     training; ``clips`` and ``stride`` replace what it says of them. The probabilities are the
@@ -88,7 +89,7 @@ def classify_video(
     return Classification(
         source=read.source,
         notes=(*_differences(used, own.preprocessing), *read.notes, *_twofold(labels)),
-        top=_likeliest(_softmax_of_mean(logits, folder), labels),
+        top=likeliest(_softmax_of_mean(logits, folder), labels, top),
         preprocessing=used,
         clips=len(read.array),
         load_ms=load_ms,
@@ -130,13 +131,20 @@ def _softmax_of_mean(logits: np.ndarray, folder: Path) -> np.ndarray:
             f"{folder}: {found} is not finite, and no class is the likeliest; `rt3d export` of its "
             "weights names those that are not"
         )
-    mean = logits.astype(np.float64).mean(axis=0)
-    powers = np.exp(mean - mean.max())
+    return softmax(logits.astype(np.float64).mean(axis=0))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of one item's logits."""
+    powers = np.exp(logits.astype(np.float64) - logits.max())
     return powers / powers.sum()
 
 
-def _likeliest(probabilities: np.ndarray, labels: Sequence[str] | None) -> tuple[Prediction, ...]:
-    order = np.argsort(-probabilities, kind="stable")[:TOP]
+def likeliest(
+    probabilities: np.ndarray, labels: Sequence[str] | None, top: int
+) -> tuple[Prediction, ...]:
+    """The ``top`` classes of the highest probabilities."""
+    order = np.argsort(-probabilities, kind="stable")[:top]
     return tuple(
         Prediction(
             index=int(i), label=labels[i] if labels else "", probability=float(probabilities[i])

@@ -36,6 +36,7 @@ ALLOWED = {
             "openvino",
             "onnx2torch",
             "jinja2",
+            "PIL",
         ),
         "google",  # protobuf, which onnx brings: the exceptions of a file that is not ONNX
     },
@@ -45,7 +46,16 @@ FLOORS = (
     *("package", "errors", "arguments", "precision", "conv_shape", "numerics", "files", "console"),
     *("data", "models", "prune", "export"),
     *("artifact", "compile", "quantize", "bundle", "devices", "tune", "measure"),
-    *("classify", "torch_engine", "onnx_engines", "reporting", "torch_inputs", "api", "cli"),
+    *(
+        "classify",
+        "live",
+        "torch_engine",
+        "onnx_engines",
+        "reporting",
+        "torch_inputs",
+        "api",
+        "cli",
+    ),
 )
 PRUNING = ("models", "prune", "data", "export")
 COMPILER = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -10,6 +11,17 @@ from rt3d_tvm.errors import InputError
 
 # One array where the model has one input or output, else arrays by the names in its manifest.
 Tensors = np.ndarray | dict[str, np.ndarray]
+
+
+class Runs(Protocol):
+    """A loaded artifact, wherever it is."""
+
+    @property
+    def manifest(self) -> dict:
+        """Its manifest."""
+
+    def run(self, x: Tensors) -> Tensors:
+        """Its output for one input."""
 
 
 def given(manifest: dict, x: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -12,21 +11,10 @@ from rt3d_tvm.arguments import as_path
 from rt3d_tvm.artifact.description import batches
 from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.opencl.artifact import load_here
-from rt3d_tvm.artifact.tensors import Tensors, arrays, given, noise
+from rt3d_tvm.artifact.tensors import Runs, arrays, given, noise
 from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.numerics.distance import relative_distance
 from rt3d_tvm.precision import PRECISIONS, QUANTIZED
-
-
-class Runs(Protocol):
-    """A loaded artifact, wherever it is."""
-
-    @property
-    def manifest(self) -> dict:
-        """Its manifest."""
-
-    def run(self, x: Tensors) -> Tensors:
-        """Its output for one input."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,9 +95,23 @@ def _fail(message: str) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
+    # The argument that takes what stands behind options as well.
+    collects: str | None = None
+
+    def _with(self, found: argparse.Namespace, taken: Sequence[str]) -> argparse.Namespace:
+        (action,) = [each for each in self._actions if each.dest == self.collects]
+        read = action.type if callable(action.type) else str
+        setattr(found, action.dest, [*getattr(found, action.dest), *map(read, taken)])
+        return found
+
     def parse_known_args(self, args=None, namespace=None):
         """As argparse does, but this command refuses unknown arguments, not `rt3d`."""
         found, unknown = super().parse_known_args(args, namespace)
+        if self.collects is not None:
+            # argparse takes all of one kind in one place; options may stand between them.
+            taken = [text for text in unknown if text == "-" or not text.startswith("-")]
+            unknown = [text for text in unknown if text not in taken]
+            found = self._with(found, taken)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return found, unknown

@@ -26,6 +26,7 @@ def add_folder(parser: argparse.ArgumentParser) -> None:
 def add_folders(parser: argparse.ArgumentParser) -> None:
     """Compiled models, one or more."""
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="made by rt3d compile")
+    parser.collects = "folders"  # type: ignore[attr-defined]  # of the command line's own parser
 
 
 def add_opencl(parser: argparse.ArgumentParser) -> None:

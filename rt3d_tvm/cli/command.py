@@ -24,7 +24,7 @@ EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
 
 
 # Options that name a file to write, which is of no other argument.
-_ALONE = ("json", "csv", "trace")
+_ALONE = ("json", "csv", "trace", "overlay")
 
 
 def add_command(

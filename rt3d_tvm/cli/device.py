@@ -20,7 +20,7 @@ from rt3d_tvm.cli.arguments import (
 )
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.compare import add_compare, add_seed, show_changes
-from rt3d_tvm.cli.run import add_video, classify, describe
+from rt3d_tvm.cli.run import add_sources, classify, describe
 from rt3d_tvm.console import print_table, printable, progress
 from rt3d_tvm.devices.defaults import LOOPBACK, RETURN_S, SERVER_PORT, TRACKER_PORT
 
@@ -59,8 +59,8 @@ def add_remote(commands: Commands) -> None:
     add_runs(timing, default=None, text=f"timed ones; default: {RUNS}")
     add_seed(timing)
     add_compare(timing)
-    remote_run = action("run", _remote_run, "classify a video on the device")
-    add_video(remote_run)
+    remote_run = action("run", _remote_run, "classify videos, a camera or a stream on the device")
+    add_sources(remote_run)
     add_device(remote_run, True)
 
 

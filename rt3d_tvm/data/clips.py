@@ -130,7 +130,7 @@ def _pick_crops(
     for index, frame in enumerate(frames_of(source.path)):
         if index == wanted[len(chosen)]:
             begun = time.perf_counter()
-            pixels = _pixels(frame, resize, reformatter, source.path)
+            pixels = upright_pixels(frame, resize, reformatter, source.path)
             chosen[index] = np.stack(crops_of(pixels, size, crops))
             seconds += time.perf_counter() - begun
             if len(chosen) == len(wanted):
@@ -150,7 +150,7 @@ def _pick(
     index = -1
     for index, frame in enumerate(frames_of(path, threads=1)):
         if index == wanted[len(chosen)]:
-            chosen[index] = _pixels(frame, resize, reformatter, path)
+            chosen[index] = upright_pixels(frame, resize, reformatter, path)
             if len(chosen) == len(wanted):
                 return chosen, None
     return chosen, index + 1
@@ -188,13 +188,13 @@ def spread_positions(
     return positions.clip(max=available - 1), int((positions[0] >= available).sum())
 
 
-def _pixels(
+def upright_pixels(
     frame: av.VideoFrame,
     resize: int | tuple[int, int],
     reformatter: av.video.reformatter.VideoReformatter,
-    path: Path,
+    path: object,
 ) -> np.ndarray:
-    """One frame, upright and resized: uint8 (height, width, 3)."""
+    """One frame, upright and resized: uint8 (height, width, 3); messages call it ``path``."""
     # A phone stores what its sensor saw, and how the picture is to be turned and mirrored.
     orientation = orientation_of(frame)
     what = f"{path}: frames of {frame.width}x{frame.height}"

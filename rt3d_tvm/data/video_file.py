@@ -53,8 +53,7 @@ def frames_of(path: Path, *, threads: int = 0) -> Iterator[av.VideoFrame]:
     """
     with _opened(path) as (container, stream):
         stream.codec_context.thread_count = threads
-        for _, frames in _decoded(container, stream, path):
-            yield from frames
+        yield from decoded_frames(container, stream, path)
 
 
 def promised_frames(path: Path) -> int:
@@ -74,7 +73,7 @@ def count_frames(path: Path) -> VideoSource:
     with _opened(path) as (container, stream):
         packets = trimmed = damaged = 0
         times = []
-        for packet, frames in _decoded(container, stream, path):
+        for packet, frames in _decoded(_packets(container, stream), path):
             packets += packet.size > 0
             trimmed += packet.is_discard  # before the cut that an edit list makes: never shown
             for frame in frames:
@@ -108,24 +107,40 @@ def count_frames(path: Path) -> VideoSource:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """The container of the file of that name, and its video."""
-    with _file(path) as file:
-        # FFmpeg gets the open file. Names have a meaning to it: "a%d.png" is many files, "concat:"
-        # and "http:" are protocols. The lists leave nothing that the file could make it open.
-        options = {
-            "fd": str(file.fileno()),
-            "protocol_whitelist": "fd",
-            "format_whitelist": ",".join(_FORMATS),
-        }
-        try:
-            container = av.open("fd:", options=options, metadata_errors="replace")
-        except (av.FFmpegError, OSError) as error:
-            reason = error.strerror or type(error).__name__
-            what = "not a video file, or damaged at its start"
-            if isinstance(error, av.ArgumentError):
-                what = "not a file of one video; playlists and the like are not read"
-            raise InputError(f"{path}: {what}: {reason}") from error
-        with container:
-            yield container, _video_of(container, path)
+    with opened_file(path) as container:
+        yield container, video_of(container, path)
+
+
+@contextlib.contextmanager
+def opened_file(path: Path) -> Iterator[av.container.InputContainer]:
+    """The container of the file of that name; InputError for one that is missing or no video."""
+    with _file(path) as file, opened_descriptor(file.fileno(), path) as container:
+        yield container
+
+
+@contextlib.contextmanager
+def opened_descriptor(descriptor: int, name: object) -> Iterator[av.container.InputContainer]:
+    """The container that a descriptor leads to: of an open file, or a pipe.
+
+    ``name`` is what messages call it.
+    """
+    # FFmpeg gets the open file. Names have a meaning to it: "a%d.png" is many files, "concat:"
+    # and "http:" are protocols. The lists leave nothing that the file could make it open.
+    options = {
+        "fd": str(descriptor),
+        "protocol_whitelist": "fd",
+        "format_whitelist": ",".join(_FORMATS),
+    }
+    try:
+        container = av.open("fd:", options=options, metadata_errors="replace")
+    except (av.FFmpegError, OSError) as error:
+        reason = error.strerror or type(error).__name__
+        what = "not a video file, or damaged at its start"
+        if isinstance(error, av.ArgumentError):
+            what = "not a file of one video; playlists and the like are not read"
+        raise InputError(f"{name}: {what}: {reason}") from error
+    with container:
+        yield container
 
 
 @contextlib.contextmanager
@@ -145,7 +160,8 @@ def _file(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _video_of(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+def video_of(container: av.container.InputContainer, path: object) -> av.VideoStream:
+    """The video of a container, which messages call ``path``; InputError for one without."""
     videos = [
         stream
         for stream in container.streams.video
@@ -170,13 +186,28 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
         yield packet
 
 
+def decoded_frames(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    name: object,
+    *,
+    packets: Iterator[av.Packet] | None = None,
+) -> Iterator[av.VideoFrame]:
+    """Every frame of a container's video that decodes; InputError where their size changes.
+
+    ``packets`` are by default all that can be read.
+    """
+    for _, frames in _decoded(packets or _packets(container, stream), name):
+        yield from frames
+
+
 def _decoded(
-    container: av.container.InputContainer, stream: av.VideoStream, path: Path
+    packets: Iterator[av.Packet], path: object
 ) -> Iterator[tuple[av.Packet, list[av.VideoFrame]]]:
     """Each packet and the frames that decode with it. InputError where their size changes."""
     first: tuple[int, int] | None = None
     count = 0
-    for packet in _packets(container, stream):
+    for packet in packets:
         try:
             frames = packet.decode()
         except av.FFmpegError:  # this packet is lost; the next may decode

@@ -39,6 +39,7 @@ EXTRAS = (
     _extra("safetensors", "prune", "train, prune, export"),
     _extra("onnxscript", "prune", "export"),
     _extra("av", "video", "run, train, data, quantize"),
+    _extra("PIL", "video", "run --overlay", "pillow"),
     _extra("xgboost", "tune", "tune", "xgboost-cpu", "xgboost"),
     _extra("matplotlib", "charts", "prune --data"),
     _extra("pyopencl", "opencl", "run, bench, tune for OpenCL"),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _UNKNOWN = "–"
+# A factor that two digits do not tell from 1.
+_ALIKE = 1.05
 
 
 def as_page(report: Mapping) -> str:
@@ -87,6 +89,8 @@ def kernels(call: Mapping) -> list[str]:
 
 def factor(value: float, better: str, worse: str) -> str:
     """A factor in words: how many times better, or worse where it is below 1."""
+    if 1 / _ALIKE < value < _ALIKE:
+        return "the same"
     return f"{times(value)} {better}" if value >= 1 else f"{times(1 / value)} {worse}"
 
 

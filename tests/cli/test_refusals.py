@@ -134,7 +134,7 @@ REFUSED = [
     ("run {flow}/artifact {flow}/v.mp4 --labels {flow}/v.mp4", "not text in UTF-8"),
     ("run {flow}/artifact {flow}/v.mp4 --clips 0", "'0': a whole number"),
     ("run {flow}/artifact {flow}/v.mp4 --model i3d", "no model named 'i3d'"),
-    ("run {flow}/artifact", "a VIDEO is needed, or --describe"),
+    ("run {flow}/artifact", "a SOURCE is needed, or --describe"),
     ("run {flow}/artifact {flow}/v.mp4 --mean 0.4,0.4,0.4", "resize, std is missing"),
     ("run {flow}/artifact {flow}/v.mp4 --model c3d --std 0,1,1", "std.*three numbers"),
     ("run {flow}/artifact {flow}/v.mp4 --model c3d --mean 104,117,128", "mean.*from 0 to 1"),

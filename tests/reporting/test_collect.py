@@ -106,6 +106,7 @@ def test_words_of_the_page():
     assert (factor(2.0, "faster", "slower"), factor(0.05, "faster", "slower")) == (
         *("2 × faster", "20 × slower"),
     )
+    assert factor(0.98, "less", "more") == "the same"
     two = {"kernel": "k", "group": "8x4", "dtype": "float32", "float32_reason": None}
     none = {"kernel": None, "reason": "no constant weight"}
     assert kernels({"layers": [two, two, none]}) == ["k 8x4 float32", "no constant weight"]
