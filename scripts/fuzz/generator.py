@@ -42,6 +42,7 @@ from scripts.fuzz.quantized import (
     quantized_pool,
 )
 from scripts.fuzz.reductions import attention, chosen, einsum, normalised, reduced
+from scripts.fuzz.sequences import assigned, recurrent
 from scripts.fuzz.shapes import (
     depth_to_space,
     gathered,
@@ -66,6 +67,7 @@ BLOCKS: dict[str, Callable[[Graph, str], str]] = {
         *(quantized_network, quantized_other, quantized_pair, quantized_pool),
         *(compared, function, several, second_input, attention, chosen, einsum, normalised),
         *(reduced, depth_to_space, gathered, resized, scattered, sliced, split, widened),
+        *(assigned, recurrent),
     )
 }
 CONVOLUTIONS = (

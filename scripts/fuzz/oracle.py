@@ -27,7 +27,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from scripts.fuzz.propagation import attributes_of, error_of, largest
+from scripts.fuzz.propagation import FUNCTION, attributes_of, error_of, largest
 
 UNIT = {"float32": 2.0**-24, "float16": 2.0**-11}
 WINOGRAD, MARGIN = 16.0, 4.0
@@ -172,6 +172,17 @@ def _matrix(node, known, inputs, arithmetic) -> float:
     return error * max(1.0, abs(attributes.get("alpha", 1.0)))
 
 
+def _recurrent(node, known, inputs, arithmetic) -> float:
+    """What the gates of all steps are off by; an LSTM's state may grow by one in each."""
+    x, w, r = inputs[:3]
+    state = np.ones(1)
+    gates = _products(w.reshape(-1, w.shape[-1]), known[0], x, arithmetic, 1.0)
+    gates += _products(r.reshape(-1, r.shape[-1]), 0.0, state, arithmetic, 1.0)
+    bias = largest(inputs[3]) if len(inputs) > 3 else 0.0
+    gates += (FUNCTION + 2 * bias) * UNIT[arithmetic.stored]
+    return len(x) * (len(x) if node.op_type == "LSTM" else 2) * gates
+
+
 def _products(w, e, x, arithmetic, rounding) -> float:
     """Of sums of products of each row of ``w`` with a part of ``x``."""
     u, summed = UNIT[arithmetic.stored], UNIT[arithmetic.summed]
@@ -187,4 +198,5 @@ _LINEAR = {
     "Gemm": _matrix,
     "MatMul": _matrix,
     "Einsum": _einsum,
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), _recurrent),
 }

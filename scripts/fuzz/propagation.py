@@ -100,7 +100,7 @@ def _arg_max(node: onnx.NodeProto, e: float, x: np.ndarray, u: float) -> float:
 
 _SUMS = {
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "ReduceMean"), _mean),
-    "ReduceSum": _sum,
+    **dict.fromkeys(("ReduceSum", "ReduceL1"), _sum),
     "ReduceL2": _norm,
     "ArgMax": _arg_max,
 }

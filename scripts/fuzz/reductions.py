@@ -12,7 +12,10 @@ from scripts.fuzz.operators import activation
 from scripts.fuzz.weights import conv_weight, normal
 
 # The opset since which its axes are an input.
-_SINCE = {"ReduceSum": 13, "ReduceMax": 18, "ReduceMin": 18, "ReduceL2": 18, "ReduceMean": 18}
+_SINCE = {
+    "ReduceSum": 13,
+    **dict.fromkeys(("ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceMean"), 18),
+}
 
 
 def reduced(graph: Graph, x: str) -> str:
