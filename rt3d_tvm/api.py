@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rt3d_tvm.artifact.load import Artifact
     from rt3d_tvm.artifact.opencl.artifact import OpenCLArtifact
     from rt3d_tvm.artifact.verify import Verification
+    from rt3d_tvm.compile.extension import Phases
     from rt3d_tvm.data.preprocessing import Preprocessing
     from rt3d_tvm.export import ExportReport
     from rt3d_tvm.measure.timing import Timing
@@ -169,6 +170,22 @@ def compile(
     described = description_of(labels, preprocessing)
     with onnx_file(model, example_inputs, input_shape, described) as path:
         return compile_onnx(path, out, target=target, **settings)
+
+
+def phases() -> Phases:
+    """The phases of `compile` by name, to put passes and schedules of one's own among them.
+
+    ``before`` and ``after`` take the name of a phase, a name and a pass of TVM, ``scheduled_by`` a
+    rule for kernels; `compile` takes the result as ``phases``. examples/own_operator.py has both.
+
+    >>> import tvm
+    >>> more = rt.phases().before("legalize", "look", tvm.transform.PrintIR())
+    >>> more.names[more.names.index("look") + 1]
+    'legalize'
+    """
+    from rt3d_tvm.compile.pipeline import extensible_phases
+
+    return extensible_phases()
 
 
 def load(

@@ -22,6 +22,7 @@ from rt3d_tvm.artifact.folder import why_kept
 from rt3d_tvm.artifact.format import KERNELS, MODEL, write_artifact
 from rt3d_tvm.compile.calls import list_calls
 from rt3d_tvm.compile.choices.records import RecordSet, read_database, shipped_records
+from rt3d_tvm.compile.extension import Phases
 from rt3d_tvm.compile.frontend import import_onnx
 from rt3d_tvm.compile.interface import interface_of
 from rt3d_tvm.compile.ir.dataflow import bindings
@@ -36,11 +37,11 @@ from rt3d_tvm.compile.pipeline import (
     cannot_lower,
     check_dump,
     lower,
-    phases,
     run_phases,
     storage_phases,
     without_asserts,
 )
+from rt3d_tvm.compile.pipeline import phases as listed_phases
 from rt3d_tvm.compile.processor_needs import processor_needs
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.folders import check_replaceable, whole_folder
@@ -56,6 +57,7 @@ def compile_onnx(
     shipped: bool = True,
     allow_non_finite: bool = False,
     dump: str | Path | None = None,
+    phases: Phases | None = None,
     progress: Callable[[str], None] | None = None,
     **settings: object,
 ) -> dict:
@@ -65,7 +67,8 @@ def compile_onnx(
     ``settings`` are fields of CompileOptions (target, group, precision ...), where no ``options``
     are given. Tuned kernels come from ``database``, a work directory of `rt3d tune`, and where
     ``shipped`` then from the package's records. Weights that are NaN or infinite are taken with
-    ``allow_non_finite`` only. ``dump`` is a folder for the module after each phase; ``progress``
+    ``allow_non_finite`` only. ``dump`` is a folder for the module after each phase; ``phases``
+    (`rt3d_tvm.compile.pipeline.extensible_phases`) has passes and schedules of others; ``progress``
     is told the name of each stage. InputError for a model, option, database or folder that will
     not do.
     """
@@ -95,7 +98,7 @@ def compile_onnx(
         "non_finite": list(mod["main"].attrs["non_finite"]),
     }
     report("lower")
-    lowered = _lowered(mod, lowering, records, dump)
+    lowered = _lowered(mod, lowering, records, dump, phases)
     report("generate code")
     executable = _built(lowered.mod, lowering)
     report("write")
@@ -117,12 +120,16 @@ class _Lowered:
 
 
 def _lowered(
-    mod: tvm.IRModule, lowering: Lowering, records: Sequence[RecordSet], dump: Path | None
+    mod: tvm.IRModule,
+    lowering: Lowering,
+    records: Sequence[RecordSet],
+    dump: Path | None,
+    extension: Phases | None,
 ) -> _Lowered:
     """Run all phases; InputError for a module that they refuse."""
     names, inputs = list(mod["main"].attrs["layer_names"]), len(mod["main"].params)
     try:
-        mod = lower(mod, lowering, records=records, dump=dump)
+        mod = lower(mod, lowering, records=records, extension=extension, dump=dump)
     except ValueError as error:
         raise InputError(str(error)) from error
     layers = [
@@ -137,7 +144,7 @@ def _lowered(
     if any(layer["weight_dtype"] == "int8" for layer in layers):
         about["precision"] = asdict(QUANTIZED)
     mod, weights = lift_constants(mod)
-    first = len(phases(lowering))
+    first = len(listed_phases(lowering, extension=extension))
     mod = run_phases(mod, lowering, storage_phases(lowering), dump=dump, first=first)
     planned, largest = planned_bytes(mod)
     about |= {"planned_activation_bytes": planned, "largest_activation_bytes": largest}

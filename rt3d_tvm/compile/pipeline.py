@@ -15,6 +15,7 @@ from tvm.s_tir import dlight
 
 import schedules.table
 from rt3d_tvm.compile.choices.records import RecordSet
+from rt3d_tvm.compile.extension import Phases
 from rt3d_tvm.compile.legalize import LOOPS
 from rt3d_tvm.compile.memory.phases import memory_phases
 from rt3d_tvm.compile.opencl.check_axes import CheckAxes
@@ -39,6 +40,7 @@ from rt3d_tvm.compile.passes.quantized_conv3d import QuantizedConv3d
 from rt3d_tvm.compile.passes.tuned_kernels import TunedKernels
 from rt3d_tvm.compile.passes.written_out import WrittenOut
 from rt3d_tvm.compile.passes.zero_factors import ZeroFactors
+from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.files.folders import check_makeable, check_outside, make_folder
 from rt3d_tvm.files.whole_file import whole_file
@@ -47,10 +49,13 @@ from rt3d_tvm.files.whole_file import whole_file
 _SCRIPT = b"# from tvm.script import "
 
 
-def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[str, Pass]]:
+def phases(
+    lowering: Lowering, records: Sequence[RecordSet] = (), extension: Phases | None = None
+) -> list[tuple[str, Pass]]:
     """Names and passes up to scheduled kernels, in order.
 
-    ``records``: tuned choices; of several for a kernel those of the first set.
+    ``records``: tuned choices; of several for a kernel those of the first set. ``extension``: what
+    else is done, by passes and schedules from outside.
     """
     target = lowering.target
     compact = CompactConv3d(
@@ -61,7 +66,9 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         accumulate=lowering.accumulate,
     )
     rules = schedules.table.rules(lowering.backend.name)
-    return [
+    if extension is not None:
+        rules = (*extension.rules, *rules)
+    listed = [
         ("zero_factors", ZeroFactors()),
         ("evaluate_constants", EvaluateConstants()),
         ("clip", ClipAsOperators()),
@@ -96,6 +103,13 @@ def phases(lowering: Lowering, records: Sequence[RecordSet] = ()) -> list[tuple[
         *([("check_axes", CheckAxes())] if lowering.backend.on_gpu else []),
         ("schedule", dlight.ApplyDefaultSchedule(*rules)),
     ]
+    return listed if extension is None else extension.applied(listed)
+
+
+def extensible_phases() -> Phases:
+    """The names of the phases that every target has, to put others between them."""
+    listed = phases(Lowering(target=make_target("host")))
+    return Phases(names=tuple(name for name, _ in listed))
 
 
 def storage_phases(lowering: Lowering) -> list[tuple[str, Pass]]:
@@ -111,10 +125,11 @@ def lower(
     lowering: Lowering,
     *,
     records: Sequence[RecordSet] = (),
+    extension: Phases | None = None,
     dump: Path | None = None,
 ) -> tvm.IRModule:
     """Run all of ``phases``; with ``dump``, write the module after each into that folder."""
-    return run_phases(mod, lowering, phases(lowering, records), dump=dump)
+    return run_phases(mod, lowering, phases(lowering, records, extension), dump=dump)
 
 
 def run_phases(

@@ -199,7 +199,7 @@ class Watched:
 
     def _time_of(self, frame: av.VideoFrame, came: float) -> float:
         self._first = came if self._first is None else self._first
-        if self.source.is_live or frame.time is None:
+        if self.drops or frame.time is None:
             return came - self._first
         return frame.time
 
