@@ -55,6 +55,7 @@ FLOORS = (
         "torch_inputs",
         "api",
         "cli",
+        "__main__",
     ),
 )
 PRUNING = ("models", "prune", "data", "export")
