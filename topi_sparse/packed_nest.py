@@ -78,6 +78,7 @@ def nest_of(
             made = function(
                 *(read(each, *tensor) for each, tensor in zip(inputs, tensors, strict=True))
             )
+            made = made.astype(result or dtype)  # a number makes float32 of float16
             if zero_above and data[1] % y.c_block:
                 return tirx.Select(block * y.c_block + c < data[1], made, fill)
             return made

@@ -171,6 +171,9 @@ def _accepted_model(
     mend_nodes(model, shapes, path)
     write_resizes(model, shapes, path)
     write_recurrent(model, shapes, path)
+    # What was written may overwrite all that depends on an input, and layers behind it with it.
+    fold_constants(model, path)
+    remove_dead_nodes(model)
     return model, shapes
 
 

@@ -23,6 +23,7 @@ from rt3d_tvm.compile.opencl.distinct_names import DistinctNames
 from rt3d_tvm.compile.options import Lowering
 from rt3d_tvm.compile.passes.bounded_take import BoundedTake
 from rt3d_tvm.compile.passes.channel_moves import ChannelMoves
+from rt3d_tvm.compile.passes.check_calls import CheckCalls
 from rt3d_tvm.compile.passes.clip import ClipAsOperators
 from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
 from rt3d_tvm.compile.passes.conv2d import Conv2dAsConv3d
@@ -92,6 +93,7 @@ def phases(
         ("keep_packed", KeepPacked(target)),
         ("conv2plus1d", Conv2Plus1D(target)),
         ("tuned_kernels", TunedKernels(target, records, lowering.group)),
+        ("check_calls", CheckCalls()),
         ("merge_reshapes", relax.transform.RemoveRedundantReshape()),
         ("own_result", OwnResult()),
         ("legalize", relax.transform.LegalizeOps(LOOPS)),

@@ -9,7 +9,7 @@ import pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "index.md").read_text(encoding="utf-8")
 CODE = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-COMMANDS = re.findall(r"^    (rt3d .*)$", PAGE, re.M)
+COMMANDS = re.findall(r"^    (rt3d .*)$", PAGE.replace("\\\n", ""), re.M)
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess:

@@ -53,6 +53,21 @@ def test_relu_and_add(shape, a, b, y):
 
 
 @slow
+@given(shapes, layouts, st.sampled_from([("multiply", (0, 0.5)), ("subtract", (0, 1.5))]))
+def test_float16_and_a_number_stay_float16(shape, layout, function):
+    """What is behind it reads float16. A number is rounded to it, the result once more."""
+    x, (name, (_, number)) = draw(shape).astype("float16"), function
+    func = elementwise([(shape, layout)], shape, layout, "float16", [function])
+    result = run_kernel(func, [packed(x, layout)], layout.shape(shape))
+    assert result.dtype == "float16"
+    wide = x.astype("float64")
+    expected = wide * number if name == "multiply" else wide - number
+    inside = packed(np.ones(shape), layout) > 0
+    error = abs(result - packed(expected, layout))[inside]
+    assert (error <= 2.0**-10 * (1 + abs(packed(expected, layout)))[inside]).all()
+
+
+@slow
 @given(st.integers(1, 2), st.sampled_from([(16, 8, 5), (5, 11, 8), (3, 3, 3)]), *(layouts,) * 3)
 def test_concat(batch, channels, a, b, y):
     """Parts that fill their channel blocks, and parts that end inside one."""

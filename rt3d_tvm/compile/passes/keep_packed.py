@@ -258,10 +258,11 @@ def _serves(layout: PackedLayout, dtype: str, change: dict) -> bool:
     """Whether a packed value is what a layout change gives, but for its halo.
 
     A quantised value may be read with another zero point than it is stored with, by which it would
-    have to be surrounded.
+    have to be surrounded; and one that was float16 is stored in blocks of more channels.
     """
-    filled = change["kind"] == "unpack" or layout.fill == change["layout"]["fill"]
-    return filled and dtype == change["dtype"]
+    asked = PackedLayout(**change["layout"])
+    same = (layout.c_block, layout.fill) == (asked.c_block, asked.fill)
+    return (change["kind"] == "unpack" or same) and dtype == change["dtype"]
 
 
 def _named(mod: tvm.IRModule, call: relax.Call) -> str:

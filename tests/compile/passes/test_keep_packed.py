@@ -7,11 +7,17 @@ import pytest
 import tvm
 from tvm import relax
 
+from rt3d_tvm.compile.frontend import import_onnx
+from rt3d_tvm.compile.ir.dataflow import bindings
+from rt3d_tvm.compile.ir.packed_call import called, packed_kernel
+from rt3d_tvm.compile.options import CompileOptions
 from rt3d_tvm.compile.passes.channel_moves import ChannelMoves, shuffled_by
 from rt3d_tvm.compile.passes.compact_conv3d import CompactConv3d
 from rt3d_tvm.compile.passes.keep_packed import CHANGES_ATTRIBUTE, UNPACKED_ATTRIBUTE, KeepPacked
 from rt3d_tvm.compile.passes.lift_constants import lift_constants
+from rt3d_tvm.compile.pipeline import phases
 from rt3d_tvm.compile.targets import make_target
+from tests.quantized_models import net, quantized_by_onnxruntime
 from tests.relax_modules import conv, draw, module, operators, run, weight_of
 from topi_sparse.cpu.max_pool3d import POOL_ATTRIBUTE as CPU_POOL_ATTRIBUTE
 from topi_sparse.opencl.concat import CONCAT_ATTRIBUTE
@@ -263,3 +269,36 @@ def test_constants_become_parameters():
     )
     assert len(lift_constants(same)[1]) == 1  # equal ones are stored once
     relax.analysis.well_formed(mod)  # raises for a variable that is used and not bound
+
+
+def blocks_read(mod: tvm.IRModule) -> list[tuple[str, int]]:
+    """The name of each kernel and the channel block of its input, in order."""
+    kernels = [
+        packed_kernel(called(mod, each.value))
+        for each in bindings(mod["main"])
+        if called(mod, each.value)
+    ]
+    return [(name, kernel.x.c_block) for name, kernel in filter(None, kernels)]
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [
+        *((target, "fp32") for target in ("x86-64-avx2", "x86-64-avx512-vnni", "arm64-dotprod")),
+        ("arm64-v8.2", "fp16"),
+    ],
+)
+def test_every_kernel_reads_blocks_as_large_as_it_was_made_for(target, precision, tmp_path):
+    """Behind a float16 layer, whose blocks are twice as large, a quantised one has its own."""
+    path = quantized_by_onnxruntime(tmp_path, net(3), exclude=["stem", "b"])
+    lowering = CompileOptions(target=target, precision=precision).resolve()
+    mod = import_onnx(path)
+    before = None
+    for name, phase in phases(lowering):
+        if name == "keep_packed":
+            before = blocks_read(mod)
+        mod = phase(mod)
+        if name == "keep_packed":
+            break
+    assert blocks_read(mod) == before
+    assert len({name for name, _ in before}) > 1
