@@ -96,7 +96,7 @@ class _Main:
 
     def rename(self, var: relax.Var, value: relax.Expr) -> None:
         """A further name of a tensor, or of a tuple of some."""
-        known = self.tuples if value in self.tuples else self.index
+        known: dict = self.tuples if value in self.tuples else self.index
         known[var] = known[value]
 
     def fields(self, result: relax.Var) -> list[relax.Expr]:

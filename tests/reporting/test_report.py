@@ -147,7 +147,7 @@ document.title = `sorted ${sorted} fits ${wide} at ${innerWidth}`;
     probed = tmp_path / "probed.html"
     probed.write_text(text.replace("</body>", probe), encoding="utf-8")
     command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    for width in (500, 1280):
+    for width in (500, 900, 1280):
         done = subprocess.run(
             [*command, f"--window-size={width},900", probed.as_uri()],
             capture_output=True,
