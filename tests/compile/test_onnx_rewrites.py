@@ -143,3 +143,44 @@ def test_elements_outside_are_refused(save):
     places = tensor("places", np.full((1, 3, 1, 6, 6), 4))
     with pytest.raises(InputError, match="GatherElements at 4 to 4 along an axis of 4"):
         import_onnx(save(make_model([node], [places])))
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_what_lies_behind_a_tensor_that_is_overwritten_is_no_layer(save, tmp_path, quantised):
+    """The scatter leaves nothing of the first layer; the second one is of constants."""
+    node, shape = helper.make_node, (1, 3, *SHAPE[2:])
+    values = weights(*shape)
+    nodes = [
+        node("Conv", ["x", "first.weight"], ["a"], pads=[1] * 6),
+        node("ScatterND", ["a", "where", "values"], ["b"]),
+        *(
+            [
+                node("QuantizeLinear", ["b", "step", "zero"], ["q"]),
+                node("DequantizeLinear", ["q", "step", "zero"], ["c"]),
+                node("DequantizeLinear", ["second.weight", "step", "none"], ["w"]),
+                node("Conv", ["c", "w"], ["d"], pads=[1] * 6),
+                node("QuantizeLinear", ["d", "step", "zero"], ["dq"]),
+                node("DequantizeLinear", ["dq", "step", "zero"], ["e"]),
+            ]
+            if quantised
+            else [node("Conv", ["b", "second.weight"], ["e"], pads=[1] * 6)]
+        ),
+        node("Conv", ["x", "third.weight"], ["f"], pads=[1] * 6),
+        node("Add", ["e", "f"], ["y"]),
+    ]
+    second = weights(3, 3, 3, 3, 3)
+    constants = [
+        tensor("first.weight", weights(3, 3, 3, 3, 3)),
+        tensor("second.weight", (second * 20).astype("int8") if quantised else second),
+        tensor("third.weight", weights(3, 3, 3, 3, 3)),
+        tensor("where", np.zeros((1, 1), "int64")),
+        tensor("values", values),
+        tensor("step", np.float32(0.05)),
+        tensor("zero", np.uint8(128)),
+        tensor("none", np.int8(0)),
+    ]
+    path = save(make_model(nodes, constants))
+    assert list(import_onnx(path)["main"].attrs["layer_names"]) == ["third"]
+    manifest = compile_onnx(path, tmp_path / "artifact")
+    assert [layer["name"] for layer in manifest["layers"]] == ["third"]
+    assert verify(tmp_path / "artifact", path).passed

@@ -10,6 +10,15 @@ from tvm import relax
 EIGHT_BIT = ("int8", "uint8")
 
 
+def follows_from_inputs(function: relax.Function) -> set[relax.Var]:
+    """The parameters of a function, and all variables that depend on one."""
+    found = set(function.params)
+    for binding in bindings(function):
+        if any(var in found for var in relax.analysis.free_vars(binding.value)):
+            found.add(binding.var)
+    return found
+
+
 def bindings(function: relax.Function) -> list[relax.VarBinding]:
     """Every binding of the function, in order."""
     return [binding for block in function.body.blocks for binding in block.bindings]

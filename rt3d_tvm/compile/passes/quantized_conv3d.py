@@ -34,7 +34,14 @@ from tvm import relax
 from tvm.target import Target
 
 from rt3d_tvm.compile.backends import backend_of
-from rt3d_tvm.compile.ir.dataflow import bindings, is_op, rewritten, static_shape, users
+from rt3d_tvm.compile.ir.dataflow import (
+    bindings,
+    follows_from_inputs,
+    is_op,
+    rewritten,
+    static_shape,
+    users,
+)
 from rt3d_tvm.compile.ir.packed_call import emit_pack, emit_unpack
 from rt3d_tvm.compile.ir.quantized_chain import (
     TRANSPOSED_CONVOLUTIONS,
@@ -112,7 +119,10 @@ class _Rewriter(relax.PyExprMutator):
         chains, unit = QuantizedChains(function, users(function)), self.settings.unit
         self.kernel_at: dict[relax.Var, tuple[QuantizedChain, Kernel]] = {}
         self.dropped: set[relax.Var] = set()
+        known = follows_from_inputs(function)
         for binding in bindings(function):
+            if binding.var not in known:
+                continue  # a layer of constants, which FoldConstant computes
             if any(is_op(binding.value, name) for name in TRANSPOSED_CONVOLUTIONS):
                 self.report.append(None)
                 continue
