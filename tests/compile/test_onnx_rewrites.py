@@ -159,8 +159,9 @@ def test_what_lies_behind_a_tensor_that_is_overwritten_is_no_layer(save, tmp_pat
                 node("DequantizeLinear", ["q", "step", "zero"], ["c"]),
                 node("DequantizeLinear", ["second.weight", "step", "none"], ["w"]),
                 node("Conv", ["c", "w"], ["d"], pads=[1] * 6),
-                node("QuantizeLinear", ["d", "step", "zero"], ["dq"]),
-                node("DequantizeLinear", ["dq", "step", "zero"], ["e"]),
+                # Sums are multiples of 0.0025: none lies between two of these steps.
+                node("QuantizeLinear", ["d", "other", "zero"], ["dq"]),
+                node("DequantizeLinear", ["dq", "other", "zero"], ["e"]),
             ]
             if quantised
             else [node("Conv", ["b", "second.weight"], ["e"], pads=[1] * 6)]
@@ -176,6 +177,7 @@ def test_what_lies_behind_a_tensor_that_is_overwritten_is_no_layer(save, tmp_pat
         tensor("where", np.zeros((1, 1), "int64")),
         tensor("values", values),
         tensor("step", np.float32(0.05)),
+        tensor("other", np.float32(0.0713)),
         tensor("zero", np.uint8(128)),
         tensor("none", np.int8(0)),
     ]
