@@ -132,11 +132,12 @@ def test_the_command_line_says_what_the_phone_is_and_times_it(
     assert found["memory"] == pytest.approx(physical, rel=0.01)
     argv = ["remote", "bench", str(c3d_for_phone), *there, "--runs", "3"]
     assert cli.main([*argv, "--json", str(tmp_path / "b.json")]) == 0
-    timing = json.loads((tmp_path / "b.json").read_text())
+    found = json.loads((tmp_path / "b.json").read_text())
+    (timing,), device = found["timings"], found["device"]
     samples = sorted(timing["samples_ms"])
     assert len(samples) == 3
     assert 0 < samples[0] <= timing["p50_ms"] <= timing["p90_ms"] <= timing["p99_ms"] <= samples[2]
-    assert timing["before"] == timing["after"] == {"cpu-emulated": 41.5}
+    assert device["before"] == device["after"] == {"cpu-emulated": 41.5}
     assert "41.5 °C" in capsys.readouterr().out
 
 
