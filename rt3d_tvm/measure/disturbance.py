@@ -59,7 +59,8 @@ class Watch:
     ) -> None:
         elapsed = time.perf_counter() - self._started
         others = _busy_s() - self._busy - (_own_s() - self._own)
-        self.others_share = max(0.0, others / elapsed / available_cores())
+        # The system counts in steps of 10 ms, which may be more than there was.
+        self.others_share = min(max(others / elapsed / available_cores(), 0.0), 1.0)
         if error is None:
             self._peak()
 
