@@ -1,7 +1,8 @@
-"""Slices and channel shuffles of packed tensors: each value of the result is one of the input's."""
+"""Slices, pads, shuffles and joints of packed tensors: values of the inputs at other places."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from tvm import tirx
@@ -42,6 +43,45 @@ def strided_slice(
     return _moved(data, x, y, dtype, out, moved)
 
 
+def pad(
+    data: Shape,
+    x: PackedLayout,
+    y: PackedLayout,
+    dtype: str,
+    *,
+    out: Shape,
+    before: Sequence[int],
+    value: float,
+) -> tirx.PrimFunc:
+    """``value`` before the input and behind it along each axis; both of (B, C, D, H, W).
+
+    Channels behind whole blocks are copied by the block, else by the lane.
+    """
+    c_block = y.c_block
+    padded = [axis for axis in range(5) if data[axis] != out[axis]]
+
+    def moved(n, block, d, h, w, c):
+        channel = block * c_block + c
+        at = [index - first for first, index in zip(before, (n, channel, d, h, w), strict=True)]
+        blocks = (at[1] // c_block, at[1] % c_block)
+        if before[1] % c_block == 0:
+            blocks = (block - before[1] // c_block, c)
+        return (at[0], *blocks, *at[2:])
+
+    def within(n, block, d, h, w, c):
+        places = (n, block * c_block + c, d, h, w)
+        return [
+            condition
+            for axis in padded
+            for condition in (
+                places[axis] >= before[axis],
+                places[axis] < before[axis] + data[axis],
+            )
+        ]
+
+    return _moved(data, x, y, dtype, out, moved, within=within, other=value)
+
+
 def shuffle(
     data: Shape, x: PackedLayout, y: PackedLayout, dtype: str, *, groups: int
 ) -> tirx.PrimFunc:
@@ -56,10 +96,54 @@ def shuffle(
     return _moved(data, x, y, dtype, data, moved)
 
 
-def _moved(
-    data: Shape, x: PackedLayout, y: PackedLayout, dtype: str, out: Shape, moved: Callable
+def joined(
+    data: Sequence[Shape],
+    layouts: Sequence[PackedLayout],
+    y: PackedLayout,
+    dtype: str,
+    *,
+    axis: int,
 ) -> tirx.PrimFunc:
-    """``moved``: of a place in the result, where it is in the input: batch, block, lane ..."""
+    """One after the other along an axis of (B, C, D, H, W) that is not the channels'."""
+    inputs = [
+        placeholder(layout.shape(part), dtype, f"x{i}")
+        for i, (part, layout) in enumerate(zip(data, layouts, strict=True))
+    ]
+    ends = list(itertools.accumulate(part[axis] for part in data))
+    whole = (*data[0][:axis], ends[-1], *data[0][axis + 1 :])
+
+    def value(n, block, d, h, w, c):
+        place = (n, block, d, h - y.halo_h, w - y.halo_w)
+
+        def read(i: int):
+            at = [*place]
+            at[axis] -= ends[i] - data[i][axis]
+            halo = layouts[i]
+            here = inputs[i][at[0], at[1], at[2], at[3] + halo.halo_h, at[4] + halo.halo_w, c]
+            if i + 1 == len(inputs):
+                return here
+            return tirx.if_then_else(place[axis] < ends[i], here, read(i + 1))
+
+        return guarded(inside(y, whole, h, w), lambda: read(0), tirx.const(y.fill, dtype))
+
+    return prim_func(inputs, compute(y.shape(whole), value, "joined"))
+
+
+def _moved(
+    data: Shape,
+    x: PackedLayout,
+    y: PackedLayout,
+    dtype: str,
+    out: Shape,
+    moved: Callable,
+    *,
+    within: Callable = lambda *_place: [],
+    other: float = 0.0,
+) -> tirx.PrimFunc:
+    """``moved``: of a place in the result, where it is in the input: batch, block, lane ...
+
+    ``within``: the conditions under which it is there; elsewhere is ``other``.
+    """
     a, fill = placeholder(x.shape(data), dtype, "x"), tirx.const(y.fill, dtype)
 
     def value(n, block, d, h, w, c):
@@ -67,10 +151,15 @@ def _moved(
         if out[1] % y.c_block:
             conditions.append(block * y.c_block + c < out[1])
 
+        place = (n, block, d, h - y.halo_h, w - y.halo_w, c)
+
         def read():
-            at = moved(n, block, d, h - y.halo_h, w - y.halo_w, c)
+            at = moved(*place)
             return a[at[0], at[1], at[3], at[4] + x.halo_h, at[5] + x.halo_w, at[2]]
 
-        return guarded(conditions, read, fill)
+        def one():
+            return guarded(within(*place), read, tirx.const(other, dtype))
+
+        return guarded(conditions, one, fill)
 
     return prim_func([a], compute(y.shape(out), value, "moved"))

@@ -124,13 +124,17 @@ def _from_onnx(model: onnx.ModelProto) -> tvm.IRModule:
     from tvm import relax
     from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
+    from rt3d_tvm.compile.ir.relax_pads import constant_pad
+
     class InGraphOrder(ONNXGraphImporter):
         """Binds a layer where its node stands: the importer does where the result is first read.
 
-        The names of the layers are in the order of the nodes.
+        The names of the layers are in the order of the nodes. A Pad by a number is Relax's own.
         """
 
         def _convert_operator(self, op_name, *others):
+            if op_name == "Pad" and (padded := constant_pad(*others[:2])) is not None:
+                return self.bb.normalize(padded)
             result = super()._convert_operator(op_name, *others)
             is_call = op_name in LAYER_OPERATORS and isinstance(result, relax.Call)
             return self.bb.emit(result) if is_call else result

@@ -65,19 +65,20 @@ class _Folder:
         self.stored: dict[str, onnx.TensorProto] = {}  # constants whose values are known
         self.pending: dict[str, onnx.NodeProto] = {}  # what computes the others
         self.computed_bytes = 0
+        self.nodes: list[onnx.NodeProto] = []  # all, with those of branches that are taken
 
     def fold(self) -> None:
         """Fold the graph."""
         own = {tensor.name for tensor in self.graph.initializer}
         for tensor in self.graph.initializer:
             self._store(tensor.name, tensor)
-        kept = [node for node in self.graph.node if not self._is_constant(node)]
+        kept = self._kept(self.graph.node)
         read = {value.name for value in self.graph.output}
         read.update(name for node in kept for name in read_by(node))
         self._compute([name for name in self.pending if name in read])
         left = {id(node) for name in self.pending if name in read for node in self._sources(name)}
         left.update(map(id, kept))
-        nodes = [_copy(node) for node in self.graph.node if id(node) in left]
+        nodes = [_copy(node) for node in self.nodes if id(node) in left]
         read.update(name for node in nodes for name in read_by(node))
         new = [self.stored[name] for name in sorted(read - own) if name in self.stored]
         inputs = [_copy(value) for value in self.graph.input if value.name not in own - read]
@@ -88,6 +89,39 @@ class _Folder:
         for field, those in ((self.graph.node, nodes), (self.graph.input, inputs)):
             del field[:]
             field.extend(those)
+
+    def _kept(self, nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+        """Those that are not folded; in place of an If, of which it is known, the branch taken."""
+        kept = []
+        for node in nodes:
+            branch = self._branch(node)
+            if branch is not None:
+                kept += self._kept(branch)
+                continue
+            self.nodes.append(node)
+            if not self._is_constant(node):
+                kept.append(node)
+        return kept
+
+    def _branch(self, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
+        """The nodes that an If runs, where its condition is a constant."""
+        from onnx import helper, numpy_helper
+
+        if node.op_type != "If" or node.domain not in ("", "ai.onnx"):
+            return None
+        self._compute([name for name in node.input if name in self.pending])
+        if node.input[0] not in self.stored:
+            return None
+        taken = bool(numpy_helper.to_array(self.stored[node.input[0]]).item())
+        name = "then_branch" if taken else "else_branch"
+        (graph,) = (each.g for each in node.attribute if each.name == name)
+        for tensor in graph.initializer:
+            self._store(tensor.name, tensor)
+        results = zip(graph.output, node.output, strict=True)
+        return [
+            *graph.node,
+            *(helper.make_node("Identity", [inner.name], [outer]) for inner, outer in results),
+        ]
 
     def _store(self, name: str, tensor: onnx.TensorProto) -> None:
         from onnx import helper
@@ -210,7 +244,7 @@ class _Folder:
         from onnx import helper, numpy_helper
 
         sources = {id(node): node for name in names for node in self._sources(name)}
-        nodes = [node for node in self.graph.node if id(node) in sources]
+        nodes = [node for node in self.nodes if id(node) in sources]
         given = {name for node in nodes for name in node.output}
         leaves = {name for node in nodes for name in node.input if name} - given
         graph = helper.make_graph(

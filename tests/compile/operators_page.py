@@ -46,7 +46,7 @@ NOTES = {
     "GroupNormalization": "written as InstanceNormalization of the groups",
     "InstanceNormalization": "packed with all that follows value by value, of clips on CPUs",
     "MaxPool": "one result; its indices are refused",
-    "Pad": "constant, edge, reflect; wrap is refused",
+    "Pad": "constant (packed), edge, reflect; wrap is refused",
     "Resize": "nearest, linear: packed; written as sums of Gathers where TVM's coordinates are "
     "others; no crop, no policy",
     "TopK": "sorted",

@@ -14,7 +14,7 @@ from rt3d_tvm.artifact.opencl.artifact import load_opencl
 from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.frontend import import_onnx
 from rt3d_tvm.errors import InputError, UntestedOperators
-from tests.compile.onnx_models import make_model, tensor, weights
+from tests.compile.onnx_models import make_model, run_both, tensor, weights
 from tests.compile.operator_cases import FAMILIES, INPUTS, f32, graph_of, int64
 from tests.opencl import device
 
@@ -115,6 +115,42 @@ def test_a_model_with_a_branch_is_refused(save):
     ]
     with pytest.raises(InputError, match="node branch: If has graphs of its own, of which one"):
         import_onnx(save(make_model(nodes, opset=13)))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_branch_that_shapes_decide_on_is_taken(save, size):
+    """As torch's older exporter writes squeeze(); of the second, by what the first has given."""
+    x, y = (1, 3, size, 4, 4), (1, 3, 4, 4) if size == 1 else (1, 3, size, 4, 4)
+
+    def number(name, value):
+        return helper.make_tensor(name, TensorProto.INT64, [1], [value])
+
+    def branch(name, op, *operands, constants=(), **attributes):
+        node = helper.make_node(op, list(operands), [name], **attributes)
+        result = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        return helper.make_graph([node], name, [], [result], list(constants))
+
+    nodes = []
+    for source, result in (("x", "a"), ("a", "y")):
+        axis = number(f"{result}2", 2)
+        without = branch(f"{result}1", "ReduceMax", source, axis.name, constants=[axis], keepdims=0)
+        nodes += [
+            helper.make_node("Shape", [source], [f"{result}_shape"]),
+            helper.make_node("Gather", [f"{result}_shape", "two"], [f"{result}_size"]),
+            helper.make_node("Equal", [f"{result}_size", "one"], [f"{result}_is"]),
+            helper.make_node(
+                "If",
+                [f"{result}_is"],
+                [result],
+                then_branch=without,
+                else_branch=branch(f"{result}3", "Identity", source),
+            ),
+        ]
+    model = make_model(nodes, [number("one", 1), number("two", 2)], shape=x)
+    path = save(model)
+    got, expected = run_both(path, x)
+    assert got.shape == expected.shape == y
+    np.testing.assert_array_equal(got, expected)
 
 
 def test_an_untested_operator_is_compiled_with_one_warning_and_refused_with_strict(save, tmp_path):

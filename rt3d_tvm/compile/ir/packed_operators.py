@@ -24,7 +24,17 @@ from rt3d_tvm.compile.ir.elementwise_calls import (
     elementwise,
     elementwise_tensors,
 )
-from topi_sparse import packed, packed_moves, packed_nest, packed_resize
+from rt3d_tvm.compile.ir.moved_values import (
+    concat_why_not,
+    packed_concat,
+    packed_pad,
+    packed_shuffle,
+    packed_slice,
+    pad_why_not,
+    shuffle_why_not,
+    slice_why_not,
+)
+from topi_sparse import packed, packed_nest, packed_resize
 from topi_sparse.layout import PackedLayout
 
 # Their other arguments are constants that say what to do.
@@ -164,54 +174,6 @@ def _mean_axes(call: relax.Call) -> list[int]:
     return sorted(int(axis) % 5 for axis in call.attrs.axis or range(5))
 
 
-def _concat_why_not(call: relax.Call, _block: int) -> str | None:
-    if call.attrs.axis is None or int(call.attrs.axis) % 5 != 1:
-        return f"its axis is {call.attrs.axis}, not the channels"
-    return None
-
-
-def _slice_why_not(call: relax.Call, _block: int) -> str | None:
-    if static_shape(call) is None or len(known_shape(call)) != 5:
-        return f"its result {call.ty} is not a clip's"
-    if any(step <= 0 for step in _slice_of(call)["stride"]):
-        return f"its strides {_slice_of(call)['stride']} are not all positive"
-    return None
-
-
-def _slice_of(call: relax.Call) -> dict:
-    """Where a slice begins along each axis, and its strides."""
-    x, (axes, begins) = (
-        call.args[0],
-        ([int(each.value) for each in argument.fields] for argument in call.args[1:3]),
-    )
-    strides = [int(each.value) for each in call.args[4].fields] if len(call.args) > 4 else []
-    begin, stride = [0] * 5, [1] * 5
-    for i, axis in enumerate(axes):
-        size = known_shape(x)[axis % 5]
-        begin[axis % 5] = min(max(begins[i] + (size if begins[i] < 0 else 0), 0), size)
-        stride[axis % 5] = strides[i] if strides else 1
-    return {"out": known_shape(call), "begin": begin, "stride": stride}
-
-
-def _take_why_not(call: relax.Call, _block: int) -> str | None:
-    return None if _groups_of(call) else "it takes other channels than a shuffle does"
-
-
-def _groups_of(call: relax.Call) -> int | None:
-    """In how many groups a take of channels shuffles them, or None where it is no shuffle."""
-    index, shape = constant(call.args[1]), static_shape(call)
-    if index is None or shape is None or len(shape) != 5 or call.attrs.axis is None:
-        return None
-    channels = known_shape(call.args[0])[1]
-    if int(call.attrs.axis) % 5 != 1 or index.shape != (channels,) or channels < 2:
-        return None
-    size = int(index[1])  # behind channel 0 comes the first one of the second group
-    if size < 1 or channels % size:
-        return None
-    same = np.arange(channels).reshape(channels // size, -1).T.ravel()
-    return channels // size if (index == same).all() else None
-
-
 def _resize_why_not(call: relax.Call, block: int) -> str | None:
     attrs, shape = call.attrs, static_shape(call)
     if shape is None or len(shape) != 5 or attrs.layout != "NCDHW":
@@ -320,20 +282,9 @@ OPERATORS = {
     ),
     "relax.quantize": PackedOperator(why_not=_quantized_why_not, make=_quantize, result=_stored),
     "relax.dequantize": PackedOperator(why_not=_quantized_why_not, make=_dequantize, result=_real),
-    "relax.strided_slice": PackedOperator(
-        why_not=_slice_why_not,
-        make=lambda call, data, layouts, y, dtype: packed_moves.strided_slice(
-            data[0], layouts[0], y, dtype, **_slice_of(call)
-        ),
-    ),
+    "relax.strided_slice": PackedOperator(why_not=slice_why_not, make=packed_slice),
+    "relax.nn.pad": PackedOperator(why_not=pad_why_not, make=packed_pad),
     "relax.image.resize3d": PackedOperator(why_not=_resize_why_not, make=_resize),
-    "relax.take": PackedOperator(
-        why_not=_take_why_not,
-        make=lambda call, data, layouts, y, dtype: packed_moves.shuffle(
-            data[0], layouts[0], y, dtype, groups=_groups_of(call)
-        ),
-    ),
-    "relax.concat": PackedOperator(
-        why_not=_concat_why_not, make=lambda call, *args: packed.concat(*args)
-    ),
+    "relax.take": PackedOperator(why_not=shuffle_why_not, make=packed_shuffle),
+    "relax.concat": PackedOperator(why_not=concat_why_not, make=packed_concat),
 }

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from tvm import relax
 
 from rt3d_tvm.compile.ir.dataflow import ints
+from rt3d_tvm.compile.ir.moved_values import concat_axis, packed_concat
 from rt3d_tvm.compile.ir.packed_operators import Maker, windows_of
-from topi_sparse import packed
 from topi_sparse.opencl.concat import opencl_concat, why_not_opencl_concat
 from topi_sparse.opencl.max_pool3d import OpenCLMaxPool3d, opencl_max_pool3d
 from topi_sparse.opencl.work_item import WorkItem, item_copies, item_pool_tile
@@ -33,8 +33,8 @@ def _max_pool(item: WorkItem, call: relax.Call, data, layouts, y, dtype):
 
 
 def _concat(item: WorkItem, call: relax.Call, data, layouts, y, dtype):
-    if why_not_opencl_concat(data) is not None:
-        return packed.concat(data, layouts, y, dtype)
+    if concat_axis(call) != 1 or why_not_opencl_concat(data) is not None:
+        return packed_concat(call, data, layouts, y, dtype)
     return opencl_concat(data, layouts, y, dtype, beside=item_copies(item))
 
 

@@ -47,7 +47,7 @@ DEPTH_AXIS = 2
 LAYOUTS = {3: "NCW", 4: "NCHW"}
 CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d")
 # Their other arguments say what to do.
-_OF_ONE_TENSOR = ("relax.strided_slice", "relax.image.resize2d")
+_OF_ONE_TENSOR = ("relax.strided_slice", "relax.image.resize2d", "relax.nn.pad")
 TRANSPOSED = ("relax.nn.conv1d_transpose", "relax.nn.conv2d_transpose")
 
 
@@ -155,6 +155,15 @@ def _slice(call: relax.Call, batch: int, x: relax.Expr) -> relax.Call:
     return relax.op.strided_slice(x, [_moved(axis, rank, batch) for axis in axes], *others)
 
 
+def _pad(call: relax.Call, batch: int, x: relax.Expr) -> relax.Call:
+    rank = len(known_shape(call))
+    width = [0] * 10
+    for axis in range(rank):
+        place = 2 * _moved(axis, rank, batch)
+        width[place : place + 2] = map(int, call.attrs.pad_width[2 * axis : 2 * axis + 2])
+    return relax.op.nn.pad(x, width, call.attrs.pad_mode, float(call.attrs.pad_value))
+
+
 def _resize(call: relax.Call, _batch: int, x: relax.Expr) -> relax.Call:
     names = ("method", "coordinate_transformation_mode", "rounding_method")
     kept = {name: getattr(call.attrs, name) for name in names}
@@ -179,6 +188,7 @@ _OPERATORS = {
     "relax.mean": _mean,
     "relax.concat": _concat,
     "relax.strided_slice": _slice,
+    "relax.nn.pad": _pad,
     "relax.image.resize2d": _resize,
 }
 

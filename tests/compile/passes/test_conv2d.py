@@ -145,6 +145,7 @@ def test_pictures_that_were_frames_of_a_clip_are_read_there():
         lambda b, y: relax.op.concat([y, y], axis=0),
         lambda b, y: relax.op.strided_slice(y, [0, 3], [1, 2], [3, 7], [1, 2]),
         lambda b, y: relax.op.image.resize2d(y, (18, 14), layout="NCHW", method="linear"),
+        lambda b, y: relax.op.nn.pad(y, [1, 0, 0, 2, 1, 0, 0, 3], "constant", 0.5),
     ],
 )
 def test_several_pictures_are_frames_of_one_clip(operator):

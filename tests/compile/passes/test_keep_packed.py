@@ -63,6 +63,11 @@ def sliced(builder, y, ends):
     return conv(part, weight_of((16, channels, 1, 1, 1)), padding=0)
 
 
+def extended(builder, y, channels):
+    """What has more channels, convolved to 16 again."""
+    return conv(builder.emit(y), weight_of((16, channels, 1, 1, 1)), padding=0)
+
+
 def mean_of(builder, y):
     """(B, C, 1, 1, 1), as squeeze-and-excitation multiplies by."""
     return builder.emit(relax.op.mean(y, axis=[2, 3, 4], keepdims=True))
@@ -110,6 +115,13 @@ SAME = {"pool_size": (3, 3, 3), "strides": (1, 1, 1), "padding": (1, 1, 1)}
         ("strided_slice", lambda b, y: sliced(b, y, [(8, 16, 1), (0, 3, 1), (1, 6, 2)])),
         # Across one, which is filled up.
         ("strided_slice", lambda b, y: sliced(b, y, [(3, 14, 1), (0, 4, 1), (0, 6, 1)])),
+        ("concat", lambda b, y: relax.op.concat([y, b.emit(relax.op.nn.relu(y)), y], axis=2)),
+        ("concat", lambda b, y: relax.op.concat([b.emit(relax.op.nn.relu(y)), y], axis=-1)),
+        # Unevenly, by another number than a plane is surrounded by.
+        ("pad", lambda b, y: relax.op.nn.pad(y, [0] * 4 + [1, 0, 0, 2, 3, 1], "constant", -0.5)),
+        # Channels by whole blocks, and by less.
+        ("pad", lambda b, y: extended(b, relax.op.nn.pad(y, [0, 0, 8, 8, *[0] * 6]), 32)),
+        ("pad", lambda b, y: extended(b, relax.op.nn.pad(y, [0, 0, 3, 2, *[0] * 6]), 21)),
         ("take", lambda b, y: relax.op.take(y, relax.const(shuffled_by(4, 16)), axis=1)),
         ("multiply", lambda b, y: relax.op.multiply(y, first_channel(b, y))),
     ],
