@@ -66,6 +66,7 @@ def _report(args: argparse.Namespace) -> int:
         onnx=args.onnx,
         data=args.data,
         engines=() if args.onnx is None else chosen(engines),
+        all_engines=engines is not None,
         runs=args.runs,
         threads=args.threads,
         seed=args.seed,
@@ -86,7 +87,7 @@ def _report(args: argparse.Namespace) -> int:
         ],
         columns=("model", "against", "ms then", "ms now", "times as fast"),
     )
-    for note in found["disturbance"]["notes"]:
+    for note in (*found["left_out"], *found["disturbance"]["notes"]):
         print(printable(f"note: {note}"))
     for path in (args.output, args.csv, args.trace):
         if path is not None:

@@ -43,12 +43,14 @@ class Settings:
 
     onnx: what the artifacts were compiled from, or what they are compared with: without it there
     is no error, no picture and no other engine. data: labelled videos, for the accuracy.
+    all_engines: whether each of ``engines`` has to run the file; else one that cannot is left out.
     """
 
     folders: Sequence[Path]
     onnx: Path | None = None
     data: Path | None = None
     engines: Sequence[str] = ("onnxruntime",)
+    all_engines: bool = True
     runs: int = RUNS
     threads: int | None = None
     seed: int = 0
@@ -67,12 +69,15 @@ def collect(settings: Settings, *, command: Sequence[str], progress: Callable[[s
     rng = np.random.default_rng(settings.seed)
     inputs = [noise(manifest, rng) for manifest in manifests]
     nodes = {} if settings.onnx is None else layer_nodes(settings.onnx)
+    left_out: list[str] = []
     engines = [
         artifact_engine(folder, manifest, x)
         for folder, manifest, x in zip(settings.folders, manifests, inputs, strict=True)
     ]
     if settings.onnx is not None:
-        engines += onnx_engines(settings.onnx, settings.engines, manifests, inputs)
+        refused = None if settings.all_engines else left_out
+        names = settings.engines
+        engines += onnx_engines(settings.onnx, names, manifests, inputs, left_out=refused)
     videos = [
         None if settings.data is None else labelled_videos(settings.data, manifest, folder)
         for folder, manifest in zip(settings.folders, manifests, strict=True)
@@ -106,6 +111,7 @@ def collect(settings: Settings, *, command: Sequence[str], progress: Callable[[s
         "models": models,
         "file": file,
         "gains": gains(models, file),
+        "left_out": left_out,
         "disturbance": asdict(watch.found(timings, issued)),
     }
 
@@ -145,7 +151,7 @@ def _model(
 def other_model(layers: Sequence[dict], nodes: Mapping[str, LayerNode]) -> str | None:
     """Why a file's layers are not those of an artifact; None where they may be.
 
-    Each layer has to be there, and to keep as much.
+    Each layer has to be there, in the same type, and to keep as much.
     """
     for layer in layers:
         if layer["name"] not in nodes:
@@ -153,6 +159,11 @@ def other_model(layers: Sequence[dict], nodes: Mapping[str, LayerNode]) -> str |
         weight = nodes[layer["name"]].weight
         if weight is None:
             continue
+        in_8_bits = weight.dtype.itemsize == 1
+        # Weights may be stored in float32 where they are few.
+        here = {layer["dtype"], layer["weight_dtype"]} & {"int8", "uint8"}
+        if in_8_bits != bool(here) and layer["float32_reason"] is None:
+            return f"{layer['name']} is in {'8 bits' if in_8_bits else 'float32'} in the file only"
         kept = float((weight != 0).mean())
         if abs(kept - layer["density"]) > _SAME_DENSITY:
             return (

@@ -41,7 +41,8 @@ def test_a_picture_of_many_groups_stays_small():
 
 
 def layer(name, density, shape=(2, 2)):
-    return {"name": name, "density": density, "group": "2x2", "weight": list(shape)}
+    types = {"dtype": "float32", "weight_dtype": "float32", "float32_reason": None}
+    return {"name": name, "density": density, "group": "2x2", "weight": list(shape), **types}
 
 
 def test_a_file_of_another_pruning_is_told():
@@ -52,6 +53,18 @@ def test_a_file_of_another_pruning_is_told():
     assert "a keeps 50% of its weights in the file and 100% here" in other_model(
         [layer("a", 1.0)], nodes
     )
+
+
+def test_a_quantised_file_is_not_of_a_float32_model():
+    weight = np.array([[1, 0], [0, 1]])
+    small, real = (LayerNode(output="y", weight=weight.astype(t)) for t in ("int8", "float32"))
+    one = layer("a", 0.5)
+    assert other_model([one], {"a": small}) == "a is in 8 bits in the file only"
+    assert other_model([{**one, "float32_reason": "a reason"}], {"a": small}) is None
+    eight = {**one, "weight_dtype": "int8"}
+    assert other_model([eight], {"a": small}) is None
+    assert other_model([{**one, "dtype": "uint8"}], {"a": small}) is None
+    assert other_model([eight], {"a": real}) == "a is in float32 in the file only"
 
 
 def model(name, ms, *, same=True, mb=4.0):

@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 
 from rt3d_tvm import cli
+from rt3d_tvm.errors import InputError
 from rt3d_tvm.reporting import collect, page
 from rt3d_tvm.reporting.tables import COLUMNS
 
@@ -128,6 +129,24 @@ def test_the_trace_has_each_call_of_one_run(made, report):
     for before, after in itertools.pairwise(calls):
         if before["pid"] == after["pid"]:
             assert after["ts"] == pytest.approx(before["ts"] + before["dur"])
+
+
+def test_an_engine_that_cannot_run_the_file_is_left_out_with_the_reason(
+    pair, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("rt3d_tvm.measure.engines.chosen", lambda names: ["onnxruntime", "torch"])
+    refusal = InputError("onnx2torch cannot convert it: no <operator>")
+
+    def refuse(*_):
+        raise refusal
+
+    monkeypatch.setattr("rt3d_tvm.torch_engine.onnx_file_engine", refuse)
+    argv = ["report", pair.folder, "--onnx", pair.onnx, "-o", tmp_path / "r.html", "--runs", 1]
+    assert cli.main([str(word) for word in argv]) == 0
+    assert f"note: torch is left out: {refusal}" in capsys.readouterr().out
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "torch is left out: onnx2torch cannot convert it: no &lt;operator&gt;." in text
+    assert cli.main([*map(str, argv), "--engines", "onnxruntime,torch"]) == 2
 
 
 def test_a_browser_shows_it(made, tmp_path):
