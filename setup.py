@@ -56,6 +56,8 @@ setup(
         "bundle": BUNDLE,
         "peers": PEERS,
         "report": REPORT,
+        # What the commands of this package need: other engines to compare with are not among it.
+        "all": [*COMPILE, *PRUNE, *VIDEO, *CHARTS, *TUNE, *OPENCL, *BUNDLE, *REPORT],
         "test": [
             *("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "pre-commit"),
             "jsonschema",
