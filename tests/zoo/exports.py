@@ -51,8 +51,6 @@ class Exporter:
             raise NotExported(f"{self} wrote opset {found}")
 
 
+LEGACY = tuple(Exporter(False, opset) for opset in (13, 17, 20))
 # Dynamo begins with opset 18, and converts down what it can.
-EXPORTERS = (
-    *(Exporter(False, opset) for opset in (13, 17, 20)),
-    Exporter(True, 20),
-)
+EXPORTERS = (*LEGACY, Exporter(True, 20))

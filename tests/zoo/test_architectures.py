@@ -18,7 +18,7 @@ from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.frontend import layer_names
 from rt3d_tvm.prune.inputs import leaves
 from rt3d_tvm.prune.probe import on_the_side
-from tests.zoo.exports import EXPORTERS, NotExported
+from tests.zoo.exports import EXPORTERS, LEGACY, NotExported
 from tests.zoo.models import ZOO
 from tests.zoo.models_page import PAGE, compiled, page, recorded
 from tests.zoo.pruned import Pruned, pruned
@@ -112,10 +112,10 @@ def written(name, exporter, folder):
 
 @pytest.mark.parametrize(
     ("name", "exporter"),
-    [(name, EXPORTERS[number % len(EXPORTERS)]) for number, name in enumerate(ZOO)],
+    [(name, LEGACY[number % len(LEGACY)]) for number, name in enumerate(ZOO)],
     ids=str,
 )
-def test_the_compiler_reads_another_exporter(name, exporter, tmp_path):
+def test_the_compiler_reads_the_older_exporter(name, exporter, tmp_path):
     """One per architecture, in turn, up to its layers; the full tests compile them all."""
     assert len(layer_names(written(name, exporter, tmp_path))) == recorded()[name].layers
 

@@ -39,6 +39,7 @@ from rt3d_tvm.compile.ir.dataflow import (
     static_shape,
     users,
 )
+from rt3d_tvm.compile.ir.elementwise_calls import FLOATS
 from rt3d_tvm.compile.ir.packed_call import (
     PACKED_KERNELS,
     PackedKernel,
@@ -258,10 +259,12 @@ def _serves(layout: PackedLayout, dtype: str, change: dict) -> bool:
     """Whether a packed value is what a layout change gives, but for its halo.
 
     A quantised value may be read with another zero point than it is stored with, by which it would
-    have to be surrounded; and one that was float16 is stored in blocks of more channels.
+    have to be surrounded; and one that was float16 is stored in blocks of more channels, which a
+    kernel of numbers is made for anew.
     """
     asked = PackedLayout(**change["layout"])
-    same = (layout.c_block, layout.fill) == (asked.c_block, asked.fill)
+    blocks = dtype in FLOATS or layout.c_block == asked.c_block
+    same = blocks and layout.fill == asked.fill
     return (change["kind"] == "unpack" or same) and dtype == change["dtype"]
 
 

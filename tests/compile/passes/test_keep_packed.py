@@ -283,6 +283,17 @@ def test_constants_become_parameters():
     relax.analysis.well_formed(mod)  # raises for a variable that is used and not bound
 
 
+def test_few_channels_are_read_in_the_blocks_they_are_stored_in():
+    """A layer of two channels alone would pack just these; behind another it takes its blocks."""
+
+    def body(builder, x):
+        y = builder.emit(conv(x, weight_of((2, 8, 1, 1, 1), density=1.0), padding=0))
+        y = builder.emit(relax.op.sigmoid(builder.emit(relax.op.nn.max_pool3d(y, **SAME))))
+        return conv(y, weight_of((8, 2, 1, 1, 1), density=1.0), padding=0)
+
+    assert int(check(body).attrs[CHANGES_ATTRIBUTE]) == 2
+
+
 def blocks_read(mod: tvm.IRModule) -> list[tuple[str, int]]:
     """The name of each kernel and the channel block of its input, in order."""
     kernels = [
