@@ -36,7 +36,8 @@ largest value; float32's rounding leaves some 1e-6.
 - *rate*: multiply-adds of the dense model over those that are kept.
 - *layers*: convolutions and fully connected layers, and how many have a kernel of this project.
 - *layout changes*: how often values go into the packed layout or out of it. A model that stays
-  packed has two. `rt3d compile` says what is not packed, and why.
+  packed has two. `rt3d compile` says what is not packed, and why. Counted with AVX-512, whose
+  channel blocks are the widest: with AVX2 slowfast has 3.
 
 | model | rate | layers | with a kernel | layout changes | operators outside the tested ones |
 |---|---|---|---|---|---|
