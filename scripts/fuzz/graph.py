@@ -27,8 +27,9 @@ def _by_auto_pad(attributes: dict[str, object]) -> dict[str, object]:
         return {**rest, "auto_pad": "VALID"}
     if "strides" in attributes or "ceil_mode" in attributes or window is None:
         return attributes
-    steps = attributes.get("dilations", [1] * len(window))
-    total = [(size - 1) * step for size, step in zip(window, steps, strict=True)]
+    if max(attributes.get("dilations", [1])) > 1:  # which ONNX Runtime does not pad by itself
+        return attributes
+    total = [size - 1 for size in window]
     less, more = [each // 2 for each in total], [each - each // 2 for each in total]
     same = {"SAME_UPPER": [*less, *more], "SAME_LOWER": [*more, *less]}
     kind = next((kind for kind, padding in same.items() if padding == pads), None)
