@@ -1,16 +1,19 @@
 """The table of docs/fuzz.json in docs/reliability.md: python -m scripts.fuzz.table [FILE ...].
 
-With FILEs of tallies, their sum is written to docs/fuzz.json first.
+With FILEs of tallies, their sum is written to docs/fuzz.json first. --again judges each finding of
+the FILEs anew, which has been mended, and counts it as what it is now.
 """
 
 from __future__ import annotations
 
+import argparse
+import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rt3d_tvm.files.whole_file import whole_file
-from scripts.fuzz.outcome import FAULTS, Tally, added, read_tallies, write_tallies
+from scripts.fuzz.outcome import FAULTS, KINDS, Tally, added, read_tallies, write_tallies
 
 DOCS = Path(__file__).parents[2] / "docs"
 BEGIN, END = "<!-- fuzz -->", "<!-- /fuzz -->"
@@ -50,12 +53,39 @@ def table(tallies: Iterable[Tally]) -> str:
     return "\n".join(rows)
 
 
+def judged_again(tally: Tally, run: Callable[[str], str]) -> None:
+    """Count each finding as what ``run`` says, of its line, that it is now."""
+    findings, tally.findings = tally.findings, []
+    for finding in findings:
+        kind = run(finding["line"])
+        tally.counts[finding["kind"]] -= 1
+        tally.counts[kind] += 1
+        if kind in FAULTS:
+            tally.findings.append({**finding, "kind": kind})
+
+
+def _kind_of(line: str) -> str:
+    """The outcome of the case that a line repeats."""
+    command = [sys.executable, *line.split()[1:]]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    kind = said.partition(":")[0]
+    if kind not in KINDS:
+        raise RuntimeError(f"{line}: no outcome in {said!r}")
+    return kind
+
+
 def main() -> int:
     """The command."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("files", nargs="*", type=Path, metavar="FILE")
+    options.add_argument("--again", action="store_true", help="judge findings anew")
+    args = options.parse_args()
     path = DOCS / "fuzz.json"
-    tallies = {} if sys.argv[1:] else read_tallies(path)
-    for more in sys.argv[1:]:
-        for key, tally in read_tallies(Path(more)).items():
+    tallies = {} if args.files else read_tallies(path)
+    for more in args.files:
+        for key, tally in read_tallies(more).items():
+            if args.again:
+                judged_again(tally, _kind_of)
             tallies[key] = added(tallies[key], tally) if key in tallies else tally
     write_tallies(path, tallies)
     page = DOCS / "reliability.md"

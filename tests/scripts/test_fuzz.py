@@ -147,6 +147,21 @@ def test_tallies_add_up(tmp_path):
     assert missing([[0, 4], [9, 9]], 3) == []
 
 
+def test_a_finding_that_is_mended_counts_as_what_it_is_now():
+    tally = Tally("graphs", "cpu")
+    for seed, kind in enumerate(["ok", "crashed", "wrong", "hung"]):
+        tally.add(seed, Outcome(kind, "why"), f"line {seed}", 1.0)
+    now = {"line 1": "ok", "line 2": "refused", "line 3": "hung"}
+    table.judged_again(tally, now.__getitem__)
+    assert tally.cases == 4
+    assert {kind: count for kind, count in tally.counts.items() if count} == {
+        "ok": 2,
+        "refused": 1,
+        "hung": 1,
+    }
+    assert [finding["line"] for finding in tally.findings] == ["line 3"]
+
+
 def test_the_table_in_the_documentation_is_that_of_its_figures():
     tallies = read_tallies(ROOT / "docs" / "fuzz.json")
     assert set(tallies) <= set(table.WORDS)
