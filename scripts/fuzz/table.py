@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 BEGIN, END = "<!-- fuzz -->", "<!-- /fuzz -->"
 # What a case is, in the order of the table.
 WORDS = {
-    ("graphs", "cpu"): "random graphs on x86-64, for this machine and AVX2",
+    ("graphs", "cpu"): "random graphs on x86-64, for this machine, AVX2, AVX-512",
     ("graphs", "opencl"): "random graphs on OpenCL, fp32 and fp16",
     ("graphs", "phone"): "random graphs on the emulated phone, fp32 and fp16",
     ("onnx_files", "files"): "damaged ONNX files",
