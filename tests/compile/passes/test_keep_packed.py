@@ -158,7 +158,6 @@ def test_concat_is_packed(channels):
 @pytest.mark.parametrize(
     "operator",
     [
-        lambda b, y: relax.op.concat([y, y], axis=2),
         lambda b, y: relax.op.multiply(y, b.emit(relax.op.mean(y, axis=[1], keepdims=True))),
         lambda b, y: relax.op.nn.max_pool3d(y, pool_size=(3, 5, 5), padding=(1, 2, 2)),
         lambda b, y: relax.op.nn.softmax(y, axis=1),
