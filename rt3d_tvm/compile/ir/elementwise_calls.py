@@ -27,8 +27,8 @@ ELEMENTWISE = (*_SAME_OPERANDS, "relax.nn.leakyrelu", "relax.clip")
 # Steps of one kernel: GELU written out by tanh takes nine.
 MAX_STEPS = 16
 # A value that is read twice is written out twice in the kernel's code. Two SiLUs in a row are 16
-# copies of the sum, and eight were some thousands, which LLVM did not end within a minute.
-MAX_COPIES = 64
+# copies of the sum; three were 64, with which LLVM did not end within a minute.
+MAX_COPIES = 32
 # How often a function has its operand written out, where that is not once.
 _COPIES = {
     **dict.fromkeys(("maximum", "minimum", "relu"), 2),
