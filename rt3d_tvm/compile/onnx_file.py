@@ -150,15 +150,19 @@ def _tensors_at(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
         if attribute.HasField("t"):
             yield attribute.t
         yield from attribute.tensors
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+        for graph in _graphs_of(attribute):
             yield from _tensors_in(graph)
+
+
+def _graphs_of(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
 def read_by(node: onnx.NodeProto) -> Iterator[str]:
     """The names of what a node reads, and the graphs in it."""
     yield from node.input
     for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+        for graph in _graphs_of(attribute):
             for inner in graph.node:
                 yield from read_by(inner)
             yield from (value.name for value in graph.output)
