@@ -70,13 +70,27 @@ def load_plain(folder: Path) -> tuple[dict, Callable[..., list[np.ndarray]]]:
             sys.exit(f"{folder}: weights.bin is not laid out as manifest.json says")
         weights.append(tvm_ffi.from_dlpack(values))
         position += -(-size // SEAL_BYTES) * SEAL_BYTES
-    main, several = vm["main"], len(manifest["outputs"]) > 1
+    several = len(manifest["outputs"]) > 1
+    # An artifact of several batches has a function for each; all take all weights.
+    functions = [(vm[part["function"]], signature(part["inputs"])) for part in parts_of(manifest)]
 
     def run(*inputs: np.ndarray) -> list[np.ndarray]:
+        shapes = [(list(x.shape), str(x.dtype)) for x in inputs]
+        main = next(function for function, taken in functions if taken == shapes)
         result = main(*map(tvm_ffi.from_dlpack, inputs), *weights)
         return [np.from_dlpack(each) for each in (result if several else [result])]
 
     return manifest, run
+
+
+def parts_of(manifest: dict) -> list[dict]:
+    """A manifest for each batch that an artifact serves; one where it was compiled for one."""
+    return [{"function": "main", **manifest, **part} for part in manifest.get("batches", [{}])]
+
+
+def signature(entries: list[dict]) -> list[tuple[list[int], str]]:
+    """Shape and type of each input."""
+    return [(each["shape"], each["dtype"]) for each in entries]
 
 
 def leaves_memory(values: np.ndarray, within=None, ascending: bool = False, **_: object) -> bool:
@@ -106,8 +120,9 @@ if __name__ == "__main__":
     clips = [np.load(path) for path in sys.argv[2:]]
     clips = clips or [np.zeros(each["shape"], each["dtype"]) for each in taken]
     found = [(list(clip.shape), str(clip.dtype)) for clip in clips]
-    if found != [(each["shape"], each["dtype"]) for each in taken]:
-        sys.exit(f"{sys.argv[1]} takes {taken}, not {found}")
+    known = [part["inputs"] for part in parts_of(manifest)]
+    if found not in map(signature, known):
+        sys.exit(f"{sys.argv[1]} takes {' or '.join(map(str, known))}, not {found}")
     for output in run(*clips):
         if not np.isfinite(output).all():
             sys.exit(

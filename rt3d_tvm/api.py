@@ -159,7 +159,7 @@ def compile(
 
     A module is exported on the way: ``example_inputs``, ``labels`` and ``preprocessing`` are as of
     `export`. ``settings`` are those of `rt3d_tvm.compile.build.compile_onnx`: group, precision,
-    database, ... The manifest's "layers" say what became of each convolution.
+    database, batch, ... The manifest's "layers" say what became of each convolution.
 
     >>> manifest = rt.compile("model.onnx", "artifact")
     >>> [layer["kernel"] for layer in manifest["layers"]]
@@ -228,12 +228,14 @@ def bench(
     runs: int = 20,
     threads: int | None = None,
     device: str | None = None,
+    batch: int | None = None,
 ) -> list[Timing]:
     """Milliseconds of compiled models, beside other engines on an ONNX file or a module.
 
     ``folder`` is an artifact or several. ``engines`` run the file of ``onnx``: onnxruntime,
     openvino, torch. All run in turns on a random input, so that a clock that drifts is the same for
-    all. ``device`` is a part of an OpenCL device's name.
+    all. ``device`` is a part of an OpenCL device's name. ``batch`` is one of an artifact's several,
+    by default its first.
 
     >>> timings = rt.bench("artifact", onnx="model.onnx", model=model, runs=2)
     >>> [timing.engine for timing in timings]
@@ -241,6 +243,7 @@ def bench(
     """
     import numpy as np
 
+    from rt3d_tvm.artifact.batches import part_of
     from rt3d_tvm.artifact.format import MANIFEST, read_manifest
     from rt3d_tvm.artifact.load import available_cores
     from rt3d_tvm.artifact.tensors import noise
@@ -250,7 +253,7 @@ def bench(
 
     one = isinstance(folder, (str, os.PathLike))
     folders = [as_path(each, "folder") for each in ([folder] if one else folder)]
-    manifests = [read_manifest(each / MANIFEST) for each in folders]
+    manifests = [part_of(read_manifest(each / MANIFEST), batch) for each in folders]
     inputs = [noise(manifest, np.random.default_rng(0)) for manifest in manifests]
     timed = [
         artifact_engine(each, manifest, x, device=device)

@@ -195,6 +195,38 @@ inline std::string Lacking(const json::Value& processor) {
   return lacking;
 }
 
+// How many values an input has.
+inline int64_t Count(const json::Value& entry) {
+  int64_t count = 1;
+  for (const json::Value& extent : Get(entry, "shape").cast<json::Array>()) {
+    if (__builtin_mul_overflow(count, extent.cast<int64_t>(), &count)) Fail("a shape that is none");
+  }
+  return count;
+}
+
+// What runs an input: the name of a function, and what goes into it and comes out.
+struct Part {
+  std::string function = "main";
+  json::Array inputs, outputs;
+};
+
+// The part of an artifact of several batches whose first input has so many values; of an artifact
+// of one, and where none fits, the first. Each batch has a function, and all take all weights.
+inline Part PartFor(const json::Value& manifest, int64_t values) {
+  Part first{"main", Get(manifest, "inputs").cast<json::Array>(),
+             Get(manifest, "outputs").cast<json::Array>()};
+  auto members = manifest.cast<json::Object>();
+  if (members.count(ffi::String("batches")) == 0) return first;
+  for (const json::Value& entry : Get(manifest, "batches").cast<json::Array>()) {
+    Part part = first;
+    part.function = std::string(Get(entry, "function").cast<ffi::String>());
+    part.inputs = Get(entry, "inputs").cast<json::Array>();
+    part.outputs = Get(entry, "outputs").cast<json::Array>();
+    if (Count(part.inputs[0]) == values) return part;
+  }
+  return first;
+}
+
 // The weights on their mapped file, each checked against its place and, if it is of indices into
 // memory, against their bounds.
 inline std::vector<ffi::Tensor> Weights(const json::Value& manifest, const Mapped& file) {

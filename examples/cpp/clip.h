@@ -29,15 +29,15 @@ inline std::vector<std::string> Labels(const json::Value& manifest) {
 
 // Frames of 8-bit RGB, as video decoders give them ([clips, frames, size, size, 3], resized and
 // cropped), as the model takes them: float32 [clips, 3, frames, size, size].
-inline std::vector<float> Normalised(const json::Value& manifest, const Mapped& frames,
-                                     const std::string& what) {
+inline std::vector<float> Normalised(const json::Value& manifest, const json::Array& inputs,
+                                     const Mapped& frames, const std::string& what) {
   if (!Says(manifest, "preprocessing")) {
     Fail("manifest.json does not say how pixels become the input; float32 values are accepted");
   }
   json::Value says = Get(manifest, "preprocessing");
   auto mean = Get(says, "mean").cast<json::Array>(), std = Get(says, "std").cast<json::Array>();
   bool blue_first = std::string(Get(says, "colour_order").cast<ffi::String>()) == "bgr";
-  auto shape = Get(Get(manifest, "inputs").cast<json::Array>()[0], "shape").cast<json::Array>();
+  auto shape = Get(inputs[0], "shape").cast<json::Array>();
   if (shape.size() != 5 || shape[1].cast<int64_t>() != 3 || mean.size() != 3 || std.size() != 3) {
     Fail("manifest.json: its preprocessing is not of its input");
   }

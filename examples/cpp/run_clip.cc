@@ -130,8 +130,10 @@ void Run(const Options& options) {
   auto vm = Member(library, "vm_load_executable")().cast<ffi::Module>();
   Member(vm, "vm_initialization")(static_cast<int>(kDLCPU), 0, kPooledAllocator);
 
-  auto inputs = Get(manifest, "inputs").cast<json::Array>();
-  auto outputs = Get(manifest, "outputs").cast<json::Array>();
+  // Of an artifact of several batches the file's size says which.
+  Mapped clip(options.clips[0]);
+  auto [function, inputs, outputs] =
+      artifact::PartFor(manifest, static_cast<int64_t>(clip.size / (options.rgb24 ? 1 : 4)));
   if (options.clips.size() != inputs.size()) {
     Fail(std::to_string(options.clips.size()) + " files for a model of " +
          std::to_string(inputs.size()) + " inputs");
@@ -146,7 +148,7 @@ void Run(const Options& options) {
     char* data = clips[i]->data;
     size_t size = clips[i]->size;
     if (options.rgb24) {
-      values = artifact::Normalised(manifest, *clips[i], path);
+      values = artifact::Normalised(manifest, inputs, *clips[i], path);
       data = reinterpret_cast<char*>(values.data()), size = values.size() * sizeof(float);
     }
     tensors.push_back(artifact::View(inputs[i], data, size, path));
@@ -161,7 +163,7 @@ void Run(const Options& options) {
   }
   std::vector<ffi::AnyView> arguments(tensors.begin(), tensors.end());
 
-  ffi::Function main = Member(vm, "main");
+  ffi::Function main = Member(vm, function.c_str());
   ffi::Any result;
   std::vector<double> milliseconds;
   for (int i = 0; i < kWarmUp + options.runs; ++i) {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rt3d_tvm.artifact.batches import sizes_of
 from rt3d_tvm.artifact.tensors import the_one
 from rt3d_tvm.data.preprocessing import Description, Preprocessing, changed, from_fields
 from rt3d_tvm.errors import InputError
@@ -42,11 +43,19 @@ def prepared(
 
 
 def batches(clips: np.ndarray, manifest: dict) -> list[np.ndarray]:
-    """The clips, as many at once as the model takes; the last ones are filled up with the last."""
-    batch = the_one(manifest, "inputs", "a video")["shape"][0]
-    lacking = -len(clips) % batch
-    filled = np.concatenate([clips, np.repeat(clips[-1:], lacking, axis=0)])
-    return np.split(filled, len(filled) // batch)
+    """The clips, as many at once as the model takes; the last ones are filled up with the last.
+
+    Of several batches each time the largest that is not above what is left, or else the smallest.
+    """
+    sizes = sorted(sizes_of(manifest) or [the_one(manifest, "inputs", "a video")["shape"][0]])
+    parts, begin = [], 0
+    while begin < len(clips):
+        left = len(clips) - begin
+        size = next((each for each in reversed(sizes) if each <= left), sizes[0])
+        part = clips[begin : begin + size]
+        parts.append(np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)]))
+        begin += size
+    return parts
 
 
 def clip_shape(manifest: dict, folder: Path) -> tuple[int, int, int]:

@@ -18,6 +18,7 @@ import tvm_ffi
 from tvm import relax
 
 from rt3d_tvm.arguments import as_path
+from rt3d_tvm.artifact.batches import part_for, parts_of
 from rt3d_tvm.artifact.cpu_features import check_runs_here
 from rt3d_tvm.artifact.format import (
     ALIGNMENT,
@@ -70,13 +71,13 @@ class Artifact:
     turns with each other, too. One with ``threads=1`` runs beside others. A forked process may go
     on using it.
 
-    threads: how many really run it. inputs: where each run puts its inputs: a new tensor of a
-    clip's size would be new pages each time, which takes S3D some percent of a run.
+    threads: how many really run it. inputs: where each run of a function puts its inputs: a new
+    tensor of a clip's size would be new pages each time, which takes S3D some percent of a run.
     """
 
     manifest: dict
     vm: relax.VirtualMachine
-    inputs: list[tvm.runtime.Tensor]
+    inputs: dict[str, list[tvm.runtime.Tensor]]
     weights: list[tvm.runtime.Tensor]
     threads: int
     weights_file: MappedFile
@@ -85,17 +86,19 @@ class Artifact:
     def run(self, x: np.ndarray | Mapping[str, np.ndarray]) -> Tensors:
         """The model's output for one float32 input, or for several by name.
 
-        InputError for another shape, type or name, and where somebody has written to weights.bin
-        since it was loaded.
+        Of an artifact of several batches the one that ``x`` has runs. InputError for another shape,
+        type or name, and where somebody has written to weights.bin since it was loaded.
         """
-        taken = given(self.manifest, x)
+        part = part_for(self.manifest, x)
+        taken = given(part, x)
         self.weights_file.check()
-        return named(self.manifest, self.thread.call(self.threads, self._run, taken))
+        return named(part, self.thread.call(self.threads, self._run, part, taken))
 
-    def _run(self, taken: list[np.ndarray]) -> list[np.ndarray]:
-        held = [place.copyfrom(x) for place, x in zip(self.inputs, taken, strict=True)]
-        result = self.vm["main"](*held, *self.weights)
-        several = len(self.manifest["outputs"]) > 1
+    def _run(self, part: dict, taken: list[np.ndarray]) -> list[np.ndarray]:
+        places = self.inputs[part["function"]]
+        held = [place.copyfrom(x) for place, x in zip(places, taken, strict=True)]
+        result = self.vm[part["function"]](*held, *self.weights)
+        several = len(part["outputs"]) > 1
         return [each.numpy() for each in result] if several else [result.numpy()]
 
 
@@ -121,7 +124,10 @@ def load(folder: str | Path, *, threads: int | None = None) -> Artifact:
         reason = words_of(error, lines=1)
         raise InputError(f"{files.folder / MODEL}: cannot be loaded: {reason}") from error
     weights = [tvm.runtime.from_dlpack(value) for value in arrays]
-    inputs = [tvm.runtime.empty(each["shape"], each["dtype"]) for each in files.manifest["inputs"]]
+    inputs = {
+        part["function"]: [tvm.runtime.empty(e["shape"], e["dtype"]) for e in part["inputs"]]
+        for part in parts_of(files.manifest)
+    }
     return Artifact(files.manifest, vm, inputs, weights, used, weights_file, thread)
 
 

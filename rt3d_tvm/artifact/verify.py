@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rt3d_tvm.arguments import as_path
+from rt3d_tvm.artifact.batches import parts_of
 from rt3d_tvm.artifact.description import batches
 from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.opencl.artifact import load_here
@@ -58,7 +59,8 @@ def verify(
     ``artifact``: what ``folder`` holds, loaded elsewhere: on a device behind a tracker.
     InputError for an artifact whose files do not have the checksums of its manifest, and for an
     ONNX file that ONNX Runtime does not load, whose inputs or outputs are others, or that gives
-    NaN. Of several outputs the one that is farthest off counts.
+    NaN. Of several outputs the one that is farthest off counts. Of several batches each has so many
+    inputs.
     """
     onnx_path = as_path(onnx_path, "onnx_path")
     files = ArtifactFiles.open(folder)
@@ -68,28 +70,27 @@ def verify(
     # As it is written, a quantised graph is computed in float32; optimised, on integers.
     optimised = precision["name"] == QUANTIZED.name
     reference = reference_session(onnx_path, optimised=optimised)
-    _check_inputs(artifact.manifest, reference, onnx_path)
     rng = np.random.default_rng(seed)
-    drawn = (noise(artifact.manifest, rng) for _ in range(inputs))
-    errors, references, not_finite = [], [], 0
-    for x in drawn if clips is None else batches(clips, artifact.manifest):
-        taken = given(artifact.manifest, x)
-        names = [each.name for each in reference.get_inputs()]
-        refs = reference.run(None, dict(zip(names, taken, strict=True)))
-        results = arrays(artifact.run(x))
-        _check_results(refs, results, onnx_path)
-        errors.append(max(map(relative_distance, results, refs)))
-        not_finite += sum(map(_not_finite, results, refs))
-        references.append(refs)
+    errors, moved, not_finite = [], [], 0
+    for part in parts_of(artifact.manifest):
+        _check_inputs(part, reference, onnx_path)
+        drawn = (noise(part, rng) for _ in range(inputs))
+        references: list[list[np.ndarray]] = []
+        for x in drawn if clips is None else batches(clips, part):
+            names = [each.name for each in reference.get_inputs()]
+            refs = reference.run(None, dict(zip(names, given(part, x), strict=True)))
+            results = arrays(artifact.run(x))
+            _check_results(refs, results, onnx_path)
+            errors.append(max(map(relative_distance, results, refs)))
+            not_finite += sum(map(_not_finite, results, refs))
+            references.append(refs)
+        moved += [max(map(relative_distance, references[0], refs)) for refs in references[1:]]
     return Verification(
         inputs=len(errors),
         limit=precision["max_rel_error"] if limit is None else limit,
         max_rel_error=max(errors),
         not_finite=not_finite,
-        sensitivity=max(
-            (max(map(relative_distance, references[0], refs)) for refs in references[1:]),
-            default=None,
-        ),
+        sensitivity=max(moved, default=None),
     )
 
 

@@ -81,9 +81,10 @@ def add_kernels(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch",
-        type=at_least_one,
-        metavar="N",
-        help="so many clips at once, where the file leaves that open",
+        type=_batches,
+        metavar="N[,N]",
+        help="so many clips at once, where the file leaves that open; of several the artifact "
+        "serves each",
     )
 
 
@@ -233,6 +234,11 @@ def at_least_one(text: str) -> int:
 def whole_number(text: str) -> int:
     """A whole number of at least 0, such as a seed."""
     return _whole_number(text, 0)
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    """A number, or several with commas between them."""
+    return tuple(at_least_one(part) for part in text.split(","))
 
 
 def _whole_number(text: str, least: int) -> int:

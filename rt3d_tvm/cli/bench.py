@@ -20,7 +20,7 @@ from rt3d_tvm.cli.arguments import (
 from rt3d_tvm.cli.bench_device import add_program_options, asks_for_program, bench_program
 from rt3d_tvm.cli.bench_layers import time_layers
 from rt3d_tvm.cli.command import add_command, write_result
-from rt3d_tvm.cli.compare import add_compare, add_seed, show_changes
+from rt3d_tvm.cli.compare import add_batch, add_compare, add_seed, show_changes
 from rt3d_tvm.cli.device import bench_on_device
 from rt3d_tvm.cli.models import input_shape, torch_model
 from rt3d_tvm.console import print_table, printable
@@ -74,6 +74,7 @@ def add_bench(commands: Commands) -> None:
         help="time for so long instead of --runs; of each engine with --throughput, default: "
         f"{THROUGHPUT_S:g}",
     )
+    add_batch(how)
     add_seed(how)
     add_compare(how)
     add_threads(bench)
@@ -113,6 +114,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _bench_here(args: argparse.Namespace) -> int:
+    from rt3d_tvm.artifact.batches import part_of
     from rt3d_tvm.artifact.format import MANIFEST, read_manifest
     from rt3d_tvm.artifact.load import available_cores
     from rt3d_tvm.artifact.opencl.artifact import is_for_opencl
@@ -121,7 +123,9 @@ def _bench_here(args: argparse.Namespace) -> int:
     from rt3d_tvm.measure.record import bench_record, host, read_record
     from rt3d_tvm.measure.turns import latency, throughput
 
-    artifacts = [(folder, read_manifest(folder / MANIFEST)) for folder in args.folders]
+    artifacts = [
+        (folder, part_of(read_manifest(folder / MANIFEST), args.batch)) for folder in args.folders
+    ]
     gpu_only = all(is_for_opencl(manifest) for _, manifest in artifacts)
     gpu_only = gpu_only and not args.onnx and args.torch is None
     if gpu_only and args.threads is not None:

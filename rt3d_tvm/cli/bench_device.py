@@ -60,7 +60,11 @@ def bench_program(args: argparse.Namespace) -> int:
         scratch = stack.enter_context(scratch_folder("rt3d-bench-"))
         with progress("bench") as stage:
             folder = bundle_for_bench(
-                args.folders[0], scratch / "bundle", target=args.target, progress=stage
+                args.folders[0],
+                scratch / "bundle",
+                target=args.target,
+                batch=args.batch,
+                progress=stage,
             )
             stage("run")
             result = bench_bundle(

@@ -21,6 +21,7 @@ def time_layers(args: argparse.Namespace) -> int:
     """Time every call of the artifact, show them, and the doubts there are about them."""
     import numpy as np
 
+    from rt3d_tvm.artifact.batches import part_of
     from rt3d_tvm.artifact.load import MANIFEST, available_cores, read_manifest
     from rt3d_tvm.artifact.opencl.artifact import is_for_opencl
     from rt3d_tvm.artifact.tensors import noise
@@ -32,7 +33,7 @@ def time_layers(args: argparse.Namespace) -> int:
     if given := [name for name in _OTHERS if getattr(args, name)]:
         raise InputError(f"--layers times this artifact only; leave --{given[0]} out")
     (folder,) = args.folders
-    manifest = read_manifest(folder / MANIFEST)
+    manifest = part_of(read_manifest(folder / MANIFEST), args.batch)
     on_device = is_for_opencl(manifest)
     if on_device and args.threads is not None:
         raise InputError(f"{folder} runs on an OpenCL device: threads have no effect")

@@ -90,6 +90,8 @@ def _settings(args: argparse.Namespace) -> dict:
         "winograd": False if args.direct else None,
         "precision": args.precision,
         "accumulate": args.accumulate,
+        "strict": True if args.strict else None,
+        "batch": args.batch,
         "database": args.database,
         "shipped": False if args.no_records else None,
         "allow_non_finite": True if args.allow_non_finite else None,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.cli.arguments import whole_number
+from rt3d_tvm.cli.arguments import at_least_one, whole_number
 from rt3d_tvm.cli.command import EXIT_FAILED
 from rt3d_tvm.console import print_table
 
@@ -19,6 +19,16 @@ def add_seed(parser: argparse._ActionsContainer) -> None:
     """What the random input is drawn from."""
     parser.add_argument(
         "--seed", type=whole_number, default=0, metavar="N", help="of the input; default: 0"
+    )
+
+
+def add_batch(parser: argparse._ActionsContainer) -> None:
+    """Which function of an artifact."""
+    parser.add_argument(
+        "--batch",
+        type=at_least_one,
+        metavar="N",
+        help="of an artifact of several, default: its first; or of an ONNX file without one",
     )
 
 

@@ -19,7 +19,7 @@ from rt3d_tvm.cli.arguments import (
     seconds,
 )
 from rt3d_tvm.cli.command import add_command, write_result
-from rt3d_tvm.cli.compare import add_compare, add_seed, show_changes
+from rt3d_tvm.cli.compare import add_batch, add_compare, add_seed, show_changes
 from rt3d_tvm.cli.run import add_sources, classify, describe
 from rt3d_tvm.console import print_table, printable, progress
 from rt3d_tvm.devices.defaults import LOOPBACK, RETURN_S, SERVER_PORT, TRACKER_PORT
@@ -57,6 +57,7 @@ def add_remote(commands: Commands) -> None:
     add_device(timing, True)
     add_threads(timing)
     add_runs(timing, default=None, text=f"timed ones; default: {RUNS}")
+    add_batch(timing)
     add_seed(timing)
     add_compare(timing)
     remote_run = action("run", _remote_run, "classify videos, a camera or a stream on the device")
@@ -125,6 +126,7 @@ def bench_on_device(args: argparse.Namespace) -> int:
     """Upload compiled models, time them and show the times; `rt3d bench --remote` too."""
     import numpy as np
 
+    from rt3d_tvm.artifact.batches import part_of
     from rt3d_tvm.artifact.load import MANIFEST, read_manifest
     from rt3d_tvm.artifact.tensors import noise
     from rt3d_tvm.devices.remote import time_in_turns
@@ -133,7 +135,7 @@ def bench_on_device(args: argparse.Namespace) -> int:
     from rt3d_tvm.measure.record import bench_record, read_record
     from rt3d_tvm.measure.timing import Timing
 
-    manifests = [read_manifest(folder / MANIFEST) for folder in args.folders]
+    manifests = [part_of(read_manifest(each / MANIFEST), args.batch) for each in args.folders]
     clips = [noise(manifest, np.random.default_rng(args.seed)) for manifest in manifests]
     old, runs = None if args.compare is None else read_record(args.compare), args.runs or RUNS
     with progress("bench") as stage, _device(args) as device:

@@ -6,8 +6,10 @@ Relax VM without a copy. What the files are is artifact/format.py's.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +19,11 @@ import tvm
 from tvm import relax
 
 from rt3d_tvm.arguments import as_flag, as_path
+from rt3d_tvm.artifact.batches import BATCHES, listed
 from rt3d_tvm.artifact.calls import CALLS, WHY_NONE
 from rt3d_tvm.artifact.folder import why_kept
 from rt3d_tvm.artifact.format import KERNELS, MODEL, write_artifact
+from rt3d_tvm.compile.batches import BatchModule, merge_batches
 from rt3d_tvm.compile.calls import list_calls
 from rt3d_tvm.compile.choices.records import RecordSet, read_database, shipped_records
 from rt3d_tvm.compile.extension import Phases
@@ -43,9 +47,12 @@ from rt3d_tvm.compile.pipeline import (
 )
 from rt3d_tvm.compile.pipeline import phases as listed_phases
 from rt3d_tvm.compile.processor_needs import processor_needs
-from rt3d_tvm.errors import InputError
+from rt3d_tvm.errors import InputError, UntestedOperators
 from rt3d_tvm.files.folders import check_replaceable, whole_folder
 from rt3d_tvm.precision import QUANTIZED
+
+# Of a manifest, what is said of each batch even where it is as for the first.
+_OF_EACH_BATCH = ("inputs", "outputs")
 
 
 def compile_onnx(
@@ -85,34 +92,39 @@ def compile_onnx(
     export_arguments(linked_for)
     records = [] if database is None else [read_database(database, lowering.target)]
     records += [shipped_records(lowering.target)] if as_flag(shipped, "shipped") else []
-    report("import")
-    mod = import_onnx(
-        onnx_path,
-        allow_non_finite=allow_non_finite,
-        strict=options.strict,
-        batch=options.batch,
-    )
-    interface = {
-        **interface_of(mod),
-        "untested_operators": list(mod["main"].attrs["untested"]),
-        "non_finite": list(mod["main"].attrs["non_finite"]),
-    }
-    report("lower")
-    lowered = _lowered(mod, lowering, records, dump, phases)
+    parts: list[_Lowered] = []
+    for batch in options.batches or (None,):
+        several = f" batch {batch}" if len(options.batches) > 1 else ""
+        report(f"import{several}")
+        with _untested_named_once(again=bool(parts)):
+            mod = import_onnx(
+                onnx_path,
+                allow_non_finite=allow_non_finite,
+                strict=options.strict,
+                batch=batch,
+            )
+        report(f"lower{several}")
+        into = dump / f"batch_{batch}" if dump is not None and several else dump
+        parts.append(_lowered(mod, lowering, records, into, phases))
+    lowered = parts[0] if len(parts) == 1 else _merged(parts, options.batches)
     report("generate code")
     executable = _built(lowered.mod, lowering)
     report("write")
     with whole_folder(out_dir, why_kept=why_kept) as folder:
         kernels = folder / KERNELS if CALLS in lowered.texts else None
         write_library(executable, folder / MODEL, linked_for, kernels=kernels)
-        about = {**_described(onnx_path.name, options, lowering), **interface}
-        return write_artifact(folder, {**about, **lowered.about}, lowered.weights, lowered.texts)
+        about = {**_described(onnx_path.name, options, lowering), **lowered.about}
+        return write_artifact(folder, about, lowered.weights, lowered.texts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Lowered:
-    """A module on planned storages, its weights, what else is written, and the manifest's part."""
+    """A module on planned storages, its weights, what else is written, and the manifest's part.
 
+    inputs: how many parameters of ``main`` are the model's own; its weights follow.
+    """
+
+    inputs: int
     mod: tvm.IRModule
     weights: list[np.ndarray]
     texts: dict[str, str]
@@ -128,6 +140,11 @@ def _lowered(
 ) -> _Lowered:
     """Run all phases; InputError for a module that they refuse."""
     names, inputs = list(mod["main"].attrs["layer_names"]), len(mod["main"].params)
+    interface = {
+        **interface_of(mod),
+        "untested_operators": list(mod["main"].attrs["untested"]),
+        "non_finite": list(mod["main"].attrs["non_finite"]),
+    }
     try:
         mod = lower(mod, lowering, records=records, extension=extension, dump=dump)
     except ValueError as error:
@@ -136,6 +153,7 @@ def _lowered(
         {"name": name, **asdict(entry)} for name, entry in zip(names, read_report(mod), strict=True)
     ]
     about: dict = {
+        **interface,
         "layers": layers,
         "calls": _calls(mod, names),
         "layout_changes": int(mod.attrs[CHANGES_ATTRIBUTE]),
@@ -154,7 +172,45 @@ def _lowered(
     else:
         texts, why_none = _call_list(mod, inputs)
         about |= {} if why_none is None else {WHY_NONE: why_none}
-    return _Lowered(mod=mod, weights=weights, texts=texts, about=about)
+    return _Lowered(inputs=inputs, mod=mod, weights=weights, texts=texts, about=about)
+
+
+def _merged(parts: Sequence[_Lowered], batches: Sequence[int]) -> _Lowered:
+    """One module for several batches; the manifest has what is other for each in a list."""
+    merged = merge_batches(
+        [
+            BatchModule(batch=batch, inputs=part.inputs, mod=part.mod, weights=part.weights)
+            for batch, part in zip(batches, parts, strict=True)
+        ]
+    )
+    first, entries = parts[0].about, []
+    for batch, part, function, names in zip(
+        batches, parts, merged.functions, merged.kernels, strict=True
+    ):
+        calls = [{**call, "function": names[call["function"]]} for call in part.about["calls"]]
+        about = {**part.about, "calls": calls}
+        other = {k: v for k, v in about.items() if k in _OF_EACH_BATCH or v != first.get(k)}
+        entries.append({"batch": batch, "function": function, **other})
+    why_none = (
+        f"it serves batches of {listed(batches)}, and a C library serves one: bundle the ONNX file "
+        f"with --batch {batches[0]}, or compile it so"
+    )
+    return _Lowered(
+        inputs=parts[0].inputs,
+        mod=merged.mod,
+        weights=merged.weights,
+        texts={},
+        about={**first, WHY_NONE: why_none, BATCHES: entries},
+    )
+
+
+@contextlib.contextmanager
+def _untested_named_once(*, again: bool) -> Iterator[None]:
+    """Without the warning of a file that has been read before, for another batch."""
+    with warnings.catch_warnings():
+        if again:
+            warnings.simplefilter("ignore", UntestedOperators)
+        yield
 
 
 def _call_list(mod: tvm.IRModule, inputs: int) -> tuple[dict[str, str], str | None]:

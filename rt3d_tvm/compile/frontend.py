@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.arguments import as_path
-from rt3d_tvm.compile.onnx_batch import fix_batch
+from rt3d_tvm.compile.onnx_batch import fix_batch, leaves_batch_open
 from rt3d_tvm.compile.onnx_checks import check_interface, check_opset, check_shapes
 from rt3d_tvm.compile.onnx_file import (
     check_sizes,
@@ -148,15 +148,20 @@ def _from_onnx(model: onnx.ModelProto) -> tvm.IRModule:
 
 
 def _accepted_model(
-    path: Path, *, strict: bool = False, batch: int | None = None
+    path: Path, *, strict: bool = False, batch: int | None = None, any_batch: bool = False
 ) -> tuple[onnx.ModelProto, dict[str, list[int]]]:
-    """The model with its weights and without what is constant, and the shapes of its tensors."""
+    """The model with its weights and without what is constant, and the shapes of its tensors.
+
+    any_batch: where the file leaves its batch open, take 1.
+    """
     model = read_model(path)
     load_external_data(model, path)
     check_sizes(model, path)
     write_tensors(model)
     write_as_qdq(model, path)
     check_opset(model, path)
+    if any_batch and leaves_batch_open(model):
+        batch = 1
     if batch is not None:
         fix_batch(model, batch, path)
     check_interface(model, path)
@@ -204,8 +209,11 @@ class LayerNode:
 
 
 def layer_nodes(path: Path) -> dict[str, LayerNode]:
-    """Every layer of an ONNX file by the name that `layer_names` gives it; InputError as there."""
-    model, shapes = _accepted_model(Path(path))
+    """Every layer of an ONNX file by the name that `layer_names` gives it; InputError as there.
+
+    The file may leave its batch open.
+    """
+    model, shapes = _accepted_model(Path(path), any_batch=True)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     return {
         name: LayerNode(output=node.output[0], weight=_weight_of(node, constants.get(weight)))

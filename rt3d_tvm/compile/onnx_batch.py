@@ -17,10 +17,9 @@ def fix_batch(model: onnx.ModelProto, batch: int, path: Path) -> None:
     So gets every other axis of the same name. What follows from them is inferred anew. InputError
     where no input leaves its first axis open.
     """
-    inputs = _inputs(model)
-    axes = [shape[0] for value in inputs if (shape := value.type.tensor_type.shape.dim)]
+    inputs, axes = _inputs(model), _first_axes(model)
     names = {axis.dim_param for axis in axes if axis.HasField("dim_param")}
-    if not any(not axis.HasField("dim_value") for axis in axes):
+    if not leaves_batch_open(model):
         fixed = ", ".join(str(axis.dim_value) for axis in axes)
         raise InputError(f"{path}: batch {batch}: the file fixes it, to {fixed}; leave it out")
     for value in inputs:
@@ -34,6 +33,16 @@ def fix_batch(model: onnx.ModelProto, batch: int, path: Path) -> None:
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
+
+
+def leaves_batch_open(model: onnx.ModelProto) -> bool:
+    """Whether an input has no size of its first axis."""
+    return any(not axis.HasField("dim_value") for axis in _first_axes(model))
+
+
+def _first_axes(model: onnx.ModelProto) -> list[onnx.TensorShapeProto.Dimension]:
+    shapes = (value.type.tensor_type.shape.dim for value in _inputs(model))
+    return [shape[0] for shape in shapes if shape]
 
 
 def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

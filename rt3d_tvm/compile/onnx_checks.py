@@ -68,7 +68,7 @@ def _check_input(value: onnx.ValueInfoProto, where: str) -> None:
         raise InputError(f"{where}: a number without dimensions; at least one is accepted")
     for i, dim in enumerate(tensor.shape.dim):
         if dim.HasField("dim_param"):
-            how = f"compile with batch=N (--batch N), or {fixed}" if i == 0 else fixed
+            how = f"compile with batch=N (--batch N or N,N), or {fixed}" if i == 0 else fixed
             raise InputError(f"{where}: dimension {i} is dynamic ({dim.dim_param!r}); {how}")
         if not dim.HasField("dim_value"):
             raise InputError(f"{where}: dimension {i} is missing; {fixed}")

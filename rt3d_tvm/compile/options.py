@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm.target import Target
@@ -47,7 +48,8 @@ class CompileOptions:
     precision   fp32, or fp16 where the target computes in it; by default fp16 for adreno, else fp32
     accumulate  in what kernels for OpenCL sum: fp32 (default) or fp16
     strict      refuse operators that nobody has compared with ONNX Runtime, instead of a warning
-    batch       how many clips at once, where the file leaves that open
+    batch       how many clips at once, where the file leaves that open; of several numbers the
+                artifact serves each, the first is the one that is timed
     """
 
     target: str = "host"
@@ -56,7 +58,23 @@ class CompileOptions:
     precision: str | None = None
     accumulate: str | None = None
     strict: bool = False
-    batch: int | None = None
+    batch: int | Sequence[int] | None = None
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batches that are asked for; none where the file fixes it. InputError for others."""
+        if self.batch is None:
+            return ()
+        several = isinstance(self.batch, Sequence) and not isinstance(self.batch, (str, bytes))
+        found = tuple(self.batch) if several else (self.batch,)
+        if not found or any(type(each) is not int or each < 1 for each in found):
+            raise InputError(
+                f"batch {self.batch!r}: a whole number of at least 1 is accepted, or several such "
+                "as [1, 2, 4]"
+            )
+        if len(set(found)) < len(found):
+            raise InputError(f"batch {self.batch!r}: a number twice; each once is accepted")
+        return found  # type: ignore[return-value]
 
     def resolve(self) -> Lowering:
         """The target and types that the names stand for; InputError for what does not go."""
@@ -64,8 +82,7 @@ class CompileOptions:
         precision = make_precision(self.precision or DEFAULT_PRECISION.get(self.target, "fp32"))
         backend = backend_of(target)
         as_flag(self.strict, "strict")
-        if self.batch is not None and (type(self.batch) is not int or self.batch < 1):
-            raise InputError(f"batch {self.batch!r}: a whole number of at least 1 is accepted")
+        batches = self.batches
         if precision.dtype == "float16" and not backend.computes_half(target):
             able = [known for known in sorted(TARGETS) if _computes_half(known)]
             raise InputError(
@@ -76,6 +93,11 @@ class CompileOptions:
         if self.accumulate is not None and backend.why_no_sums is not None:
             raise InputError(
                 f"accumulate {self.accumulate}: target {self.target} {backend.why_no_sums}"
+            )
+        if len(batches) > 1 and backend.plan is not None:
+            raise InputError(
+                f"batch {', '.join(map(str, batches))}: an artifact for target {self.target} "
+                "serves one; compile an artifact for each"
             )
         return Lowering(
             target=target,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rt3d_tvm.arguments import as_address, as_path
+from rt3d_tvm.artifact.batches import part_for
 from rt3d_tvm.artifact.cpu_features import lacking_there
 from rt3d_tvm.artifact.format import MANIFEST, MODEL, WEIGHTS, read_manifest
 from rt3d_tvm.artifact.load import elf_machine
@@ -223,14 +224,16 @@ class RemoteArtifact:
 
         InputError for another shape, type or name.
         """
+        part = part_for(self.manifest, x)
         results = self.device._call(
             "run the model",
             remote_session.run,
             self.number,
-            given(self.manifest, x),
-            len(self.manifest["outputs"]),
+            given(part, x),
+            len(part["outputs"]),
+            part["function"],
         )
-        return named(self.manifest, results)
+        return named(part, results)
 
     def time(self, x: Tensors, *, runs: int = 20) -> RemoteTiming:
         """Time ``runs`` runs on the input ``x``, by the device's own clock, after two to warm up.

@@ -16,6 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax, rpc
 
+from rt3d_tvm.artifact.batches import MAIN
 from rt3d_tvm.artifact.format import MODEL, ArtifactFiles
 from rt3d_tvm.artifact.threads import set_threads
 from rt3d_tvm.devices import probes
@@ -32,11 +33,12 @@ ENDED = "the session ended there: its process died, or the connection was lost"
 
 @dataclass
 class _Model:
-    """An artifact on ``device``, cores or GPU; ``arguments`` are those of its last run."""
+    """An artifact on ``device``, cores or GPU; its last run was of this function and arguments."""
 
     vm: relax.VirtualMachine
     device: tvm.runtime.Device
     weights: list[tvm.runtime.Tensor] = field(default_factory=list)
+    function: str = MAIN
     arguments: tuple = ()
 
 
@@ -154,17 +156,17 @@ def upload(folder: Path, threads: int | None) -> tuple[int, int | None, str | No
     return len(_held.models) - 1, running, _gpu_name(device) if on_gpu else None
 
 
-def run(number: int, taken: Sequence[np.ndarray], outputs: int) -> list[np.ndarray]:
-    """A model's outputs, so many; the inputs stay on the device for `timed_run`."""
+def run(number: int, taken: Sequence[np.ndarray], outputs: int, function: str) -> list[np.ndarray]:
+    """The outputs of a model's function, so many; the inputs stay on the device for `timed_run`."""
     model = _held.models[number]
     tensors = [tvm.runtime.empty(x.shape, str(x.dtype), model.device).copyfrom(x) for x in taken]
-    model.arguments = (*tensors, *model.weights)
+    model.arguments, model.function = (*tensors, *model.weights), function
     if outputs == 1:
-        return [model.vm["main"](*model.arguments).numpy()]
+        return [model.vm[function](*model.arguments).numpy()]
     # A tuple is no value that TVM's RPC sends: the virtual machine there keeps it.
-    model.vm.set_input("main", *model.arguments)
-    model.vm.invoke_stateful("main")
-    return [each.numpy() for each in model.vm.get_outputs("main")]
+    model.vm.set_input(function, *model.arguments)
+    model.vm.invoke_stateful(function)
+    return [each.numpy() for each in model.vm.get_outputs(function)]
 
 
 def timed_run(number: int) -> float:
@@ -173,7 +175,7 @@ def timed_run(number: int) -> float:
     On a GPU those of its kernels alone: TVM's timer for OpenCL adds up what its events say.
     """
     model = _held.models[number]
-    timer = model.vm.module.time_evaluator("main", model.device, number=1, repeat=1)
+    timer = model.vm.module.time_evaluator(model.function, model.device, number=1, repeat=1)
     return timer(*model.arguments).results[0]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from rt3d_tvm.artifact.batches import part_for
 from rt3d_tvm.artifact.load import Artifact
 from rt3d_tvm.artifact.opencl.artifact import OpenCLArtifact, load_here
 from rt3d_tvm.artifact.tensors import Tensors
@@ -80,9 +81,10 @@ def bench_layers(
     take its instrument off a loaded one again.
     """
     artifact = load_here(folder, threads=threads, device=device)
+    manifest = part_for(artifact.manifest, x)
     looks: dict[str, Callable[[], float]] = {}
     run: Callable[[Tensors], list[float]]
-    types = {_arithmetic([layer]) for layer in artifact.manifest["layers"]}
+    types = {_arithmetic([layer]) for layer in manifest["layers"]}
     if isinstance(artifact, OpenCLArtifact):
         looks[FLOAT] = partial(
             opencl_peak.multiply_add_peak, artifact.executor.device, artifact.accumulate
@@ -103,7 +105,7 @@ def bench_layers(
         if len(samples) <= _PEAK_LOOKS:
             look()
     for _ in range(_PEAK_LOOKS):
-        timings = call_timings(artifact.manifest, list(zip(*samples, strict=True)), peaks)
+        timings = call_timings(manifest, list(zip(*samples, strict=True)), peaks)
         if not any(timing.is_implausible for timing in timings):
             break
         look()

@@ -87,16 +87,23 @@ def bench_bundle(
 
 
 def bundle_for_bench(
-    source: Path, made: Path, *, target: str | None, progress: Callable[[str], None]
+    source: Path,
+    made: Path,
+    *,
+    target: str | None,
+    batch: int | None = None,
+    progress: Callable[[str], None],
 ) -> Path:
     """The bundle to run: ``source`` if it is one, else one made of that model in ``made``."""
     if (source / BUNDLE).is_file():
-        if target is not None:
-            raise InputError(f"{source} is bundled already: --target has no effect on it")
+        for option, value in {"--target": target, "--batch": batch}.items():
+            if value is not None:
+                raise InputError(f"{source} is bundled already: {option} has no effect on it")
         return source
     if not source.is_dir():
         target = target or "arm64"
-    bundle(source, made, target=target, programs=[PROGRAM], progress=progress)
+    settings = {} if batch is None else {"batch": batch}
+    bundle(source, made, target=target, programs=[PROGRAM], progress=progress, **settings)
     return made
 
 

@@ -17,6 +17,7 @@ import onnx
 import tvm
 
 from rt3d_tvm.arguments import as_path
+from rt3d_tvm.artifact.batches import part_for
 from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.load import Artifact, load
 from rt3d_tvm.artifact.opencl.artifact import is_for_opencl
@@ -61,12 +62,13 @@ def layer_errors(
     limit = files.manifest["precision"]["max_rel_error"] if limit is None else limit
     artifact = load(folder)
     outputs = {name: node.output for name, node in layer_nodes(onnx_path).items()}
-    if unknown := [e["name"] for e in artifact.manifest["layers"] if e["name"] not in outputs]:
+    part = part_for(artifact.manifest, x)
+    if unknown := [e["name"] for e in part["layers"] if e["name"] not in outputs]:
         raise InputError(f"{onnx_path}: has no layer {unknown[0]}: it is not of the model {folder}")
     model = onnx.load(onnx_path)
-    values = _values(model, given(artifact.manifest, x))
+    values = _values(model, given(part, x))
     found = []
-    for call, result in zip(artifact.manifest["calls"], _results(artifact, x), strict=True):
+    for call, result in zip(part["calls"], _results(artifact, x), strict=True):
         if layers := call["layers"]:
             near = _downstream(model.graph, outputs[layers[-1]], set(outputs.values()))
             compared = _compared(result, {n: values[n] for n in near if n in values})

@@ -66,13 +66,14 @@ def stamped(kind: str, schema_version: int, command: Sequence[str]) -> dict:
 
 
 def about(folder: Path, manifest: Mapping) -> dict:
-    """Which artifact that is."""
+    """Which artifact that is, and of one of several batches which was run."""
     return {
         "folder": str(folder),
         "id": manifest.get("id"),
         "model": manifest.get("model"),
         "target": (manifest.get("target") or {}).get("name"),
         "precision": (manifest.get("precision") or {}).get("name"),
+        "batch": manifest.get("batch"),
     }
 
 

@@ -25,14 +25,14 @@ class Task:
     calls: int
 
 
-def extract_tasks(mod: tvm.IRModule) -> list[Task]:
-    """The tasks of a module that `lower` made without records.
+def extract_tasks(*mods: tvm.IRModule) -> list[Task]:
+    """The tasks of a module that `lower` made without records, or of those for several batches.
 
     Layers of one workload whose shares of kept weights are close are one task: a record for the
     first is found for all of them.
     """
     found: list[tuple[Layer, int]] = []
-    for binding in bindings(mod["main"]):
+    for mod, binding in ((each, binding) for each in mods for binding in bindings(each["main"])):
         if (conv := tunable(called(mod, binding.value))) is None:
             continue
         for index, (layer, calls) in enumerate(found):

@@ -72,7 +72,7 @@ def tune_onnx(
     where = {"tracker": tracker, "key": key, "opencl": opencl, "machine": machine}
     opener = open_for(options.target, lowering, **where, threads=threads, deadline_s=deadline_s)
     watch.say("import and lower")
-    mod, tasks = _lowered(onnx_path, options, lowering)
+    mods, tasks = _lowered(onnx_path, options, lowering)
     tuner = Tuner(
         lowering.target,
         tasks,
@@ -88,23 +88,25 @@ def tune_onnx(
         opener.opened(say=watch.say, pauses=pauses, patience_s=PATIENCE_S) as devices,
     ):
         report = tuner.run(builder, devices, trials=trials, overlap=opener.overlap)
-    paired = sum(entry.kernel == KGSConv2Plus1D.name for entry in read_report(mod))
+    paired = sum(entry.kernel == KGSConv2Plus1D.name for entry in read_report(mods[0]))
     return replace(report, paired=paired)
 
 
 def _lowered(
     onnx_path: Path, options: CompileOptions, lowering: Lowering
-) -> tuple[tvm.IRModule, list[Task]]:
-    """The model's module, and what of it can be tuned; InputError where nothing can."""
-    mod = import_onnx(onnx_path, strict=options.strict, batch=options.batch)
-    try:
-        mod = lower(mod, lowering)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    tasks = extract_tasks(mod)
+) -> tuple[list[tvm.IRModule], list[Task]]:
+    """The model's module for each batch, and what of it can be tuned; InputError where nothing."""
+    mods = []
+    for batch in options.batches or (None,):
+        mod = import_onnx(onnx_path, strict=options.strict, batch=batch)
+        try:
+            mods.append(lower(mod, lowering))
+        except ValueError as error:
+            raise InputError(str(error)) from error
+    tasks = extract_tasks(*mods)
     if not tasks:
         raise InputError(f"{onnx_path}: none of its layers has a kernel that can be tuned")
-    return mod, tasks
+    return mods, tasks
 
 
 def versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import tvm_ffi
@@ -20,6 +21,8 @@ from rt3d_tvm.data.preprocessing import Description, Preprocessing
 from rt3d_tvm.export import export_onnx
 from tests.artifact.networks import clip
 from tests.artifact.tampering import damaged, edit_manifest, reseal
+from tests.compile.onnx_models import SHAPE as SMALL
+from tests.compile.onnx_models import conv_model, weights
 from tests.nan_models import diverged, spoiled
 from tests.quantized_models import SHAPE, net, quantized_by_onnxruntime
 from tests.two_pathways import clips, two_pathways
@@ -108,6 +111,30 @@ def test_it_takes_a_file_for_each_input_and_writes_every_output(program, tmp_pat
     assert relative_distance(np.fromfile(tmp_path / "y.raw", "float32"), flat) <= 1e-4
     done = run(*command[:3], "--runs", 1)
     assert done.returncode == 1 and "1 files for a model of 2 inputs" in done.stderr
+
+
+def test_the_size_of_a_clip_says_which_batch(program, tmp_path):
+    onnx.save(conv_model(shape=("batch", *SMALL[1:])), tmp_path / "m.onnx")
+    compile_onnx(tmp_path / "m.onnx", tmp_path / "a", batch=(2, 1, 3))
+    for batch in (1, 2, 3):
+        x = weights(batch, *SMALL[1:], seed=batch)
+        x.tofile(tmp_path / "x.raw")
+        arguments = (
+            tmp_path / "a",
+            tmp_path / "x.raw",
+            "--runs",
+            1,
+            "--output",
+            tmp_path / "y.raw",
+        )
+        done = run(program, *arguments)
+        assert done.returncode == 0, done.stderr
+        expected = reference_session(tmp_path / "m.onnx").run(None, {"x": x})[0]
+        found = np.fromfile(tmp_path / "y.raw", "float32").reshape(expected.shape)
+        assert relative_distance(found, expected) <= 1e-4
+    weights(4, *SMALL[1:]).tofile(tmp_path / "x.raw")
+    done = run(program, *arguments)
+    assert done.returncode == 1 and "bytes, the model takes 3456" in done.stderr
 
 
 def test_it_refuses_what_does_not_fit(program, compiled_c3d, tmp_path):
