@@ -23,11 +23,11 @@ from rt3d_tvm.cli import (
     device,
     measure,
     models,
+    prune,
     quantize,
     report,
     run,
     train,
-    training,
     tune,
     verify,
 )
@@ -39,7 +39,7 @@ from rt3d_tvm.package.version import __version__
 
 # In the order of `rt3d --help`: that of the flow.
 _COMMANDS = (
-    *(models.add_models, train.add_train, training.add_prune),
+    *(models.add_models, train.add_train, prune.add_prune),
     *(build.add_export, quantize.add_quantize, build.add_compile, verify.add_verify),
     bundle.add_bundle,
     *(bench.add_bench, report.add_report, measure.add_groups, tune.add_tune, run.add_run),

@@ -20,12 +20,14 @@ _LONGEST_S, _MOST = 1e6, (1 << 31) - 1
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
     """A compiled model."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="made by rt3d compile")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder that rt3d compile made")
 
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
     """Compiled models, one or more."""
-    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="made by rt3d compile")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="DIR", help="folders that rt3d compile made"
+    )
     parser.collects = "folders"  # type: ignore[attr-defined]  # of the command line's own parser
 
 
@@ -34,25 +36,36 @@ def add_opencl(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--opencl",
         metavar="NAME",
-        help="run an artifact for OpenCL on the device whose name has this in it",
+        help="run an artifact for OpenCL on the device whose name has this in it; default: the "
+        "first that compiles kernels",
     )
 
 
 def add_target(parser: argparse.ArgumentParser, *, measured: bool = False) -> None:
     """What to compile for; and, of what measures, the devices to measure on."""
-    parser.add_argument("--target", default="host", help="host (default), arm64, ...")
+    parser.add_argument(
+        "--target",
+        default="host",
+        metavar="NAME",
+        help="what to compile for: host (default), arm64, ... as docs/choose.md lists them",
+    )
     if measured:
         parser.add_argument(
             "--tracker",
             type=address,
             metavar="HOST:PORT",
-            help="measure on what this tracker has under --key, not here",
+            help="measure on what this tracker has under --key; default: here",
         )
         _add_key(parser)
 
 
 def _add_key(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
-    parser.add_argument("--key", required=required, help="the device's, as `rt3d remote list` says")
+    parser.add_argument(
+        "--key",
+        required=required,
+        metavar="NAME",
+        help="name of the devices to use, as `rt3d remote list` shows it; with a tracker only",
+    )
 
 
 def add_kernels(parser: argparse.ArgumentParser) -> None:
@@ -69,10 +82,14 @@ def add_kernels(parser: argparse.ArgumentParser) -> None:
         help="no Winograd transforms: slower dense 3x3 windows, fewer rounding errors",
     )
     parser.add_argument(
-        "--precision", help="fp32, or fp16 where the target has it; default: fp16 for adreno"
+        "--precision",
+        metavar="TYPE",
+        help="fp32, or fp16 where the target has it; default: fp16 for adreno, fp32 for others",
     )
     parser.add_argument(
-        "--accumulate", help="of fp16 kernels for adreno and opencl: fp32 (default) or fp16"
+        "--accumulate",
+        metavar="TYPE",
+        help="what fp16 kernels for adreno and opencl sum in: fp32 (default) or fp16",
     )
     parser.add_argument(
         "--strict",
@@ -83,7 +100,7 @@ def add_kernels(parser: argparse.ArgumentParser) -> None:
         "--batch",
         type=_batches,
         metavar="N[,N]",
-        help="so many clips at once, where the file leaves that open; of several the artifact "
+        help="clips at once, where the file leaves that open, default: 1; of several the artifact "
         "serves each",
     )
 
@@ -109,10 +126,13 @@ def add_records(parser: argparse.ArgumentParser) -> None:
         "--database",
         type=Path,
         metavar="DIR",
-        help="tuned kernels of a work directory of rt3d tune",
+        help="take the tuned kernels of this work directory of rt3d tune; default: those that come "
+        "with the package",
     )
     parser.add_argument(
-        "--no-records", action="store_true", help="not the tuned kernels that come with the package"
+        "--no-records",
+        action="store_true",
+        help="leave out the tuned kernels that come with the package",
     )
 
 
@@ -131,7 +151,7 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=at_least_one,
         metavar="N",
-        help="default: all cores of this machine, the big ones of a device",
+        help="threads that compute; default: all cores of this machine, the big ones of a device",
     )
 
 
@@ -144,7 +164,7 @@ def add_runs(
         type=at_least_one,
         default=default,
         metavar="N",
-        help=text or f"timed ones; default: {default}",
+        help=text or f"timed runs; default: {default}",
     )
 
 
@@ -156,14 +176,14 @@ def add_device(parser: argparse.ArgumentParser, required: bool = False) -> None:
         type=seconds,
         default=WAIT_S,
         metavar="S",
-        help=f"for a device to be free; default {WAIT_S:g}",
+        help=f"seconds to wait for a device to be free; default: {WAIT_S:g}",
     )
     parser.add_argument(
         "--deadline",
         type=seconds,
         default=DEADLINE_S,
         metavar="S",
-        help=f"for each operation on the device; default {DEADLINE_S:g}",
+        help=f"seconds for each operation on the device; default: {DEADLINE_S:g}",
     )
 
 

@@ -48,18 +48,18 @@ def add_bench(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="X.onnx",
-        help="and the installed engines on this file, float32 or quantised; may be given again",
+        help="time other engines on this file, float32 or quantised; may be given again",
     )
     others.add_argument(
         "--engines",
         metavar="NAME,NAME",
-        help="of --onnx: onnxruntime, openvino, torch; default: those that are installed",
+        help="engines for --onnx: onnxruntime, openvino, torch; default: those that are installed",
     )
-    others.add_argument("--torch", metavar="MODEL:WEIGHTS", help="and PyTorch on this model")
+    others.add_argument("--torch", metavar="MODEL:WEIGHTS", help="time PyTorch on this model")
     how = bench.add_argument_group("how it is timed")
     how.add_argument("--layers", action="store_true", help="time each layer of one model instead")
     how.add_argument(
-        "--throughput", action="store_true", help="several runs at once: clips per second"
+        "--throughput", action="store_true", help="run several at once, and count clips per second"
     )
     how.add_argument(
         "--requests",
@@ -71,7 +71,7 @@ def add_bench(commands: Commands) -> None:
         "--seconds",
         type=seconds,
         metavar="S",
-        help="time for so long instead of --runs; of each engine with --throughput, default: "
+        help="seconds to time for, instead of --runs; of each engine with --throughput, default: "
         f"{THROUGHPUT_S:g}",
     )
     add_batch(how)
@@ -79,13 +79,13 @@ def add_bench(commands: Commands) -> None:
     add_compare(how)
     add_threads(bench)
     add_opencl(bench)
-    add_runs(bench, default=None, text=f"timed ones; default: {RUNS}")
+    add_runs(bench, default=None, text=f"timed runs; default: {RUNS}")
     bench.add_argument(
         "--remote",
         dest="tracker",
         type=address,
         metavar="HOST:PORT",
-        help="on a device of this tracker instead, the one of --key; see `rt3d remote bench`",
+        help="time on a device of this tracker, the one of --key; default: here",
     )
     add_device(bench)
     add_program_options(bench)

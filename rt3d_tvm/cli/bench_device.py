@@ -22,8 +22,16 @@ _HERE_ONLY = ("throughput", "seconds", "compare")
 def add_program_options(parser: argparse.ArgumentParser) -> None:
     """Where to run a bundle's program."""
     where = add_machines(parser, "on a device without TVM, by a program of `rt3d bundle`")
-    where.add_argument("--target", help="of an ONNX file that is bundled for it; default: arm64")
-    where.add_argument("--cores", help="that its threads are bound to, such as 4-7")
+    where.add_argument(
+        "--target",
+        metavar="NAME",
+        help="what an ONNX file is compiled for; default: arm64",
+    )
+    where.add_argument(
+        "--cores",
+        metavar="LIST",
+        help="cores that its threads are bound to, such as 4-7; default: the big ones",
+    )
 
 
 def asks_for_program(args: argparse.Namespace) -> bool:

@@ -33,7 +33,14 @@ def add_export(commands: Commands) -> None:
     export = add_command(commands, "export", _export, "write a model as ONNX and check the file")
     add_model_arguments(export)
     add_allow_non_finite(export)
-    export.add_argument("-o", "--output", type=output_file, required=True, metavar="X.onnx")
+    export.add_argument(
+        "-o",
+        "--output",
+        type=output_file,
+        required=True,
+        metavar="X.onnx",
+        help="the ONNX file to write",
+    )
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -63,9 +70,15 @@ def add_compile(commands: Commands) -> None:
     build = add_command(
         commands, "compile", _compile, "compile an ONNX file into a folder with model.so"
     )
-    build.add_argument("onnx", type=Path, metavar="X.onnx")
+    build.add_argument("onnx", type=Path, metavar="X.onnx", help="the model to compile")
     build.add_argument(
-        "-o", "--output", dest="folder", type=output_folder, required=True, metavar="DIR"
+        "-o",
+        "--output",
+        dest="folder",
+        type=output_folder,
+        required=True,
+        metavar="DIR",
+        help="the folder to write: model.so, its weights and manifest.json",
     )
     add_target(build)
     add_kernels(build)

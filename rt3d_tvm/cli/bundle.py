@@ -28,14 +28,30 @@ def add_bundle(commands: Commands) -> None:
         "source", type=Path, metavar="MODEL", help="X.onnx, or a folder of rt3d compile"
     )
     made.add_argument(
-        "-o", "--output", dest="folder", type=output_folder, required=True, metavar="DIR"
+        "-o",
+        "--output",
+        dest="folder",
+        type=output_folder,
+        required=True,
+        metavar="DIR",
+        help="the folder to write",
     )
-    made.add_argument("--target", help="of an ONNX file: host (default), arm64, ...")
     made.add_argument(
-        "--name", default="model", help="of the library and its functions; default: model"
+        "--target",
+        metavar="NAME",
+        help="what to compile an ONNX file for: host (default), arm64, ... as docs/choose.md lists "
+        "them",
     )
     made.add_argument(
-        "--embed", action="store_true", help="the weights in the library, not in a file beside it"
+        "--name",
+        default="model",
+        metavar="NAME",
+        help="name of the library and of its functions; default: model",
+    )
+    made.add_argument(
+        "--embed",
+        action="store_true",
+        help="put the weights into the library, not into a file beside it",
     )
     made.add_argument(
         "--program",
@@ -45,7 +61,10 @@ def add_bundle(commands: Commands) -> None:
         help="also link a static program: bench or classify; may be given twice",
     )
     made.add_argument(
-        "--onnx", type=Path, metavar="X.onnx", help="of a folder: what bench checks its output by"
+        "--onnx",
+        type=Path,
+        metavar="X.onnx",
+        help="what a folder was compiled from: bench checks its output by it",
     )
     add_kernels(made)
     add_records(made)

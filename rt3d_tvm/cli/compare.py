@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 def add_seed(parser: argparse._ActionsContainer) -> None:
     """What the random input is drawn from."""
     parser.add_argument(
-        "--seed", type=whole_number, default=0, metavar="N", help="of the input; default: 0"
+        "--seed",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="seed of random inputs; default: 0",
     )
 
 

@@ -21,16 +21,45 @@ def add_data(commands: Commands) -> None:
         kinds, "motion", _data_motion, "videos whose classes differ by motion alone"
     )
     motion.add_argument(
-        "folder", type=output_folder, metavar="DIR", help="new, empty, or begun before"
+        "folder", type=output_folder, metavar="DIR", help="a folder, new, empty, or begun before"
     )
-    motion.add_argument("--videos-per-class", type=at_least_one, metavar="N", help="to train on")
-    motion.add_argument("--test-videos-per-class", type=at_least_one, metavar="N")
-    motion.add_argument("--seed", type=int, help="default: 0")
-    motion.add_argument("--size", type=at_least_one, metavar="N", help="side of a frame, even")
-    motion.add_argument("--frames", type=at_least_one, metavar="N", help="of a video")
-    motion.add_argument("--distractors", type=int, metavar="N", help="smaller objects")
-    motion.add_argument("--noise", type=at_least_zero, help="of the noisiest camera, of 255")
-    motion.add_argument("--shake", type=at_least_zero, help="of the camera, in shares of the side")
+    motion.add_argument(
+        "--videos-per-class",
+        type=at_least_one,
+        metavar="N",
+        help="videos of a class to train on; default: 200",
+    )
+    motion.add_argument(
+        "--test-videos-per-class",
+        type=at_least_one,
+        metavar="N",
+        help="videos of a class to test on; default: 100",
+    )
+    motion.add_argument("--seed", type=int, metavar="N", help="seed of the set; default: 0")
+    motion.add_argument(
+        "--size",
+        type=at_least_one,
+        metavar="N",
+        help="side of a frame, in pixels, an even number from 32 on; default: 64",
+    )
+    motion.add_argument(
+        "--frames", type=at_least_one, metavar="N", help="frames of a video; default: 24"
+    )
+    motion.add_argument(
+        "--distractors", type=int, metavar="N", help="smaller objects in a video; default: 3"
+    )
+    motion.add_argument(
+        "--noise",
+        type=at_least_zero,
+        metavar="E",
+        help="standard deviation of the noisiest camera, of 255; default: 16",
+    )
+    motion.add_argument(
+        "--shake",
+        type=at_least_zero,
+        metavar="S",
+        help="how far the camera strays, as a share of a frame's side; default: 0",
+    )
 
 
 def _data_motion(args: argparse.Namespace) -> int:

@@ -43,20 +43,34 @@ def add_remote(commands: Commands) -> None:
         name: str, run: Callable[[argparse.Namespace], int], text: str
     ) -> argparse.ArgumentParser:
         parser = add_command(actions, name, run, text)
-        parser.add_argument("--tracker", type=address, required=True, metavar="HOST:PORT")
+        parser.add_argument(
+            "--tracker",
+            type=address,
+            required=True,
+            metavar="HOST:PORT",
+            help="the tracker that has the device",
+        )
         return parser
 
     listing = action("list", _remote_list, "list the devices of a tracker")
-    listing.add_argument("--key", help="only these; it is an error if there are none")
     listing.add_argument(
-        "--wait", type=seconds, default=RETURN_S, metavar="S", help="for the first one"
+        "--key",
+        metavar="NAME",
+        help="only devices of this name, an error if there are none; default: all",
+    )
+    listing.add_argument(
+        "--wait",
+        type=seconds,
+        default=RETURN_S,
+        metavar="S",
+        help=f"seconds to wait for the first one of --key; default: {RETURN_S:g}",
     )
     add_device(action("ping", _remote_ping, "say what a device is and what runs on it"), True)
     timing = action("bench", bench_on_device, "upload a compiled model and time it")
     add_folders(timing)
     add_device(timing, True)
     add_threads(timing)
-    add_runs(timing, default=None, text=f"timed ones; default: {RUNS}")
+    add_runs(timing, default=None, text=f"timed runs; default: {RUNS}")
     add_batch(timing)
     add_seed(timing)
     add_compare(timing)
@@ -223,15 +237,27 @@ def add_rpc_server(commands: Commands) -> None:
     server = add_command(
         commands, "rpc-server", _rpc_server, "offer this machine to a tracker as a device"
     )
-    server.add_argument("--tracker", type=address, required=True, metavar="HOST:PORT")
-    server.add_argument("--key", required=True, help="the name that devices of this kind go by")
+    server.add_argument(
+        "--tracker",
+        type=address,
+        required=True,
+        metavar="HOST:PORT",
+        help="the tracker to register with",
+    )
+    server.add_argument(
+        "--key",
+        required=True,
+        metavar="NAME",
+        help="the name that devices of this kind go by",
+    )
     server.add_argument(
         "--library",
         type=Path,
         action="append",
         default=[],
         metavar="FILE",
-        help="load this part of TVM's runtime as well, such as libtvm_runtime_opencl.so",
+        help="load this part of TVM's runtime as well, such as libtvm_runtime_opencl.so; may be "
+        "given again",
     )
     _add_listening(server, port=SERVER_PORT)
 
@@ -267,8 +293,13 @@ def _add_listening(parser: argparse.ArgumentParser, *, port: int) -> None:
         "--host",
         default=LOOPBACK,
         metavar="ADDRESS",
-        help=f"listen there; default: {LOOPBACK}: whoever reaches the port can run any code",
+        help=f"address to listen on, where whoever reaches the port can run any code; default: "
+        f"{LOOPBACK}",
     )
     parser.add_argument(
-        "--port", type=at_least_one, default=port, metavar="N", help=f"or the next; default {port}"
+        "--port",
+        type=at_least_one,
+        default=port,
+        metavar="N",
+        help=f"port to listen on, or else the next free one; default: {port}",
     )

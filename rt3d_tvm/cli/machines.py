@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 def add_machines(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
     """Which machine a static program is brought to; the group, for more of its options."""
     where = parser.add_argument_group(title)
-    where.add_argument("--adb", action="store_true", help="on an Android device")
-    where.add_argument("--serial", help="which one, as `adb devices` lists it")
-    where.add_argument("--ssh", metavar="HOST", help="on a machine that ssh reaches")
+    where.add_argument("--adb", action="store_true", help="use an Android device")
     where.add_argument(
-        "--runner", metavar="COMMAND", help="here, by an emulator: 'qemu-aarch64 {}'"
+        "--serial",
+        metavar="ID",
+        help="which one, as `adb devices` lists it; default: the only one",
+    )
+    where.add_argument("--ssh", metavar="HOST", help="use a machine that ssh reaches")
+    where.add_argument(
+        "--runner", metavar="COMMAND", help="use an emulator here: 'qemu-aarch64 {}'"
     )
     return where
 

@@ -20,24 +20,45 @@ def add_groups(commands: Commands) -> None:
         commands, "groups", _groups, "time kernel group sizes on synthesised layers, choose one"
     )
     source = groups.add_mutually_exclusive_group()
-    source.add_argument("--model", help="whose layers; default: c3d")
+    source.add_argument(
+        "--model", metavar="NAME", help="whose layers, of `rt3d models`; default: c3d"
+    )
     source.add_argument(
         "--shape",
         nargs="+",
         metavar="MxNxKDxKHxKW@DxHxW",
-        help="layers, such as 64x3x3x3x3@16x112x112",
+        help="layers of one's own, such as 64x3x3x3x3@16x112x112",
     )
     groups.add_argument(
-        "--layers", type=at_least_one, default=4, metavar="N", help="of the model, the heaviest N"
+        "--layers",
+        type=at_least_one,
+        default=4,
+        metavar="N",
+        help="how many layers of the model, the heaviest; default: 4",
     )
     groups.add_argument(
-        "--groups", type=kernel_group, nargs="+", metavar="MxN", help="default: g_n of 4"
+        "--groups",
+        type=kernel_group,
+        nargs="+",
+        metavar="MxN",
+        help="kernel groups to time; default: 4x4 8x4 16x4 32x4",
     )
     groups.add_argument("--int8", action="store_true", help="time the layers in 8 bits")
-    groups.add_argument("--densities", type=finite, nargs="+", metavar="D", help="kept share")
+    groups.add_argument(
+        "--densities",
+        type=finite,
+        nargs="+",
+        metavar="D",
+        help="kept shares of the weights, 0 to 1; default: 0.48 0.28",
+    )
     add_target(groups, measured=True)
     add_runs(groups, default=10)
-    groups.add_argument("--share", type=finite, help="how much slower it may be; default: 0.1")
+    groups.add_argument(
+        "--share",
+        type=finite,
+        metavar="S",
+        help="how much slower than the fastest a smaller group may be, as a share; default: 0.1",
+    )
 
 
 def _groups(args: argparse.Namespace) -> int:

@@ -163,10 +163,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
-        "--weights", type=Path, metavar="W", help="a .safetensors file, or a state dict of torch"
+        "--weights",
+        type=Path,
+        metavar="W",
+        help="a .safetensors file, or a state dict of torch; default: benchmark weights of --seed",
     )
     source.add_argument(
-        "--seed", type=whole_number, help="of benchmark weights, without --weights: 0"
+        "--seed",
+        type=whole_number,
+        metavar="N",
+        help="seed of the weights without --weights; default: 0",
     )
     parser.add_argument(
         "--group",
@@ -175,7 +181,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MxN",
         help="kernel group; default: 8x4",
     )
-    parser.add_argument("--classes", type=at_least_one, metavar="N")
+    parser.add_argument(
+        "--classes",
+        type=at_least_one,
+        metavar="N",
+        help="number of classes; default: those of the weights, else the model's own",
+    )
     add_sizes(parser)
 
 
@@ -185,9 +196,21 @@ def _width(text: str) -> float:
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
     """How wide the model is, and how large its clips."""
-    parser.add_argument("--width", type=_width, help="factor on the number of channels")
-    for name in ("frames", "size"):
-        parser.add_argument(f"--{name}", type=at_least_one, metavar="N")
+    parser.add_argument(
+        "--width", type=_width, metavar="F", help="factor on the number of channels; default: 1"
+    )
+    parser.add_argument(
+        "--frames",
+        type=at_least_one,
+        metavar="N",
+        help="frames of a clip; default: those of the weights, else the model's own",
+    )
+    parser.add_argument(
+        "--size",
+        type=at_least_one,
+        metavar="N",
+        help="side of a frame, in pixels; default: that of the weights, else the model's own",
+    )
 
 
 def torch_model(text: str) -> tuple[nn.Module, WeightsInfo]:

@@ -20,22 +20,35 @@ def add_preprocessing(parser: argparse.ArgumentParser, *, several: bool = True) 
     options = parser.add_argument_group(
         "preprocessing", "by default that of the model's training, which the model says"
     )
-    options.add_argument("--model", help="resize and normalise as this one of `rt3d models` wants")
     options.add_argument(
-        "--resize", type=_resize, metavar="N", help="the short side of a frame, or HxW"
+        "--model", metavar="NAME", help="resize and normalise as this one of `rt3d models` wants"
     )
     options.add_argument(
-        "--mean", type=_colours, metavar="R,G,B", help="of pixels from 0 to 1, taken off"
+        "--resize", type=_resize, metavar="N", help="short side of a frame, or HxW, in pixels"
     )
-    options.add_argument("--std", type=_colours, metavar="R,G,B", help="divided by after that")
-    options.add_argument("--colour-order", metavar="ORDER", help="of the channels: rgb or bgr")
-    options.add_argument("--stride", type=at_least_one, metavar="N", help="of a clip's frames")
+    options.add_argument(
+        "--mean",
+        type=_colours,
+        metavar="R,G,B",
+        help="what is taken off the colours of a pixel, which are from 0 to 1",
+    )
+    options.add_argument(
+        "--std", type=_colours, metavar="R,G,B", help="what they are divided by after that"
+    )
+    options.add_argument(
+        "--colour-order", metavar="ORDER", help="order of the channels: rgb or bgr"
+    )
+    options.add_argument(
+        "--stride", type=at_least_one, metavar="N", help="frames from one of a clip to its next"
+    )
     if not several:
         parser.set_defaults(clips=None, crops=None)
         return
-    options.add_argument("--clips", type=at_least_one, metavar="N", help="averaged")
     options.add_argument(
-        "--crops", type=at_least_one, metavar="N", help="of each clip, averaged: 1 or 3"
+        "--clips", type=at_least_one, metavar="N", help="clips of a video, averaged"
+    )
+    options.add_argument(
+        "--crops", type=at_least_one, metavar="N", help="crops of each clip, averaged: 1 or 3"
     )
 
 

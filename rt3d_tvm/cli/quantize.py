@@ -28,7 +28,7 @@ def add_quantize(commands: Commands) -> None:
     quantize = add_command(
         commands, "quantize", _quantize, "turn an ONNX file into one in 8 bits, calibrated on clips"
     )
-    quantize.add_argument("onnx", type=Path, metavar="X.onnx")
+    quantize.add_argument("onnx", type=Path, metavar="X.onnx", help="a model in float32")
     quantize.add_argument(
         "--clips",
         dest="source",
@@ -37,10 +37,16 @@ def add_quantize(commands: Commands) -> None:
         metavar="DIR|FILE.npy",
         help="to calibrate on: a folder of videos, or clips (N, C, D, H, W) as a model takes them",
     )
-    quantize.add_argument("--count", type=at_least_one, metavar="N", help="of clips; default: 32")
-    quantize.add_argument("--method", help="minmax (default), entropy or percentile")
     quantize.add_argument(
-        "--exclude", nargs="+", metavar="LAYER", help="layers that stay in float32"
+        "--count", type=at_least_one, metavar="N", help="clips to calibrate on; default: 32"
+    )
+    quantize.add_argument(
+        "--method",
+        metavar="NAME",
+        help="how ranges are found: minmax (default), entropy or percentile",
+    )
+    quantize.add_argument(
+        "--exclude", nargs="+", metavar="LAYER", help="layers that stay in float32; default: none"
     )
     labelled = quantize.add_mutually_exclusive_group()
     labelled.add_argument(
@@ -49,17 +55,34 @@ def add_quantize(commands: Commands) -> None:
     labelled.add_argument(
         "--data", type=Path, metavar="DIR", help="a data set to measure the accuracy on"
     )
-    quantize.add_argument("--kind", help="of data set: auto (default), ucf101, hmdb51, ...")
-    quantize.add_argument("--fold", type=at_least_one, metavar="N", help="split 1 (default) to 3")
-    quantize.add_argument("--split", choices=("train", "test"), help="of the set; default: test")
+    quantize.add_argument(
+        "--kind", metavar="KIND", help="kind of data set: auto (default), ucf101, hmdb51, ..."
+    )
+    quantize.add_argument(
+        "--fold",
+        type=at_least_one,
+        metavar="N",
+        help="split of ucf101 and hmdb51, 1 (default) to 3",
+    )
+    quantize.add_argument(
+        "--split", choices=("train", "test"), help="part of the data set; default: test"
+    )
     quantize.add_argument(
         "--max-drop",
         type=at_least_zero,
         metavar="POINTS",
-        help="leave the noisiest layers in float32 until no more accuracy is lost than this",
+        help="leave the noisiest layers in float32 until at most so many points of accuracy (0 to "
+        "100) are lost; default: all layers in 8 bits",
     )
     add_preprocessing(quantize, several=False)
-    quantize.add_argument("-o", "--output", type=output_file, required=True, metavar="X-int8.onnx")
+    quantize.add_argument(
+        "-o",
+        "--output",
+        type=output_file,
+        required=True,
+        metavar="X-int8.onnx",
+        help="the quantised ONNX file to write",
+    )
 
 
 def _quantize(args: argparse.Namespace) -> int:

@@ -31,20 +31,24 @@ def add_report(commands: Commands) -> None:
     report.add_argument(
         "--engines",
         metavar="NAME,NAME",
-        help="of --onnx: onnxruntime, openvino, torch; default: those that are installed",
+        help="engines for --onnx: onnxruntime, openvino, torch; default: those that are installed",
     )
     report.add_argument(
         "--data", type=Path, metavar="DIR", help="labelled videos, to add the accuracy on them"
     )
     report.add_argument(
-        "-o", "--output", type=output_file, metavar="X.html", help="the page; needs no network"
+        "-o",
+        "--output",
+        type=output_file,
+        metavar="X.html",
+        help="write the page, which needs no network",
     )
-    report.add_argument("--csv", type=output_file, metavar="FILE", help="the layers, as CSV")
+    report.add_argument("--csv", type=output_file, metavar="FILE", help="write the layers as CSV")
     report.add_argument(
         "--trace",
         type=output_file,
         metavar="FILE",
-        help="one run, for Perfetto or chrome://tracing",
+        help="write one run for Perfetto or chrome://tracing",
     )
     add_runs(report, default=20)
     add_threads(report)

@@ -68,17 +68,22 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show the model's input, its preprocessing and its labels; no video is needed",
     )
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="classes' names, one per line")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="names of the classes, one per line; default: those of the model",
+    )
     add_watching(parser)
     answers = parser.add_argument_group("answers")
     answers.add_argument(
         "--top",
         type=at_least_one,
         metavar="K",
-        help="likeliest classes; default: 5, and 1 of each of several videos",
+        help="likeliest classes to show; default: 5, and 1 of each of several videos",
     )
     answers.add_argument(
-        "--csv", type=output_file, metavar="FILE", help="a line per answer, as they come"
+        "--csv", type=output_file, metavar="FILE", help="write a line per answer, as they come"
     )
     add_preprocessing(parser)
     add_threads(parser)

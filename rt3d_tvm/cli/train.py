@@ -48,7 +48,7 @@ def add_train(commands: Commands) -> None:
         type=Path,
         metavar="W",
         help="weights to start from: a .safetensors file, or a state dict of torch, as torchvision "
-        "publishes them; a head of other classes is replaced",
+        "publishes them; a head of other classes is replaced; default: random ones of --seed",
     )
     train.add_argument(
         "--partial", action="store_true", help="take what fits of --from, and list what does not"
@@ -57,14 +57,31 @@ def add_train(commands: Commands) -> None:
         "--freeze",
         nargs="+",
         metavar="STAGE",
-        help="stages that stay as they are, such as stem layer1; backbone: all but the head",
+        help="stages that stay as they are, such as stem layer1; backbone: all but the head; "
+        "default: none",
     )
-    train.add_argument("--data", type=Path, metavar="DIR", required=True, help="the videos")
-    train.add_argument("--epochs", type=at_least_one, metavar="N")
-    train.add_argument("--optimizer", help="adamw (default) or sgd")
-    train.add_argument("--seed", type=int, help="of the weights, the order and the windows: 0")
-    add_training_arguments(train)
-    train.add_argument("-o", "--output", type=output_file, required=True, metavar="W.safetensors")
+    train.add_argument(
+        "--data", type=Path, metavar="DIR", required=True, help="the videos to train and test on"
+    )
+    train.add_argument(
+        "--epochs", type=at_least_one, metavar="N", help="passes over the videos; default: 30"
+    )
+    train.add_argument("--optimizer", metavar="NAME", help="adamw (default) or sgd")
+    train.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="seed of the weights, of the order and of where clips are cut; default: 0",
+    )
+    add_training_arguments(train, lr="0.001", weight_decay="0.01")
+    train.add_argument(
+        "-o",
+        "--output",
+        type=output_file,
+        required=True,
+        metavar="W.safetensors",
+        help="the weights to write",
+    )
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -33,13 +33,13 @@ _MOST_DOUBTS = 5
 def add_tune(commands: Commands) -> None:
     """`rt3d tune`."""
     tune = add_command(commands, "tune", _tune, "search for faster kernels of a model, on a device")
-    tune.add_argument("onnx", type=Path, metavar="X.onnx")
+    tune.add_argument("onnx", type=Path, metavar="X.onnx", help="the model to tune")
     tune.add_argument(
         "--work-dir",
         type=output_folder,
         required=True,
         metavar="DIR",
-        help="new, or of a search begun before",
+        help="a new folder, or that of a search begun before",
     )
     add_target(tune, measured=True)
     tune.add_argument(
@@ -47,7 +47,7 @@ def add_tune(commands: Commands) -> None:
         type=at_least_one,
         default=TRIALS,
         metavar="N",
-        help=f"per layer; default: {TRIALS}",
+        help=f"candidates to time per layer; default: {TRIALS}",
     )
     add_kernels(tune)
     add_threads(tune)
@@ -56,21 +56,26 @@ def add_tune(commands: Commands) -> None:
         type=seconds,
         default=DEADLINE_S,
         metavar="S",
-        help=f"for one trial; default: {DEADLINE_S:g}",
+        help=f"seconds for one trial; default: {DEADLINE_S:g}",
     )
     tune.add_argument(
-        "--cooldown", type=pause, default=0, metavar="S", help="rest between two trials"
+        "--cooldown",
+        type=pause,
+        default=0,
+        metavar="S",
+        help="seconds of rest between two trials; default: 0",
     )
     tune.add_argument(
         "--max-temperature",
         type=_celsius,
         metavar="C",
-        help="begin no trial before the device is that cool, in degrees Celsius",
+        help="begin no trial before the device is that cool, in degrees Celsius; default: at any",
     )
     tune.add_argument(
         "--opencl",
         metavar="NAME",
-        help="with target opencl: measure on this machine's device whose name has this in it",
+        help="with target opencl: measure on this machine's device whose name has this in it; "
+        "default: the first that compiles kernels",
     )
     add_machines(tune, "on a device without TVM, in static programs; the target is arm64 then")
     tune.set_defaults(target=None)

@@ -41,13 +41,13 @@ def add_verify(commands: Commands) -> None:
         type=at_least_one,
         default=2,
         metavar="N",
-        help="so many random inputs; default: 2",
+        help="random inputs to compare on; default: 2",
     )
     verify.add_argument(
         "--limit",
         type=at_least_zero,
         metavar="E",
-        help="largest error that passes; default: 1e-4, fp16 2e-2",
+        help="largest error that passes, as a share of the largest value; default: 1e-4, fp16 2e-2",
     )
     verify.add_argument(
         "--layers",
@@ -55,14 +55,19 @@ def add_verify(commands: Commands) -> None:
         help="compare every layer's result on one input, and name the first that is wrong",
     )
     add_opencl(verify)
-    verify.add_argument("--video", type=Path, help="compare on its clips instead of on noise")
+    verify.add_argument(
+        "--video",
+        type=Path,
+        metavar="FILE",
+        help="compare on the clips of this video; default: on random inputs",
+    )
     add_preprocessing(verify)
     verify.add_argument(
         "--remote",
         dest="tracker",
         type=address,
         metavar="HOST:PORT",
-        help="run it on a device of this tracker, the one of --key",
+        help="run it on a device of this tracker, the one of --key; default: here",
     )
     add_device(verify)
 

@@ -35,7 +35,10 @@ def add_watching(parser: argparse.ArgumentParser) -> None:
         help="an answer every N frames; default: as many as a clip spans",
     )
     watching.add_argument(
-        "--seconds", type=seconds, metavar="S", help="end each source after so long"
+        "--seconds",
+        type=seconds,
+        metavar="S",
+        help="seconds after which each source ends; default: at its own end, --realtime: 60",
     )
     watching.add_argument(
         "--overlay",
