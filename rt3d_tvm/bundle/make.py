@@ -42,6 +42,11 @@ def bundle(
     embed, programs = as_flag(embed, "embed"), check_programs(programs)
     onnx = None if onnx is None else as_path(onnx, "onnx")
     check_name(name)
+    if onnx is not None and not (source.is_dir() and "bench" in programs):
+        raise InputError(
+            f"onnx {onnx}: is what the program bench checks the output of a folder of rt3d compile "
+            "by; leave it out of an ONNX file, and without that program"
+        )
     check_replaceable(out_dir, why_kept=why_kept)
     report = progress or (lambda stage: None)
     with contextlib.ExitStack() as stack:

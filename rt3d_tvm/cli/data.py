@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.cli.arguments import at_least_one, at_least_zero, output_folder
+from rt3d_tvm.cli.arguments import at_least_one, at_least_zero, output_folder, whole_number
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.console import progress
 
@@ -35,7 +35,9 @@ def add_data(commands: Commands) -> None:
         metavar="N",
         help="videos of a class to test on; default: 100",
     )
-    motion.add_argument("--seed", type=int, metavar="N", help="seed of the set; default: 0")
+    motion.add_argument(
+        "--seed", type=whole_number, metavar="N", help="seed of the set; default: 0"
+    )
     motion.add_argument(
         "--size",
         type=at_least_one,
@@ -46,7 +48,10 @@ def add_data(commands: Commands) -> None:
         "--frames", type=at_least_one, metavar="N", help="frames of a video; default: 24"
     )
     motion.add_argument(
-        "--distractors", type=int, metavar="N", help="smaller objects in a video; default: 3"
+        "--distractors",
+        type=whole_number,
+        metavar="N",
+        help="smaller objects in a video; default: 3",
     )
     motion.add_argument(
         "--noise",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -215,8 +216,12 @@ def _degrees(value: float | None) -> str:
 def _remote_run(args: argparse.Namespace) -> int:
     if args.describe:
         return describe(args)
-    with _device(args) as device:
-        return classify(args, lambda: device.load(args.folder, threads=args.threads))
+    with contextlib.ExitStack() as stack:
+        # The device is asked for once what is wrong here has been said.
+        return classify(
+            args,
+            lambda: stack.enter_context(_device(args)).load(args.folder, threads=args.threads),
+        )
 
 
 def add_tracker(commands: Commands) -> None:

@@ -91,11 +91,15 @@ def described_preprocessing(used: Preprocessing | None) -> list[tuple[str, str]]
 
 
 def _resize(text: str) -> int | tuple[int, ...]:
-    sides = tuple(at_least_one(side) for side in text.split("x"))
+    refusal = argparse.ArgumentTypeError(
+        f"{text!r}: pixels of the short side, such as 128, or HEIGHTxWIDTH are accepted"
+    )
+    try:
+        sides = tuple(at_least_one(side) for side in text.split("x"))
+    except argparse.ArgumentTypeError as error:
+        raise refusal from error
     if len(sides) > 2:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: pixels of the short side, such as 128, or HEIGHTxWIDTH are accepted"
-        )
+        raise refusal
     return sides[0] if len(sides) == 1 else sides
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.cli.arguments import at_least_one, output_file
+from rt3d_tvm.cli.arguments import at_least_one, output_file, whole_number
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.models import add_sizes, input_shape, say
 from rt3d_tvm.cli.training import (
@@ -69,7 +69,7 @@ def add_train(commands: Commands) -> None:
     train.add_argument("--optimizer", metavar="NAME", help="adamw (default) or sgd")
     train.add_argument(
         "--seed",
-        type=int,
+        type=whole_number,
         metavar="N",
         help="seed of the weights, of the order and of where clips are cut; default: 0",
     )

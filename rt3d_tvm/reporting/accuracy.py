@@ -16,8 +16,10 @@ from rt3d_tvm.errors import InputError
 def labelled_videos(data: Path, manifest: dict, folder: Path) -> VideoDataset:
     """The test split of ``data``, cut as the artifact says.
 
-    InputError for an artifact that does not say how, or has other classes.
+    InputError where there are none, for an artifact that does not say how, or has other classes.
     """
+    if not data.exists():
+        raise InputError(f"{data}: no such folder; the folder of a data set is expected")
     used = prepared(manifest, folder)
     found = open_dataset(data, training=False, split="test", cache=True, **used.dataset_arguments())
     classes = the_one(manifest, "outputs", "accuracy")["shape"][-1]

@@ -37,9 +37,8 @@ NUMBERS = [
 # Numbers with limits of their own, which are refused with the settings: once there is a folder, a
 # model or a plan of a training.
 WITH_SETTINGS = {
-    *((("data", "motion"), f"--{name}") for name in ("seed", "distractors")),
     *((("groups",), f"--{name}") for name in ("densities", "share")),
-    *((("train",), f"--{name}") for name in ("seed", "lr", "weight-decay")),
+    *((("train",), f"--{name}") for name in ("lr", "weight-decay")),
     *((("prune",), f"--{name}") for name in ("rate", "lambda", "lr", "lr-final", "weight-decay")),
 }
 
@@ -85,8 +84,8 @@ def test_what_is_no_number_is_refused_by_name(words, option, text, capsys):
         ("--noise", "inf", "--noise: 'inf'"),
         ("--shake", "nan", "--shake: 'nan'"),
         ("--noise", "-1", "--noise: '-1'"),
-        ("--distractors", "-1", "distractors -1: at least 0"),
-        ("--seed", "-1", "seed -1: at least 0"),
+        ("--distractors", "-1", "--distractors: '-1'"),
+        ("--size", "63", "size 63: an even number"),
     ],
 )
 def test_settings_of_a_set_are_refused_by_name(option, value, message, tmp_path, capsys):

@@ -168,7 +168,7 @@ REFUSED = [
     ("data motion {here}/text.txt", "is not an empty folder"),
     ("data motion {here}/text.txt/d", "cannot be made"),
     ("data motion {here}/d --size 63", "size 63: an even number"),
-    ("data motion {here}/d --seed -1", "seed -1: at least 0"),
+    ("data motion {here}/d --seed -1", "'-1': a whole number"),
 ]
 
 
