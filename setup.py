@@ -60,7 +60,7 @@ setup(
         "all": [*COMPILE, *PRUNE, *VIDEO, *CHARTS, *TUNE, *OPENCL, *BUNDLE, *REPORT],
         "test": [
             *("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "pre-commit"),
-            "jsonschema",
+            *("jsonschema", "nbformat"),
             *(*PRUNE, *VIDEO, *CHARTS, *TUNE, *OPENCL, *BUNDLE, *REPORT),
         ],
     },

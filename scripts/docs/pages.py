@@ -2,6 +2,7 @@
 
 - ``<!-- command line -->`` becomes the help of every command, ``<!-- api -->`` the functions of
   ``import rt3d_tvm as rt``.
+- ``<!-- notebook: PATH -->`` becomes that notebook, with what it printed.
 - ``<!-- errors: PATH ... -->`` becomes the list of what is refused in those files.
 - A link to a file that is no page becomes that file's path: a copy of the pages has no such file.
 """
@@ -17,10 +18,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from scripts.docs.notebooks import as_page
+
 ROOT = Path(__file__).parents[2]
 # Where what a user gives is refused.
 PACKAGES = ("rt3d_tvm", "topi_sparse", "schedules")
 ERRORS = re.compile(r"<!-- errors: ([^>]+) -->")
+NOTEBOOK = re.compile(r"<!-- notebook: (\S+) -->")
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 _COLUMNS = "88"
 
@@ -28,6 +32,7 @@ _COLUMNS = "88"
 def written_out(text: str) -> str:
     """A page of docs/ as it is shown: its marks replaced, its links within the pages."""
     text = ERRORS.sub(lambda found: _list(found.group(1).split()), text)
+    text = NOTEBOOK.sub(lambda found: as_page(ROOT / found.group(1)), text)
     for mark, page in DRAWN.items():
         if mark in text:
             text = text.replace(mark, page())
