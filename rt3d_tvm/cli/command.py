@@ -24,7 +24,7 @@ EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
 
 
 # Options that name a file to write, which is of no other argument.
-_ALONE = ("json", "csv", "trace", "overlay")
+_ALONE = ("json", "csv", "trace", "node_data", "overlay")
 
 
 def add_command(
@@ -87,5 +87,7 @@ def _outputs(args: argparse.Namespace) -> list[Path]:
             continue
         for name, other in paths.items():
             if name != own and os.path.realpath(other) == os.path.realpath(path):
-                raise InputError(f"--{own} {path} is the file of another argument, {name}")
+                raise InputError(
+                    f"--{own.replace('_', '-')} {path} is the file of another argument, {name}"
+                )
     return [paths[name] for name in ("output", *_ALONE) if name in paths]

@@ -50,14 +50,26 @@ def add_report(commands: Commands) -> None:
         metavar="FILE",
         help="write one run for Perfetto or chrome://tracing",
     )
+    report.add_argument(
+        "--node-data",
+        type=output_file,
+        metavar="FILE",
+        help="write a number for each layer, which Model Explorer lays over the graph of --onnx",
+    )
+    report.add_argument(
+        "--node-value",
+        choices=("ms", "gflops", "density", "error"),
+        default="ms",
+        help="which number that is; default: ms",
+    )
     add_runs(report, default=20)
     add_threads(report)
     add_seed(report)
 
 
 def _report(args: argparse.Namespace) -> int:
-    if not any((args.output, args.csv, args.trace, args.json)):
-        raise InputError("-o X.html is needed, or --json, --csv or --trace")
+    if not any((args.output, args.csv, args.trace, args.node_data, args.json)):
+        raise InputError("-o X.html is needed, or --json, --csv, --trace or --node-data")
     if args.engines is not None and args.onnx is None:
         raise InputError("--engines says what runs the file of --onnx: give --onnx")
     from rt3d_tvm.measure.engines import chosen
@@ -83,6 +95,8 @@ def _report(args: argparse.Namespace) -> int:
             page=args.output,
             table=args.csv,
             trace=args.trace,
+            node_data=args.node_data,
+            node_value=args.node_value,
         )
     print_table(
         [
@@ -93,7 +107,7 @@ def _report(args: argparse.Namespace) -> int:
     )
     for note in (*found["left_out"], *found["disturbance"]["notes"]):
         print(printable(f"note: {note}"))
-    for path in (args.output, args.csv, args.trace):
+    for path in (args.output, args.csv, args.trace, args.node_data):
         if path is not None:
             print(printable(f"written: {path}"))
     write_result(args, found)

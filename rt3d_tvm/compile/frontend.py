@@ -201,11 +201,13 @@ def layer_names(path: Path, *, transposed: bool = True) -> list[str]:
 class LayerNode:
     """A layer in an ONNX file: its node's first output, and its weight, (filters, channels, ...).
 
+    node: its node's name; of one without a name that of its first output.
     weight: as it is stored, in 8 bits too; None where it is computed from other constants.
     """
 
     output: str
     weight: np.ndarray | None
+    node: str = ""
 
 
 def layer_nodes(path: Path) -> dict[str, LayerNode]:
@@ -216,7 +218,11 @@ def layer_nodes(path: Path) -> dict[str, LayerNode]:
     model, shapes = _accepted_model(Path(path), any_batch=True)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     return {
-        name: LayerNode(output=node.output[0], weight=_weight_of(node, constants.get(weight)))
+        name: LayerNode(
+            output=node.output[0],
+            weight=_weight_of(node, constants.get(weight)),
+            node=node.name or node.output[0],
+        )
         for name, node, weight in _layers(model, shapes)
     }
 

@@ -15,6 +15,7 @@ from rt3d_tvm.artifact.opencl.artifact import is_for_opencl
 from rt3d_tvm.artifact.tensors import Tensors, noise
 from rt3d_tvm.artifact.verify import reference_session, verify
 from rt3d_tvm.compile.frontend import LayerNode, layer_nodes
+from rt3d_tvm.compile.onnx_file import read_model
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.measure.bench import CallTiming, bench_layers, issued_operations
 from rt3d_tvm.measure.disturbance import Watch
@@ -214,7 +215,7 @@ def _layer(layer: dict, node: LayerNode | None) -> dict:
     if node is not None and node.weight is not None and layer["group"]:
         g_m, g_n = map(int, layer["group"].split("x"))
         image = picture(kept_shares(node.weight, g_m, g_n))
-    return {**said, "picture": image}
+    return {**said, "node": None if node is None else node.node, "picture": image}
 
 
 def timeline(timings: Sequence[CallTiming]) -> list[dict]:
@@ -244,6 +245,7 @@ def _file(
         right = accuracy(lambda x: session.run(None, {name: x})[0], manifest, videos)
     return {
         "name": settings.onnx.name,
+        "graph": read_model(settings.onnx).graph.name,
         "bytes": settings.onnx.stat().st_size,
         "memory_mb": memory_mb(settings.onnx, threads),
         "accuracy": right,

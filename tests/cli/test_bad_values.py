@@ -51,6 +51,8 @@ BAD = {
     "--json": NO_FOLDER,
     "--csv": NO_FOLDER,
     "--trace": NO_FOLDER,
+    "--node-data": NO_FOLDER,
+    "--node-value": NO_CHOICE,
     "--overlay": NO_FOLDER,
     "--output": NO_FOLDER,
     "compile --output": NO_OUTPUT,

@@ -16,7 +16,17 @@ ACTIONS = [
 ]
 # What is done only where it is asked for: without the option there is nothing of the kind.
 ASKED_FOR = {
-    *("--json", "--csv", "--trace", "--overlay", "--dump", "--compare", "--program", "--library"),
+    *(
+        "--json",
+        "--csv",
+        "--trace",
+        "--node-data",
+        "--overlay",
+        "--dump",
+        "--compare",
+        "--program",
+        "--library",
+    ),
     *("--data", "--onnx", "--labels", "--torch", "--key", "--adb", "--ssh", "--runner", "--shape"),
     "--output",  # of `rt3d report`; others need it
 }

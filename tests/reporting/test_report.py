@@ -9,11 +9,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import jsonschema
+import onnx
 import pytest
 
 from rt3d_tvm import cli
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.reporting import collect, page
+from rt3d_tvm.reporting.node_data import as_node_data
 from rt3d_tvm.reporting.tables import COLUMNS
 
 SCHEMA = Path(collect.__file__).parent / "schemas" / "report.json"
@@ -131,6 +133,56 @@ def test_the_trace_has_each_call_of_one_run(made, report):
             assert after["ts"] == pytest.approx(before["ts"] + before["dur"])
 
 
+@pytest.mark.parametrize("value", ["ms", "gflops", "density", "error"])
+def test_node_data_have_a_number_at_each_layer_of_the_file(made, report, pair, value):
+    """By the nodes' own names, under the name of the graph, as Model Explorer finds them."""
+    graph = onnx.load(pair.onnx).graph
+    (name, found), *others = json.loads(as_node_data(report, value)).items()
+    assert (name, others) == (graph.name, [])
+    assert set(found) == {"results", "name", "gradient"}
+    assert [item["stop"] for item in found["gradient"]] == [0, 1]
+    named = {node.name or node.output[0] for node in graph.node}
+    assert set(found["results"]) <= named
+    calls = [call for call in report["models"][0]["calls"] if call["layers"]]
+    wanted = {
+        "ms": [call["ms"] for call in calls],
+        "gflops": [call["gflops"] for call in calls],
+        "density": [layer["density"] for call in calls for layer in call["layers"]],
+        "error": [call["max_rel_error"] for call in calls],
+    }[value]
+    assert [each["value"] for each in found["results"].values()] == wanted
+    first = calls[0]["layers"][0 if value != "error" else -1]
+    assert first["node"] == next(iter(found["results"]))
+
+
+def test_of_a_fused_pair_the_time_is_at_the_first_and_the_error_at_the_last(report):
+    call = next(call for call in report["models"][0]["calls"] if call["layers"])
+    call["layers"] = [{**call["layers"][0], "node": name} for name in ("spatial", "temporal")]
+    for value, there in (("ms", {"spatial"}), ("error", {"temporal"}), ("density", set())):
+        found = json.loads(as_node_data(report, value)).popitem()[1]["results"]
+        assert (found.keys() & {"spatial", "temporal"}) == (there or {"spatial", "temporal"})
+
+
+def test_what_is_not_known_has_no_number(report):
+    for call in report["models"][0]["calls"]:
+        call["max_rel_error"] = None
+    assert json.loads(as_node_data(report, "error")).popitem()[1]["results"] == {}
+
+
+def test_node_data_are_written_and_refused_for_another_file(pair, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "n.json"
+    argv = ["report", pair.folder, "--onnx", pair.onnx, "--runs", 1, "--engines", "onnxruntime"]
+    argv += ["--node-data", path, "--node-value", "density"]
+    assert cli.main(list(map(str, argv))) == 0
+    (found,) = json.loads(path.read_text()).values()
+    assert found["name"] == "artifact: density" and found["results"]
+    path.unlink()
+    monkeypatch.setattr(collect, "other_model", lambda *_: "conv1 keeps 30% of its weights")
+    assert cli.main(list(map(str, argv))) == 2
+    assert "conv1 keeps 30% of its weights" in capsys.readouterr().err
+    assert not path.exists()
+
+
 def test_an_engine_that_cannot_run_the_file_is_left_out_with_the_reason(
     pair, tmp_path, monkeypatch, capsys
 ):
@@ -180,13 +232,19 @@ document.title = `sorted ${sorted} fits ${wide} at ${innerWidth}`;
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("DIR", "-o X.html is needed, or --json, --csv or --trace"),
+        ("DIR", "-o X.html is needed, or --json, --csv, --trace or --node-data"),
         ("DIR -o r.html --engines openvino", "give --onnx"),
         ("DIR -o none/r.html", "none/r.html"),
         ("none -o r.html", "manifest.json"),
         ("DIR -o r.html --onnx none.onnx", "none.onnx"),
         ("DIR -o r.html --csv r.html", "is the file of another argument"),
-        ("DIR -o r.html --data none", "a model of RGB clips is expected"),
+        ("DIR -o r.html --data none", "none: no such folder"),
+        (
+            "DIR --node-data n.json",
+            "node data are laid over the graph of an ONNX file: give --onnx",
+        ),
+        ("DIR DIR --onnx x --node-data n.json", "node data are of one model; 2 are given"),
+        ("DIR -o r.html --data .", "a model of RGB clips is expected"),
     ],
 )
 def test_what_will_not_do_is_one_line(words, message, pair, tmp_path, monkeypatch, capsys):
