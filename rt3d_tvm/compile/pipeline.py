@@ -82,6 +82,8 @@ def phases(
         ("quantized_conv3d", QuantizedConv3d(target, lowering.group)),
         ("move_dequantize", MoveDequantize()),
         ("fold_constants", relax.transform.FoldConstant()),
+        # Splits, so that a picture's parts stay on its clip; after it, shuffles of clips.
+        ("splits", ChannelMoves()),
         ("conv2d", Conv2dAsConv3d()),
         ("fully_connected", FullyConnectedAsConv3d()),
         ("pruned_filters", PrunedFilters()),
