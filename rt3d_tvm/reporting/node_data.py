@@ -50,6 +50,6 @@ def as_node_data(report: Mapping, value: str) -> str:
     for call in model["calls"]:
         for layer, number in values_of(call) if call["layers"] else ():
             if number is not None:
-                results[layer["node"]] = {"value": number}
+                results[layer["node"]] = {"value": float(f"{number:.4g}")}  # it shows all digits
     shown = {"results": results, "name": f"{model['name']}: {name}", "gradient": _GRADIENT}
     return json.dumps({report["file"]["graph"]: shown}, indent=1) + "\n"
