@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from rt3d_tvm.cli.arguments import at_least_one, finite, output_file
 from rt3d_tvm.cli.command import add_command, write_result
@@ -30,12 +30,16 @@ if TYPE_CHECKING:
     from rt3d_tvm.prune.pruner import Algorithm, Pruner
     from rt3d_tvm.prune.report import ProjectionReport
 
+    # What became of the layers, and the accuracy before and after where there are videos.
+    Pruned: TypeAlias = tuple[ProjectionReport, float | None, float | None]
+
 # What `rt3d prune` takes only together with --data.
 _TRAINING = (
     *("algorithm", "lambda_", "iterations", "epochs_per_iteration", "retrain_epochs", "lr_final"),
-    *("kind", "fold", "no_flip", "pixels", "cache", "workers", "device", "batch", "lr"),
-    *("weight_decay", "steps_per_epoch", "work"),
+    *("no_flip", "batch", "lr", "weight_decay", "steps_per_epoch", "work"),
 )
+# And what says how its videos are read.
+_OF_VIDEOS = ("kind", "fold", "pixels", "cache", "workers", "device")
 
 
 def add_prune(commands: Commands) -> None:
@@ -65,7 +69,17 @@ def add_prune(commands: Commands) -> None:
         metavar="LAYER",
         help="layers that stay whole; default: none but the classifier",
     )
-    prune.add_argument("--data", type=Path, metavar="DIR", help="videos to prune in training with")
+    prune.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="videos to prune in training with, and to measure the accuracy before and after on",
+    )
+    prune.add_argument(
+        "--one-shot",
+        action="store_true",
+        help="prune the weights as they are, with --data as well, which is measured on only",
+    )
     _add_algorithm(prune)
     add_training_arguments(prune, lr="0.005", weight_decay="0")
     prune.add_argument(
@@ -118,15 +132,22 @@ def _add_algorithm(prune: argparse.ArgumentParser) -> None:
 
 
 def _prune(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
     from rt3d_tvm.models import is_own, model_spec
     from rt3d_tvm.prune.project import check_rate
     from rt3d_tvm.prune.schemes import Scheme
 
+    given = [name for name in (*_TRAINING, *_OF_VIDEOS) if getattr(args, name) is not None]
     if args.data is None:
-        if given := [_option(name) for name in _TRAINING if getattr(args, name) is not None]:
-            raise InputError(f"{given[0]} is of training-based pruning, which needs --data DIR")
+        if given:
+            raise InputError(
+                f"{_option(given[0])} is of training-based pruning, which needs --data DIR"
+            )
     elif args.weights is None and not is_own(args.model or ""):
         raise InputError("--data needs the --weights of a trained model; `rt3d train` makes them")
+    elif args.one_shot and (trained := [name for name in given if name in _TRAINING]):
+        raise InputError(f"{_option(trained[0])} is of training; leave it or --one-shot out")
     scheme = Scheme(name=args.scheme, group=args.group)
     if args.rate is not None:
         check_rate(args.rate)
@@ -135,10 +156,10 @@ def _prune(args: argparse.Namespace) -> int:
     rate = spec.rate(args.rate)
     ignore = sorted({*spec.classifiers, *(args.ignore or ())})
     how = {"scheme": scheme, "rate": rate, "input_shape": input_shape(info), "ignore": ignore}
-    if args.data is None:
-        report = _project(args, model, info, how)
+    if args.data is None or args.one_shot:
+        report, before, after = _project(args, model, info, how)
     else:
-        report = _prune_in_training(args, model, info, how)
+        report, before, after = _prune_in_training(args, model, info, how)
     print_table(
         [
             (layer.name, layer.shape, layer.density, layer.dense_macs / 1e9, layer.kept_macs / 1e9)
@@ -150,31 +171,49 @@ def _prune(args: argparse.Namespace) -> int:
         f"{args.output}: {scheme}, {report.rate:.2f}x: {report.kept_macs / 1e9:.3g} of "
         f"{report.dense_macs / 1e9:.3g} GMACs kept"
     )
-    write_result(args, report)
+    if before is not None and after is not None:
+        lost = 100 * (before - after)
+        print(f"test accuracy {before:.1%} before and {after:.1%} after: {lost:+.1f} points lost")
+    write_result(args, {**asdict(report), "accuracy_before": before, "accuracy": after})
     return 0
 
 
-def _project(
-    args: argparse.Namespace, model: nn.Module, info: WeightsInfo, how: dict
-) -> ProjectionReport:
+def _project(args: argparse.Namespace, model: nn.Module, info: WeightsInfo, how: dict) -> Pruned:
     """One-shot: zero the weakest units of the weights as they are."""
-    from rt3d_tvm.models.seeded import calibrate_
-    from rt3d_tvm.prune.project import project_
+    from dataclasses import replace
 
+    from rt3d_tvm.models.seeded import calibrate_
+    from rt3d_tvm.prune.evaluate import accuracy
+    from rt3d_tvm.prune.project import project_
+    from rt3d_tvm.prune.train import choose_device, place_
+
+    data, before, after = None, None, None
+    if args.data is not None:
+        data, about = videos(args, info, seed=0)
+        _check_classes(args, info, about["classes"])
+        info = replace(info, description=description(data))
+        info.check()
+        place_(model, choose_device(args.device or "auto"))
     with progress("prune") as stage:
+        if data is not None:
+            stage(f"accuracy on {len(data.test)} videos")
+            before = accuracy(model, data.test, workers=data.workers)
         stage(f"project to {how['rate']:g}x")
         report = project_(model, **how)
         if info.seed is not None:
             stage("calibrate")
             calibrate_(model, seed=info.seed, input_shape=how["input_shape"])
+        if data is not None:
+            stage("accuracy of what is left")
+            after = accuracy(model, data.test, workers=data.workers)
         stage("write")
-        _save_pruned(args, model, info, report)
-    return report
+        _save_pruned(args, model, replace(info, accuracy_before=before, accuracy=after), report)
+    return report, before, after
 
 
 def _prune_in_training(
     args: argparse.Namespace, model: nn.Module, info: WeightsInfo, how: dict
-) -> ProjectionReport:
+) -> Pruned:
     """Regularize, prune and retrain on videos, going on where the work folder stands."""
     from dataclasses import asdict, replace
     from functools import partial
@@ -205,9 +244,11 @@ def _prune_in_training(
     pruner_of = partial(_pruner_of, Pruner, algorithm, how)
     with watched("prune") as watch:
         outcome = train_pruned(model, data, plan, work, pruner_of=pruner_of, watch=watch)
+    before, after = outcome.accuracy_before, outcome.test_accuracy
+    info = replace(info, accuracy_before=before, accuracy=after)
     _save_pruned(args, model, info, outcome.report)
     print_outcome(work, outcome, data)
-    return outcome.report
+    return outcome.report, before, after
 
 
 def _pruner_of(kind: type, algorithm: Algorithm, how: dict, model, optimizer) -> Pruner:

@@ -61,9 +61,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PrunedOutcome(Outcome):
-    """And what of the model it has pruned."""
+    """And what of the model it has pruned, and how well that did as it came."""
 
     report: ProjectionReport
+    accuracy_before: float
 
 
 def initialise_(model: nn.Module, *, seed: int) -> None:
@@ -178,6 +179,8 @@ def train_pruned(
     optimizer = make(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
     pruner = pruner_of(model, optimizer)
     work.begin()
+    # Of the weights as they came, which a checkpoint has no longer.
+    accuracy_before = accuracy(model, data.test, workers=data.workers)
     history = _resume_pruned(pruner, plan, work)
     if not history:
         torch.manual_seed(plan.seed)
@@ -217,7 +220,7 @@ def train_pruned(
         _tell(work, history, watch=watch, plot=plot)
     report = pruner.report()
     pruner.strip()
-    return PrunedOutcome(history[-1]["test_accuracy"], history, report)
+    return PrunedOutcome(history[-1]["test_accuracy"], history, report, accuracy_before)
 
 
 def _resume_dense(

@@ -212,3 +212,51 @@ def test_what_needs_videos_says_so(tmp_path, capsys):
     message = error_of([*argv, "--retrain-epochs", "3"], capsys)
     assert "--retrain-epochs is of training-based pruning" in message
     assert "--weights of a trained model" in error_of([*argv, "--data", tmp_path], capsys)
+
+
+def right_of(weights, videos):
+    """The share of test videos that a file's model names rightly, video by video in torch."""
+    model, info = load_model(weights)
+    known = info.description.preprocessing.dataset_arguments()
+    test = open_dataset(videos, training=False, split="test", **known)
+    right = 0
+    with torch.inference_mode():
+        for clips, label in test:
+            right += int(model(clips).double().mean(0).argmax() == label)
+    return right / len(test)
+
+
+@pytest.mark.parametrize("how", ["training", "one shot"])
+def test_the_accuracy_before_and_after_is_said_and_kept(trained, tmp_path, capsys, how):
+    output, result = tmp_path / "p.safetensors", tmp_path / "p.json"
+    more = ["--json", result]
+    if how == "training":
+        assert prune_on_videos(trained, output, *more) == 0
+    else:
+        argv = ["prune", "--weights", trained / "w.safetensors", "--data", trained / "videos"]
+        argv += ["--one-shot", "--group", "4x4", "--rate", "2", "-o", output, *more]
+        assert cli.main([str(arg) for arg in argv]) == 0
+        assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+    found = json.loads(result.read_text())
+    before, after = found["accuracy_before"], found["accuracy"]
+    assert before == right_of(trained / "w.safetensors", trained / "videos")
+    assert after == right_of(output, trained / "videos")
+    said = capsys.readouterr().out
+    assert f"test accuracy {before:.1%} before and {after:.1%} after: " in said
+    info = read_info(output)
+    assert (info.accuracy_before, info.accuracy) == (before, after)
+    assert abs(found["rate"] - 2) < 0.02
+
+
+def test_without_videos_there_is_no_accuracy(trained, tmp_path, capsys):
+    """Nor is one left of an earlier pruning."""
+    first, second = tmp_path / "p.safetensors", tmp_path / "q.safetensors"
+    prune = ["prune", "--group", "4x4", "--one-shot"]
+    argv = [*prune, "--weights", trained / "w.safetensors", "--data", trained / "videos"]
+    assert cli.main([str(arg) for arg in (*argv, "--rate", 1.5, "-o", first)]) == 0
+    argv = [*prune, "--weights", first, "--rate", 2, "-o", second, "--json", tmp_path / "q.json"]
+    assert cli.main([str(arg) for arg in argv]) == 0
+    assert json.loads((tmp_path / "q.json").read_text())["accuracy"] is None
+    assert read_info(second).accuracy is None
+    argv = [*prune, "--weights", first, "--data", trained / "videos", "--lr", 1, "-o", second]
+    assert "--lr is of training; leave it or --one-shot out" in error_of(argv, capsys)
