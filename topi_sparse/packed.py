@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Sequence
 
 from tvm import te, tirx
@@ -105,41 +104,6 @@ def concat(
         return guarded(conditions, lambda: read(0), tirx.const(y.fill, dtype))
 
     return prim_func(inputs, compute(y.shape(whole), value, "concat"))
-
-
-def mean(
-    data: Shape, x: PackedLayout, y: PackedLayout, dtype: str, *, axes: Sequence[int] = (2, 3, 4)
-) -> tirx.PrimFunc:
-    """Mean over some of D, H and W, kept as axes of extent 1; accumulated in float32."""
-    a = placeholder(x.shape(data), dtype, "x")
-    summed = {axis: reduce_axis(data[axis], "ncdhw"[axis]) for axis in axes}
-    out = tuple(1 if axis in axes else extent for axis, extent in enumerate(data))
-
-    def place(d, h, w):
-        """Where a summand is, of the place in the result."""
-        d, h, w = (
-            summed.get(axis, index) for axis, index in zip((2, 3, 4), (d, h, w), strict=True)
-        )
-        return d, h + x.halo_h, w + x.halo_w
-
-    batch, blocks = x.shape(data)[:2]
-    total = compute(
-        (batch, blocks, *out[2:], x.c_block),
-        lambda n, block, d, h, w, c: te.sum(
-            a[(n, block, *place(d, h, w), c)].astype("float32"), axis=list(summed.values())
-        ),
-        "total",
-    )
-    scale = tirx.const(1.0 / math.prod(data[axis] for axis in axes), "float32")
-
-    def value(n, block, d, h, w, c):
-        return guarded(
-            inside(y, out, h, w),
-            lambda: (total[n, block, d, h - y.halo_h, w - y.halo_w, c] * scale).astype(dtype),
-            tirx.const(y.fill, dtype),
-        )
-
-    return prim_func([a], compute(y.shape(out), value, "mean"))
 
 
 def max_pool3d(

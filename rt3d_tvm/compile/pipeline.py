@@ -22,6 +22,7 @@ from rt3d_tvm.compile.opencl.check_axes import CheckAxes
 from rt3d_tvm.compile.opencl.distinct_names import DistinctNames
 from rt3d_tvm.compile.options import Lowering
 from rt3d_tvm.compile.passes.bounded_take import BoundedTake
+from rt3d_tvm.compile.passes.broadcasts import Broadcasts
 from rt3d_tvm.compile.passes.channel_moves import ChannelMoves
 from rt3d_tvm.compile.passes.check_calls import CheckCalls
 from rt3d_tvm.compile.passes.clip import ClipAsOperators
@@ -76,6 +77,7 @@ def phases(
         ("written_out", WrittenOut()),
         ("bounded_take", BoundedTake()),
         ("kept_axes", KeptAxes()),
+        ("broadcasts", Broadcasts()),
         # A pool or a view between a dequantisation and a layer would keep the layer in float32.
         ("move_before_layers", MoveDequantize()),
         # Before the weights are folded into real numbers.

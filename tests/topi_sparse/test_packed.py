@@ -114,13 +114,3 @@ def test_avg_pool3d(shape, x, y, window, stride):
         shape, x, y, "float32", out=pooled.shape, window=window, stride=stride
     )
     check(function, [packed(data, x)], pooled, y, sum_bound(np.prod(window) + 1, size))
-
-
-@slow
-@given(shapes, layouts, layouts, st.sampled_from([(2, 3, 4), (3, 4), (2,), (2, 4)]))
-def test_mean(shape, x, y, axes):
-    data = draw(shape)
-    expected = data.astype("float64").mean(axes, keepdims=True)
-    size = abs(data).astype("float64").mean(axes, keepdims=True)
-    function = ops.mean(shape, x, y, "float32", axes=axes)
-    check(function, [packed(data, x)], expected, y, sum_bound(np.prod(shape[2:]) + 1, size))

@@ -149,6 +149,13 @@ def _mean(call: relax.Call, given: Operands) -> Result:
     return on_clip, x.axes.resized(dict.fromkeys(moved, 1), {})
 
 
+def _softmax(call: relax.Call, given: Operands) -> Result | None:
+    places = given.first.axes.placed([int(call.attrs.axis)], given.batch)
+    if places is None:
+        return None
+    return relax.op.nn.softmax(given.first.clip, axis=places[0]), given.first.axes
+
+
 def _slice(call: relax.Call, given: Operands) -> Result | None:
     x, out = given.first, known_shape(call)
     listed = [[int(each.value) for each in arg.fields] for arg in call.args[1:5]]
@@ -273,6 +280,7 @@ OPERATORS: dict[str, Callable[[relax.Call, Operands], Result | None]] = {
     "relax.quantize": _quantized,
     "relax.dequantize": _quantized,
     "relax.mean": _mean,
+    "relax.nn.softmax": _softmax,
     "relax.concat": _concat,
     "relax.strided_slice": _slice,
     "relax.nn.pad": _pad,

@@ -34,7 +34,7 @@ from rt3d_tvm.compile.ir.moved_values import (
     shuffle_why_not,
     slice_why_not,
 )
-from topi_sparse import packed, packed_nest, packed_resize
+from topi_sparse import packed, packed_nest, packed_reductions, packed_resize
 from topi_sparse.layout import PackedLayout
 
 # Their other arguments are constants that say what to do.
@@ -82,6 +82,17 @@ def why_not(call: relax.Expr, forms: list[tuple[int, str] | None]) -> str | None
     if not forms or len(packed_forms) < len(forms) or len(set(packed_forms)) > 1:
         return "its tensors are not all packed in one channel block and type"
     return OPERATORS[call.op.name].why_not(call, packed_forms[0][0])
+
+
+def is_read_plain(call: relax.Expr, tensor: relax.Expr, dtype: str) -> bool:
+    """Whether an operator on packed values of a type reads a tensor that is not packed as it lies.
+
+    A single channel, (B, 1, D, H, W), is packed in blocks of one: a view.
+    """
+    shape, out = static_shape(tensor), static_shape(call)
+    if elementwise(call) is None or shape is None or out is None or dtype_of(tensor) != dtype:
+        return False
+    return len(shape) == len(out) == 5 and shape[1] == 1 < out[1]
 
 
 def tensors_of(call: relax.Call) -> list[relax.Expr]:
@@ -165,9 +176,16 @@ def _elementwise_why_not(call: relax.Call, _block: int) -> str | None:
 
 def _mean_why_not(call: relax.Call, _block: int) -> str | None:
     axes = _mean_axes(call)
-    if len(known_shape(call.args[0])) != 5 or min(axes) < 2 or not call.attrs.keepdims:
-        return f"it is a mean over axes {axes}, not over some of D, H, W with keepdims"
-    return None
+    if len(known_shape(call.args[0])) != 5 or min(axes) < 1 or not call.attrs.keepdims:
+        return f"it is a mean over axes {axes}, not over some of C, D, H, W with keepdims"
+    return None if dtype_of(call) in FLOATS else f"it is computed in {dtype_of(call)}"
+
+
+def _softmax_why_not(call: relax.Call, _block: int) -> str | None:
+    axis = int(call.attrs.axis)
+    if len(known_shape(call)) != 5 or axis % 5 == 0:
+        return f"it is along axis {axis} of {known_shape(call)}, not along C, D, H or W of clips"
+    return None if dtype_of(call) in FLOATS else f"it is computed in {dtype_of(call)}"
 
 
 def _mean_axes(call: relax.Call) -> list[int]:
@@ -276,8 +294,14 @@ OPERATORS = {
     "relax.nn.avg_pool3d": PackedOperator(why_not=_avg_pool_why_not, make=_avg_pool),
     "relax.mean": PackedOperator(
         why_not=_mean_why_not,
-        make=lambda call, data, layouts, y, dtype: packed.mean(
+        make=lambda call, data, layouts, y, dtype: packed_reductions.mean(
             data[0], layouts[0], y, dtype, axes=_mean_axes(call)
+        ),
+    ),
+    "relax.nn.softmax": PackedOperator(
+        why_not=_softmax_why_not,
+        make=lambda call, data, layouts, y, dtype: packed_reductions.softmax(
+            data[0], layouts[0], y, dtype, axis=int(call.attrs.axis) % 5
         ),
     ),
     "relax.quantize": PackedOperator(why_not=_quantized_why_not, make=_quantize, result=_stored),

@@ -53,6 +53,7 @@ from rt3d_tvm.compile.ir.packed_call import (
 from rt3d_tvm.compile.ir.packed_operators import (
     OPERATORS,
     Maker,
+    is_read_plain,
     packed_constant,
     tensors_of,
     why_not,
@@ -144,6 +145,12 @@ class _Rewriter(relax.PyExprMutator):
         layouts, shapes, plain = [], [], PackedLayout(c_block=y.c_block)
         for tensor in tensors:
             value = constant(tensor)
+            if value is None and tensor not in self.layout_of:  # a single channel, in blocks of one
+                layouts.append(PackedLayout(c_block=1))
+                shapes.append(known_shape(tensor))
+                view = relax.op.reshape(self.visit_expr(tensor), (*shapes[-1], 1))
+                args[tensor] = self.builder_.emit(view)
+                continue
             if value is None:
                 layouts.append(self.layout_of[tensor])
                 shapes.append(static_shape(tensor))
@@ -233,8 +240,14 @@ def _layouts(
                 (layouts[tensor].c_block, dtypes[tensor]) if tensor in layouts else None
                 for tensor in tensors_of(call)
             ]
-            reason = why_not(call, forms)
             first = next((tensor for tensor in tensors_of(call) if tensor in layouts), None)
+            if first is not None:
+                own = layouts[first].c_block, dtypes[first]
+                forms = [
+                    own if form is None and is_read_plain(call, tensor, own[1]) else form
+                    for form, tensor in zip(forms, tensors_of(call), strict=True)
+                ]
+            reason = why_not(call, forms)
             if reason is None and first is not None:
                 plain = replace(layouts[first], halo_h=0, halo_w=0)
                 given = OPERATORS[call.op.name].result

@@ -159,7 +159,7 @@ def test_several_pictures_are_frames_of_one_clip(operator):
 
 def test_what_has_no_form_on_clips_gets_its_picture():
     def body(builder, x):
-        y = builder.emit(relax.op.nn.softmax(builder.emit(first(x)), axis=1))
+        y = builder.emit(relax.op.nn.log_softmax(builder.emit(first(x)), axis=1))
         z = builder.emit(relax.op.mean(y, axis=[2, 3]))
         return relax.op.reshape(z, (4, 4))
 
@@ -182,7 +182,7 @@ def test_declined_with_a_reason():
     cases = [
         (lambda b, x: relax.op.nn.conv2d(x, b.emit(relax.op.nn.relu(weight))), "not a constant"),
         (lambda b, x: relax.op.nn.relu(x), None),  # nothing there that came from a conv2d
-        (lambda b, x: relax.op.nn.softmax(x), "relax.nn.softmax has none"),
+        (lambda b, x: relax.op.nn.log_softmax(x), "relax.nn.log_softmax has none"),
     ]
     for body, said in cases:
         assert reason(body) == said or said in reason(body)

@@ -68,9 +68,13 @@ def extended(builder, y, channels):
     return conv(builder.emit(y), weight_of((16, channels, 1, 1, 1)), padding=0)
 
 
-def mean_of(builder, y):
+def mean_of(builder, y, axes=(2, 3, 4)):
     """(B, C, 1, 1, 1), as squeeze-and-excitation multiplies by."""
-    return builder.emit(relax.op.mean(y, axis=[2, 3, 4], keepdims=True))
+    return builder.emit(relax.op.mean(y, axis=list(axes), keepdims=True))
+
+
+def share_of(builder, y):
+    return builder.emit(relax.op.sigmoid(y))
 
 
 def first_channel(builder, y):
@@ -79,7 +83,7 @@ def first_channel(builder, y):
 
 
 # Results of up to 30, a last bit of which is 2e-6.
-COUNTED = ("mean", "avg_pool")
+COUNTED = ("mean", "avg_pool", "softmax")
 POOL = {"pool_size": (1, 2, 2), "strides": (1, 2, 2)}
 SAME = {"pool_size": (3, 3, 3), "strides": (1, 1, 1), "padding": (1, 1, 1)}
 
@@ -124,6 +128,12 @@ SAME = {"pool_size": (3, 3, 3), "strides": (1, 1, 1), "padding": (1, 1, 1)}
         ("pad", lambda b, y: extended(b, relax.op.nn.pad(y, [0, 0, 3, 2, *[0] * 6]), 21)),
         ("take", lambda b, y: relax.op.take(y, relax.const(shuffled_by(4, 16)), axis=1)),
         ("multiply", lambda b, y: relax.op.multiply(y, first_channel(b, y))),
+        ("mean", lambda b, y: relax.op.multiply(y, mean_of(b, y, [1]))),
+        # Of values up to 1, as the others' sums are of up to 30.
+        ("mean", lambda b, y: relax.op.subtract(z := share_of(b, y), mean_of(b, z, [1, 3]))),
+        ("softmax", lambda b, y: relax.op.nn.softmax(y, axis=1)),
+        ("softmax", lambda b, y: relax.op.nn.softmax(y, axis=2)),
+        ("softmax", lambda b, y: relax.op.nn.softmax(y, axis=-1)),
     ],
 )
 def test_an_operator_between_two_convolutions_is_packed(name, operator):
@@ -158,9 +168,8 @@ def test_concat_is_packed(channels):
 @pytest.mark.parametrize(
     "operator",
     [
-        lambda b, y: relax.op.multiply(y, b.emit(relax.op.mean(y, axis=[1], keepdims=True))),
         lambda b, y: relax.op.nn.max_pool3d(y, pool_size=(3, 5, 5), padding=(1, 2, 2)),
-        lambda b, y: relax.op.nn.softmax(y, axis=1),
+        lambda b, y: relax.op.nn.log_softmax(y, axis=1),
     ],
 )
 def test_what_cannot_be_packed_gets_plain_values(operator):
@@ -257,9 +266,13 @@ def test_splits_and_shuffles_become_slices_and_takes():
 
 
 def test_what_is_left_unpacked_says_why():
-    after = check(between(lambda b, y: relax.op.nn.softmax(y, axis=1)))
+    after = check(between(lambda b, y: relax.op.nn.log_softmax(y, axis=1)))
     (reason,) = json.loads(after.attrs[UNPACKED_ATTRIBUTE])
-    assert "relax.nn.softmax has no packed form" in reason
+    assert "relax.nn.log_softmax has no packed form" in reason
+    # One clip, which a softmax over clips makes ones of.
+    after = check(between(lambda b, y: relax.op.nn.softmax(y, axis=0)))
+    (reason,) = json.loads(after.attrs[UNPACKED_ATTRIBUTE])
+    assert "along axis 0 of (1, 16, 4, 6, 7), not along C, D, H or W" in reason
 
 
 def test_constants_become_parameters():

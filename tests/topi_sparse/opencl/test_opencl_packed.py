@@ -10,6 +10,7 @@ from torch.nn import functional
 from tests.opencl import plan_of, run_on_opencl
 from tests.oracle import packed, sum_bound
 from topi_sparse import packed as ops
+from topi_sparse import packed_reductions
 from topi_sparse.layout import PackedLayout
 from topi_sparse.opencl.concat import opencl_concat, why_not_opencl_concat
 from topi_sparse.opencl.pack import opencl_pack
@@ -158,7 +159,17 @@ def test_mean(shape, x, y, dtype):
     expected = data.astype("float64").mean(axes, keepdims=True)
     size = abs(data).astype("float64").mean(axes, keepdims=True)
     bound = rounded_bound(int(np.prod(shape[2:])) + 1, size, dtype)
-    check(ops.mean(shape, x, y, dtype), [packed(data, x)], expected, y, bound)
+    check(packed_reductions.mean(shape, x, y, dtype), [packed(data, x)], expected, y, bound)
+
+
+@slow
+@given(shapes, layouts, layouts, st.sampled_from([1, 2, 4]), dtypes)
+def test_softmax(shape, x, y, axis, dtype):
+    data = draw(shape, dtype)
+    expected = torch.softmax(torch.from_numpy(data.astype("float64")), axis).numpy()
+    bound = rounded_bound(shape[axis] + 32, expected, dtype)
+    function = packed_reductions.softmax(shape, x, y, dtype, axis=axis)
+    check(function, [packed(data, x)], expected, y, bound)
 
 
 @pytest.mark.parametrize("halo", [0, 1])
