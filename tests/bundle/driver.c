@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -197,6 +198,53 @@ static void fork_after_open(void) {
   model_close(net);
 }
 
+static int only_worker(void) {
+  int found = 0;
+  DIR *tasks = opendir("/proc/self/task");
+  for (struct dirent *each; tasks && (each = readdir(tasks));) {
+    int id = atoi(each->d_name);
+    if (id && id != getpid()) found = id;
+  }
+  closedir(tasks);
+  return found;
+}
+
+static int core_of(int thread) {
+  char path_of[64], line[1024];
+  snprintf(path_of, sizeof path_of, "/proc/self/task/%d/stat", thread);
+  FILE *file = fopen(path_of, "r");
+  expect(file && fgets(line, sizeof line, file), "stat");
+  fclose(file);
+  char *word = strrchr(line, ')');  // the second word, which may have spaces
+  for (int i = 2; i < 39; ++i) word = strchr(word + 1, ' ');
+  return atoi(word);
+}
+
+// A worker that sleeps on the core of the caller goes to another one, and may run where it could.
+static void share_a_core(void) {
+  input = memory(model_input(0)->bytes, 0);
+  char *result = memory(result_bytes, 0);
+  model *net = opened();
+  expect(model_set_threads(net, 2) == 0 && model_set_cores(net, NULL, 0) == 0, "threads");
+  int worker = only_worker();
+  cpu_set_t all, shared, after;
+  int core = sched_getcpu();
+  CPU_ZERO(&shared);
+  CPU_SET(core, &shared);
+  expect(sched_getaffinity(0, sizeof all, &all) == 0, "cores");
+  expect(sched_setaffinity(0, sizeof shared, &shared) == 0, "this thread");
+  expect(sched_setaffinity(worker, sizeof shared, &shared) == 0, "the worker");
+  run_once(net, result);
+  printf("together %d\n", core_of(worker) == core);
+  usleep(50000);
+  expect(sched_setaffinity(worker, sizeof all, &all) == 0, "the worker");
+  run_once(net, result);
+  printf("apart %d\n", core_of(worker) != core);
+  expect(sched_getaffinity(worker, sizeof after, &after) == 0, "cores");
+  printf("may_run_as_before %d\n", CPU_EQUAL(&all, &after));
+  model_close(net);
+}
+
 // What is refused, each with its line.
 static void refuse(void) {
   model *net = opened();
@@ -226,6 +274,7 @@ int main(int count, char **arguments) {
   if (strcmp(mode, "beside") == 0) run_beside();
   if (strcmp(mode, "often") == 0 && count == 4) open_often(atoi(arguments[3]));
   if (strcmp(mode, "fork") == 0) fork_after_open();
+  if (strcmp(mode, "cores") == 0) share_a_core();
   if (strcmp(mode, "refuse") == 0) refuse();
   return 0;
 }

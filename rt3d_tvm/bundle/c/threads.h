@@ -20,7 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ALIGNMENT = 64, MOST_THREADS = 256, MOST_CORES = 1024 };
+// APART: bytes between what different threads write, so that none waits for another's cache line.
+enum { ALIGNMENT = 64, APART = 128, MOST_THREADS = 256, MOST_CORES = 1024 };
 // How long a thread looks for the next job, or for the end of one, before it sleeps; and after how
 // long of it others may have the core.
 static const int64_t kSpinNs = 300000, kGreedyNs = 30000;
@@ -44,6 +45,8 @@ typedef struct {
   pthread_t thread;
   int index;
   Scratch scratch;
+  atomic_int core;  // that it ran on when it last looked
+  char apart[APART];
 } Worker;
 
 struct Pool {
@@ -59,12 +62,15 @@ struct Pool {
   // Counts jobs. A thread that sleeps says so first and looks at the count again, so that none
   // misses a job: all of these are sequentially consistent.
   atomic_uint jobs;
-  atomic_int asleep, at_work, failed;
+  atomic_int asleep, failed;
   atomic_bool caller_sleeps;
   bool stopping;
   Lambda lambda;
   void *data;
   int tasks;
+  char apart[APART];
+  atomic_int at_work;
+  char apart_too[APART];
 };
 
 // The part of a pool that this thread is, while it runs a kernel.
@@ -107,6 +113,39 @@ static void bind_to(const Pool *pool, int index) {
 #endif
 }
 
+static void say_core(Worker *worker) {
+#ifdef __linux__
+  atomic_store(&worker->core, sched_getcpu());
+#else
+  (void)worker;
+#endif
+}
+
+// Leaves a core that the caller or an earlier worker runs on. The system may wake a thread there
+// while other cores are idle, and moves it milliseconds later: until then the two take turns at
+// every job. Where it may run afterwards is as before.
+static void leave_shared_core(Worker *worker) {
+#ifdef __linux__
+  const Worker *workers = worker->pool->workers;
+  int here = sched_getcpu();
+  bool shared = false;
+  for (int i = 0; i < worker->index; ++i) shared |= atomic_load(&workers[i].core) == here;
+  cpu_set_t before;
+  if (shared && sched_getaffinity(0, sizeof before, &before) == 0) {
+    cpu_set_t free = before;
+    for (int i = 0; i < worker->pool->threads; ++i) {
+      int core = atomic_load(&workers[i].core);
+      if (core >= 0 && core < CPU_SETSIZE) CPU_CLR(core, &free);
+    }
+    // With none free, more threads run than there are cores.
+    if (CPU_COUNT(&free) > 0 && sched_setaffinity(0, sizeof free, &free) == 0) {
+      (void)sched_setaffinity(0, sizeof before, &before);
+    }
+  }
+#endif
+  say_core(worker);
+}
+
 static void do_tasks(Worker *worker) {
   Pool *pool = worker->pool;
   ParallelEnv environment = {NULL, pool->tasks};
@@ -134,6 +173,7 @@ static void *work(void *argument) {
     }
     ++seen;
     if (pool->stopping) return NULL;
+    if (nanoseconds() - since > kGreedyNs) leave_shared_core(worker);
     do_tasks(worker);
     if (atomic_fetch_sub(&pool->at_work, 1) == 1 && atomic_load(&pool->caller_sleeps)) {
       pthread_mutex_lock(&pool->mutex);
@@ -234,6 +274,7 @@ static int pool_start(Pool *pool, int threads, size_t scratch) {
     workers[i].pool = pool, workers[i].index = i;
     workers[i].scratch =
         (Scratch){each ? pool->scratch + each * (size_t)i : NULL, each, 0};
+    atomic_store(&workers[i].core, -1);
   }
   // Signals are for the threads of who uses this.
   sigset_t all, before;
