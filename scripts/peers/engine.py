@@ -71,6 +71,33 @@ def rt3d_plain(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]
     return lambda: run(x)[0], f"tvm-ffi {tvm_ffi.__version__}"
 
 
+def rt3d_bundle(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
+    """The library of a bundle with one input and one float32 output, built by bundle_speed.py."""
+    library = ctypes.CDLL(str(model / "libmodel.so"))
+    library.model_open.restype = ctypes.c_void_p
+    library.model_last_error.restype = ctypes.c_char_p
+    imports_done()
+
+    def checked(good: bool) -> None:
+        if not good:
+            sys.exit(library.model_last_error().decode())
+
+    opened = library.model_open(str(model / "bundle" / "weights.bin").encode())
+    checked(bool(opened))
+    opened = ctypes.c_void_p(opened)
+    checked(library.model_set_threads(opened, threads) == 0)
+    manifest = json.loads((model / "artifact" / "manifest.json").read_text(encoding="utf-8"))
+    shape = manifest["outputs"][0]["shape"]
+
+    def run() -> np.ndarray:
+        y = np.empty(shape, "float32")
+        pointers = [(ctypes.c_void_p * 1)(array.ctypes.data) for array in (x, y)]
+        checked(library.model_run(opened, *pointers) == 0)
+        return y
+
+    return run, f"format {manifest['format']}"
+
+
 def tvm_stock(model: Path, threads: int, x: np.ndarray) -> tuple[Callable, str]:
     """A library that TVM's default pipeline made of the same ONNX file."""
     import tvm
@@ -185,7 +212,7 @@ def _torch_runner(network: Callable, x: np.ndarray) -> Callable[[], np.ndarray]:
 ENGINES = {
     engine.__name__: engine
     for engine in (
-        *(rt3d, rt3d_calls, rt3d_plain, fma_peak, tvm_stock),
+        *(rt3d, rt3d_calls, rt3d_plain, rt3d_bundle, fma_peak, tvm_stock),
         *(pytorch, pytorch_without_onednn, pytorch_compiled, onnxruntime, openvino, mnn),
     )
 }
