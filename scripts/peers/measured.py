@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 RECORDS, PAGE = ROOT / "docs" / "measured", ROOT / "docs" / "measured.md"
 README, CHART = ROOT / "README.md", ROOT / "docs" / "speed.png"
 # The records in the README, by their markers, and which of their columns; the first is the chart.
-SHOWN = {"speed": "1-zen4-3d", "speed in int8": "8-zen3-int8"}
+SHOWN = {"speed": "2-zen5-3d", "speed in int8": "2-zen5-int8"}
 SHOWN_COLUMNS = ("dense", "OpenVINO", "MNN", "ONNX Runtime", "torch.compile")
 TITLES = {"c3d": "C3D", "r2plus1d": "R(2+1)D-18", "s3d": "S3D"}
 ENGINES = {
