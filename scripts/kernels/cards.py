@@ -72,14 +72,17 @@ class CostCard:
     tensor_bytes: int
     registers: int
 
-    def in_8_bits(self) -> CostCard:
-        """The same on values of 8 bits that are multiplied in float16: half the bytes.
+    def in_8_bits(self, *, exact: bool) -> CostCard:
+        """The same on values of 8 bits: half the bytes.
 
-        Each value that is accessed is converted, at the price of a multiply-add.
+        Each value that is accessed is converted, at the price of a multiply-add. exact: sums of
+        int32, whose multiply-adds go at half the rate of float16's, as float32's do. Sums of
+        float16 have 11 bits, fewer than one product of two 8-bit numbers.
         """
+        flops = self.flops + 2 * (self.executed_bytes // 2)
         return replace(
             self,
-            flops=self.flops + 2 * (self.executed_bytes // 2),
+            flops=2 * flops if exact else flops,
             executed_bytes=self.executed_bytes // 2,
             tensor_bytes=self.tensor_bytes // 2,
         )

@@ -148,7 +148,8 @@ def test_what_a_convolution_moves_and_computes():
     assert card.registers == 32 + 16 + 8
     assert 0 < card.bound_ms < card.uncached_ms
     # Half the bytes, and an operation more for each value: 2 FLOP, where it was 2 bytes.
-    small = card.in_8_bits()
+    small = card.in_8_bits(exact=False)
+    assert card.in_8_bits(exact=True).flops == 2 * small.flops
     assert 2 * small.tensor_bytes == card.tensor_bytes
     assert small.flops == card.flops + card.executed_bytes
 
