@@ -179,8 +179,7 @@ def train_pruned(
     optimizer = make(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
     pruner = pruner_of(model, optimizer)
     work.begin()
-    # Of the weights as they came, which a checkpoint has no longer.
-    accuracy_before = accuracy(model, data.test, workers=data.workers)
+    accuracy_before = accuracy(model, data.test, workers=data.workers)  # not of a checkpoint's
     history = _resume_pruned(pruner, plan, work)
     if not history:
         torch.manual_seed(plan.seed)
