@@ -43,18 +43,72 @@ def why_not_scattered(mender: Mender, node: onnx.NodeProto) -> str | None:
 
 
 def scattered_rows(mender: Mender, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """Write a ScatterND at constant places as an assignment to a slice, or as a choice of rows."""
+    """Write a ScatterND at constant places as an assignment to slices, or as a choice of rows."""
     index = mender.value(node.input[1])
     if index is None or not index.size or _reduction(node) != b"none":
         yield node
         return
-    size, first = mender.shapes[node.input[0]][0], None
+    shape, first = mender.shapes[node.input[0]], None
+    size = shape[0]
+    box = _box_of(index, shape)
     if index.ndim == 2 and index.shape[1] == 1:
         first = _slice_of(np.where(index < 0, index + size, index), [size, 1], 0)
     if first is not None:
         yield from _assigned(mender, node, 0, first)
+    elif box is not None:
+        yield from _boxed(mender, node, *box)
     else:
         yield from _chosen(mender, node, index)
+
+
+def _box_of(index: np.ndarray, shape: Sequence[int]) -> tuple[list[int], list[int]] | None:
+    """Where the box begins and ends that places along the first axes are, in order; or None."""
+    depth = index.shape[-1]
+    flat = np.where(index < 0, index + shape[:depth], index).reshape(-1, depth)
+    begin, end = flat.min(axis=0), flat.max(axis=0) + 1
+    extents = [int(extent) for extent in end - begin]
+    if prod(extents) != len(flat):
+        return None
+    whole = np.indices(extents).reshape(depth, -1).T + begin
+    return (begin.tolist(), end.tolist()) if (flat == whole).all() else None
+
+
+def _boxed(
+    mender: Mender, node: onnx.NodeProto, begin: Sequence[int], end: Sequence[int]
+) -> Iterator[onnx.NodeProto]:
+    """What lies around the box along its last axis, then along the one before it, and so on."""
+    from onnx import helper
+
+    data, _, updates = node.input
+    output, shape = node.output[0], mender.shapes[data]
+
+    def constant(name: str, *values: int) -> str:
+        return mender.constant(f"{output}:{name}", np.array(values, np.int64))
+
+    def part(source: str, axis: int, first: int, last: int) -> onnx.NodeProto:
+        """A slice of what holds the box along the axes before."""
+        what = f"{axis}:{first}:{last}"
+        numbers = [constant(f"{n}{what}", n_) for n, n_ in (("b", first), ("e", last), ("a", axis))]
+        return helper.make_node("Slice", [source, *numbers], [f"{output}:part{what}"])
+
+    sources = [data]
+    for axis in range(len(begin) - 1):
+        yield (cut := part(sources[-1], axis, begin[axis], end[axis]))
+        sources.append(cut.output[0])
+    extents = [last - first for first, last in zip(begin, end, strict=True)]
+    inner = f"{output}:new"
+    new = [*extents, *shape[len(begin) :]]
+    yield helper.make_node("Reshape", [updates, constant("to_box", *new)], [inner])
+    for axis in reversed(range(len(begin))):
+        names = [inner]
+        for place, (first, last) in enumerate(((0, begin[axis]), (end[axis], shape[axis]))):
+            if first < last:
+                yield (side := part(sources[axis], axis, first, last))
+                names.insert(place * len(names), side.output[0])
+        if len(names) > 1:
+            inner = f"{output}:joined{axis}"
+            yield helper.make_node("Concat", names, [inner], axis=axis)
+    yield helper.make_node("Identity", [inner], [output], node.name)
 
 
 def _chosen(mender: Mender, node: onnx.NodeProto, index: np.ndarray) -> Iterator[onnx.NodeProto]:

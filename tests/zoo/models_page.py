@@ -33,9 +33,9 @@ compared with ONNX Runtime. What can be pruned is pruned to 2.6x; depthwise laye
 
 Each is also exported by torch itself: by its older exporter with opsets 13, 17 and 20, and by the
 newer one (dynamo) with 20. The project's own export is the newer one's with 18; to 13 and 17 that
-one converts only by chance. The tests read one of these files per architecture, and
-`make test-full` compiles and compares all of them. The largest error that passes is 1e-4 of the
-largest value; float32's rounding leaves some 1e-6.
+one converts only by chance. The tests read one of these files per architecture and count its
+layout changes, and `make test-full` compiles and compares all of them. The largest error that
+passes is 1e-4 of the largest value; float32's rounding leaves some 1e-6.
 
 - *rate*: multiply-adds of the dense model over those that are kept.
 - *layers*: convolutions and fully connected layers, and how many have a kernel of this project.
