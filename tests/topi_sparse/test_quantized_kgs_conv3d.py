@@ -7,6 +7,7 @@ import pytest
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tvm.tirx.script.builder import ir as T
 
 from rt3d_tvm.compile.targets import make_target
 from tests.quantized_kernels import TARGETS, compare, exact_sums, expected, run
@@ -124,15 +125,64 @@ def product_of_matrices(sums, inputs, weights, lanes):
     return sums
 
 
-@settings(max_examples=20, deadline=None)
-@given(data=st.data())
-def test_any_convolution_by_products_of_matrices_is_exact(data):
-    """The tile alone; tests/bundle runs the instruction itself, emulated."""
-    unit = dot_unit(make_target("arm64-i8mm"))
-    plain = replace(INSTRUCTIONS[unit.instruction], multiply=product_of_matrices)
+def dot_product(sums, inputs, weights, lanes):
+    """What sdot does, likewise."""
+    x, w = (tvm.tirx.reinterpret("int8x16", each).astype("int32x16") for each in (inputs, weights))
+    for k in range(4):
+        own = [4 * lane + k for lane in range(lanes)]
+        sums = sums + tvm.tirx.Shuffle([w], own) * tvm.tirx.Shuffle([x], own)
+    return sums
+
+
+def narrowed(values, zero):
+    """What fcvtns and sqxtn do, likewise."""
+
+    def within(value, low, high, dtype):
+        low, high = (T.Broadcast(tvm.tirx.const(limit, dtype), 4) for limit in (low, high))
+        return T.max(T.min(value, high), low)
+
+    parts = []
+    for value in values:
+        whole = tvm.tirx.nearbyint(within(value, -(2.0**15), 2.0**15, "float32")).astype("int32x4")
+        whole = whole + T.Broadcast(tvm.tirx.const(zero, "int32"), 4)
+        parts.append(within(whole, -128, 127, "int32").astype("int8x4"))
+    return tvm.tirx.Shuffle(parts, list(range(16)))
+
+
+@pytest.fixture(scope="module", params=["cortex-a77", "arm64-i8mm"])
+def arm(request):
+    """The unit of an ARM target whose instructions are replaced, so that it runs here.
+
+    That is the tile alone; the emulated phone and tests/bundle run the instructions themselves.
+    """
+    unit = dot_unit(make_target(request.param))
+    multiply = {"sdot": dot_product, "smmla": product_of_matrices}[unit.instruction]
+    plain = replace(INSTRUCTIONS[unit.instruction], multiply=multiply, narrowed=narrowed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(INSTRUCTIONS, unit.instruction, plain)
-        check_any("x86-64-avx2", data.draw, unit=unit)
+        yield unit
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_any_convolution_as_on_arm_is_exact(arm, data):
+    check_any("x86-64-avx2", data.draw, unit=arm)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("width", [3, 4, 5, 8, 11])
+def test_columns_that_lie_apart_are_the_right_ones(arm, width, stride):
+    """Four output columns of stride 2 are one vector, of which the last ones are read otherwise."""
+    check(
+        "x86-64-avx2",
+        unit=arm,
+        weight=np.random.default_rng(0).integers(-127, 128, (8, 5, 1, 1, 3)).astype("int8"),
+        data=(1, 5, 1, 2, (width - 1) * stride + 3),
+        zero=7,
+        y_zero=0,
+        **PLAIN | {"stride": (1, 1, stride), "padding": (0,) * 6},
+        **SUMS,
+    )
 
 
 def check_any(target, draw, unit=None):
@@ -142,7 +192,7 @@ def check_any(target, draw, unit=None):
     dilation = tuple(draw(st.integers(1, 2)) for _ in kernel)
     padding = tuple(draw(st.integers(0, min(k, 3) + 1)) for k in kernel * 2)
     extents = [
-        max(draw(st.integers(1, 9)), (k - 1) * step + 1 - before - after, 1)
+        max(draw(st.integers(1, 12)), (k - 1) * step + 1 - before - after, 1)
         for k, step, before, after in zip(kernel, dilation, padding[:3], padding[3:], strict=True)
     ]
     density = draw(st.sampled_from([0.4, 1.0, 0.1, 0.0]))

@@ -93,6 +93,8 @@ class Instruction:
     columns: kept columns that it takes, of as many filters and positions. Above 1 the lanes of
     inputs are (position, column), those of the sums (filter, position). depthwise: the instruction
     that serves where no input is shared, if another one.
+    narrowed: (16 values of float32 in four vectors, zero) -> them rounded to the nearest even, plus
+    zero, in the range of int8; None where the processor has no instructions of its own for that.
     """
 
     multiply: Callable
@@ -103,6 +105,7 @@ class Instruction:
     columns: int = 1
     depthwise: str | None = None
     pair_limit: int | None = None
+    narrowed: Callable | None = None
 
     @property
     def packing(self) -> dict[str, int | None]:
@@ -168,6 +171,24 @@ def _smlal(sums, inputs, weights, _lanes: int):
     return sums + inputs * weights
 
 
+def _sqxtn(values, zero: int):
+    """By instructions that saturate at the range of their result: 12 for 16 values."""
+
+    def call(dtype: str, name: str, *args):
+        return tvm.tirx.call_llvm_pure_intrin(dtype, f"llvm.aarch64.neon.{name}", *args)
+
+    def joined(parts: list, lanes: int):
+        return tvm.tirx.Shuffle(parts, list(range(lanes)))
+
+    whole = [call("int32x4", "fcvtns.v4i32.v4f32", each) for each in values]
+    fours = [call("int16x4", "sqxtn.v4i16", each) for each in whole]
+    eights = [joined(fours[:2], 8), joined(fours[2:], 8)]
+    if zero:
+        added = T.Broadcast(tvm.tirx.const(zero, "int16"), 8)
+        eights = [call("int16x8", "sqadd.v8i16", each, added) for each in eights]
+    return joined([call("int8x8", "sqxtn.v8i8", each) for each in eights], 16)
+
+
 INSTRUCTIONS = {
     "vpdpbusd": Instruction(multiply=_vpdpbusd),
     # A register of ones, an input and its products.
@@ -178,9 +199,16 @@ INSTRUCTIONS = {
         one_by_one=_pmaddwd_of_lanes,
         pair_limit=128,
     ),
-    "sdot": Instruction(multiply=_sdot),
-    "smmla": Instruction(multiply=_smmla, columns=2, depthwise="sdot"),
-    "smull": Instruction(multiply=_smull, parts=2, issued=2, temporaries=4, one_by_one=_smlal),
+    "sdot": Instruction(multiply=_sdot, narrowed=_sqxtn),
+    "smmla": Instruction(multiply=_smmla, columns=2, depthwise="sdot", narrowed=_sqxtn),
+    "smull": Instruction(
+        multiply=_smull,
+        parts=2,
+        issued=2,
+        temporaries=4,
+        one_by_one=_smlal,
+        narrowed=_sqxtn,
+    ),
 }
 
 

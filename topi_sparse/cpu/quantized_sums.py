@@ -19,6 +19,7 @@ import tvm
 from tvm.tirx.script.builder import ir as T
 
 from topi_sparse.activation import activated
+from topi_sparse.cpu.dot_unit import INSTRUCTIONS
 from topi_sparse.windows import PackedConv3d
 
 # What an activation less its zero point is at most; and how many of its largest products with a
@@ -125,6 +126,27 @@ class Results:
 
     def of(self, total, residual: Sequence):
         """What is stored of the sums; ``residual``: indices of what is added to them."""
+        conv, value = self.conv, self.scaled(total, residual)
+        if conv.is_real:
+            return activated(
+                value, relu=conv.relu, ceiling=conv.ceiling, dtype="float32", lanes=self.lanes
+            )
+        rounded = self._rounded(value, conv.low, conv.high).astype(f"int32x{self.lanes}")
+        zero = T.Broadcast(tvm.tirx.const(conv.y.fill, "int32"), self.lanes)
+        return (rounded + zero).astype(f"{conv.result}x{self.lanes}")
+
+    def of_four(self, values: Sequence):
+        """What is stored of four vectors of 4 filters each, scaled, as one vector of int8."""
+        conv = self.conv
+        result = INSTRUCTIONS[conv.instruction].narrowed(values, conv.y.fill)
+        limits, within = np.iinfo("int8"), (conv.low + conv.y.fill, conv.high + conv.y.fill)
+        lowest, highest = (T.Broadcast(tvm.tirx.const(limit, "int8"), 16) for limit in within)
+        if within[0] > limits.min:
+            result = T.max(result, lowest)
+        return T.min(result, highest) if within[1] < limits.max else result
+
+    def scaled(self, total, residual: Sequence):
+        """The sums, and what is added to them, in steps of the result, not rounded."""
         conv, lane = self.conv, T.Ramp(self.first, 1, self.lanes)
         total = total + self.args["bias"][lane]
         if conv.corrects_planes:
@@ -136,15 +158,7 @@ class Results:
             )
             total = total - (behind - before)
         value = total.astype(f"float32x{self.lanes}") * self.args["scale"][lane]
-        if conv.is_real:
-            return activated(
-                value, relu=conv.relu, ceiling=conv.ceiling, dtype="float32", lanes=self.lanes
-            )
-        if conv.added is not None:
-            value = self._with_residual(value, residual)
-        rounded = self._rounded(value, conv.low, conv.high).astype(f"int32x{self.lanes}")
-        zero = T.Broadcast(tvm.tirx.const(conv.y.fill, "int32"), self.lanes)
-        return (rounded + zero).astype(f"{conv.result}x{self.lanes}")
+        return value if conv.added is None else self._with_residual(value, residual)
 
     def _with_residual(self, value, residual: Sequence):
         added = self.conv.added

@@ -145,16 +145,34 @@ class QuantizedTile:
 
     @property
     def firsts(self) -> list[int]:
-        """The first of each four columns that are one load, or none where they lie apart.
+        """The first of each four columns that are one vector, or none where they lie too far apart.
 
         Of the last ones those that end with the tile.
         """
-        if self.step != CHANNELS or self.columns < 4:
+        if self.step not in (CHANNELS, 2 * CHANNELS) or self.columns < 4:
             return []
         return [min(i, self.columns - 4) for i in range(0, self.columns, 4)]
 
-    def read(self, start, i: int, count: int):
-        """The 4 bytes of so many columns from column i on, as int32."""
+    def fours(self, start) -> list:
+        """For each of `firsts` a vector with the 4 bytes of four columns, as int32.
+
+        Of columns that lie two positions apart it is every other one of two vectors side by side.
+        The last ones begin a position earlier: what is behind them may be no memory of the
+        tensor's. Where the tile has no column before them, the second vector overlaps the first.
+        """
+        if self.step == CHANNELS:
+            return [self.read(start, i) for i in self.firsts]
+        vectors = []
+        for i in self.firsts:
+            begins, chosen = (0, 4), [0, 2, 4, 6]
+            if i + 4 == self.columns:
+                begins, chosen = ((-1, 3), [1, 3, 5, 7]) if i else ((0, 3), [0, 2, 5, 7])
+            halves = [self.read(start + at * CHANNELS, i) for at in begins]
+            vectors.append(T.bind(tvm.tirx.Shuffle(halves, chosen)))
+        return vectors
+
+    def read(self, start, i: int, count: int = 4):
+        """The 4 bytes of so many positions from column i on, as int32."""
         at = T.Ramp(start + i * self.step, 1, count * CHANNELS)
         lanes = f"x{count}" if count > 1 else ""
         values = self.args["x"][self.at.x[0], 0, 0, 0, 0, at]
@@ -167,7 +185,7 @@ class QuantizedTile:
         if not self.conv.tile.by_element or not firsts:
             at = [self.at.x[0], 0, 0, 0, 0]
             return lambda i: broadcast(x, [*at, start + i * self.step], lanes)
-        vectors = [self.read(start, i, 4) for i in firsts]
+        vectors = self.fours(start)
 
         def of_column(i: int):
             at = i // 4
@@ -177,14 +195,35 @@ class QuantizedTile:
 
     def store(self) -> None:
         """Scale, round and store every result."""
-        conv, at = self.conv, self.at
-        for i in range(self.columns):
-            for r in range(self.rows // self.lanes):
-                first = at.p * conv.group.g_m + r * self.lanes
-                results = Results(conv=conv, args=self.args, d=at.d, first=first, lanes=self.lanes)
-                residual = self._stored(conv.residual, i, r) if conv.added is not None else []
-                value = results.of(self._total(i, r), residual)
-                T.buffer_store(self.args["y"], value, self._stored(conv.y, i, r))
+        together = self.columns // 4 * 4 if self.stores_fours else 0
+        runs = [range(i, i + 4) for i in range(0, together, 4)]
+        runs += [range(i, i + 1) for i in range(together, self.columns)]
+        for run, r in itertools.product(runs, range(self.rows // self.lanes)):
+            self._store(run, r)
+
+    @property
+    def stores_fours(self) -> bool:
+        """Whether results of four columns lie side by side, and are brought to 8 bits at once."""
+        conv = self.conv
+        narrowed = INSTRUCTIONS[conv.instruction].narrowed is not None and not conv.is_real
+        return narrowed and self.lanes == conv.y.c_block == 4
+
+    def _store(self, columns: range, r: int) -> None:
+        """Of one column, or of four, the results of vector r."""
+        conv, first = self.conv, self.at.p * self.conv.group.g_m + r * self.lanes
+        results = Results(conv=conv, args=self.args, d=self.at.d, first=first, lanes=self.lanes)
+        sums = [self._total(i, r) for i in columns]
+        residual = [
+            self._stored(conv.residual, i, r) if conv.added is not None else [] for i in columns
+        ]
+        at = self._stored(conv.y, columns[0], r)
+        if len(columns) == 1:
+            T.buffer_store(self.args["y"], results.of(sums[0], residual[0]), at)
+            return
+        values = [T.bind(results.scaled(*each)) for each in zip(sums, residual, strict=True)]
+        *outer, column, lane = at
+        run = T.Ramp(column * conv.y.c_block + lane.base, 1, 16)
+        T.buffer_store(self.args["y"], results.of_four(values), [*outer, 0, run])
 
     def _total(self, i: int, r: int):
         """The sums of a vector of filters."""
@@ -255,7 +294,7 @@ class MatrixTile(QuantizedTile):
                 return tvm.tirx.Shuffle([*here[0], *here[1]], [0, 1, 2, 3])
 
             return apart
-        vectors = [[self.read(start, i, 4) for start in starts] for i in firsts]
+        vectors = list(zip(*(self.fours(start) for start in starts), strict=True))
 
         def of_place(q: int):
             at = 2 * q // 4
