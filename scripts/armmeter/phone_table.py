@@ -125,14 +125,14 @@ def main() -> int:
     args = parser.parse_args()
     wrong = False
     try:
-        for table in (TABLES[name] for name in dict.fromkeys(args.precision)):
-            found = {}
+        for precision in dict.fromkeys(args.precision):
+            table, found = TABLES[precision], {}
             for name in args.models:
                 found[name] = measured(name, table, args.out / name, args.timeout)
                 show(name, found[name])
                 wrong |= any(row.is_wrong for row in found[name])
             if args.record and not wrong:
-                write_record(table, found)
+                write_record(precision, found)
     except InputError as error:
         print(f"phone_table: {error}", file=sys.stderr)
         return 2
@@ -220,8 +220,9 @@ def show(name: str, rows: list[Row]) -> None:
             print(f"warning: {row.title}: {text}")
 
 
-def write_record(table: Table, found: dict[str, list[Row]]) -> None:
+def write_record(precision: str, found: dict[str, list[Row]]) -> None:
     """Write what scripts/peers/measured.py draws: a row per model, and what it says in words."""
+    table = TABLES[precision]
     first = next(iter(found.values()))
     sparse, others = first[0].column, [row.column for row in first[1:]]
     cells, gains = [], {0: [], 1: []}
@@ -242,7 +243,7 @@ def write_record(table: Table, found: dict[str, list[Row]]) -> None:
         "title": table.title,
         "date": datetime.date.today().isoformat(),
         "command": ".venv/bin/python scripts/armmeter/phone_table.py "
-        f"--models {' '.join(found)} --record",
+        f"--models {' '.join(found)} --precision {precision} --record",
         "columns": [
             *("model, pruning rate", f"{sparse}, ms (core + memory)", *others),
             "KGS: kept multiply-adds / peak",
