@@ -276,6 +276,7 @@ def report(
     *,
     onnx: str | Path | None = None,
     data: str | Path | None = None,
+    preprocessing: Preprocessing | None = None,
     engines: Sequence[str] = ("onnxruntime",),
     runs: int = 20,
     threads: int | None = None,
@@ -283,7 +284,8 @@ def report(
     """Write a page about compiled models: what was gained, layer by layer; return what it says.
 
     ``onnx`` is the file that they were compiled from: with it other engines, the error of each
-    layer and pictures of what is kept are there. ``data`` are labelled videos, for the accuracy.
+    layer and pictures of what is kept are there. ``data`` are labelled videos, for the accuracy;
+    ``preprocessing`` says how their clips are made, in place of what the models say.
 
     >>> found = rt.report("artifact", "report.html", onnx="model.onnx", runs=2)
     >>> [gain["against"] for gain in found["gains"]]
@@ -294,10 +296,12 @@ def report(
     from rt3d_tvm.reporting.write import make_report
 
     one = isinstance(folders, (str, os.PathLike))
+    paths = [as_path(each, "folders") for each in ([folders] if one else folders)]
     settings = Settings(
-        folders=[as_path(each, "folders") for each in ([folders] if one else folders)],
+        folders=paths,
         onnx=None if onnx is None else as_path(onnx, "onnx"),
         data=None if data is None else as_path(data, "data"),
+        preprocessing=[{"instead": preprocessing}] * len(paths),
         engines=() if onnx is None else chosen(engines),
         runs=runs,
         threads=threads,

@@ -1,5 +1,6 @@
 """A compiled model and a video: the classes and probabilities that evaluation in torch gives."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+import rt3d_tvm as rt
+from rt3d_tvm import cli
 from rt3d_tvm.artifact.description import description_of, prepared
+from rt3d_tvm.artifact.format import read_manifest
 from rt3d_tvm.artifact.opencl.artifact import load_here
 from rt3d_tvm.classify import classify_video
 from rt3d_tvm.compile.build import compile_onnx
@@ -16,6 +20,7 @@ from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
 from rt3d_tvm.data.preprocessing import Description, Preprocessing
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
+from rt3d_tvm.reporting.accuracy import labelled_videos
 from tests.opencl import device
 from tests.videos import encode
 
@@ -146,6 +151,29 @@ def test_an_artifact_that_does_not_say_it_is_not_guessed_at(videos, silent, desc
     named = classify_video(silent, video, preprocessing=PLAIN, labels=("x", "x"))
     assert [guess.label for guess in named.top] == ["x", "x"]
     assert named.notes == ("label 'x' stands for the classes 0, 1",)
+
+
+def test_a_report_s_accuracy_takes_the_options_that_its_refusal_names(
+    videos, silent, described, tmp_path, capsys
+):
+    argv = ["report", silent, "--data", videos, "--runs", 1, "--json", tmp_path / "r.json"]
+    argv = list(map(str, argv))
+    assert cli.main(argv) == 2
+    assert "resize, mean, std is missing; give --model NAME, or --resize, --mean and --std" in (
+        capsys.readouterr().err
+    )
+    colours = {"--mean": PLAIN.mean, "--std": PLAIN.std}
+    given = [w for name, value in colours.items() for w in (name, ",".join(map(str, value)))]
+    given += ["--resize", str(PLAIN.resize), "--stride", str(PLAIN.stride)]
+    given += ["--clips", str(PLAIN.clips), "--crops", str(PLAIN.crops)]
+    assert cli.main([*argv, *given]) == 0
+    said = rt.report(described, tmp_path / "r.html", data=videos, runs=1)["models"][0]["accuracy"]
+    (found,) = json.loads((tmp_path / "r.json").read_text())["models"]
+    assert found["accuracy"] == said > 0
+    manifest = read_manifest(silent / "manifest.json")
+    assert labelled_videos(videos, manifest, silent, instead=PLAIN).preprocessing == PLAIN
+    wrong = ["--colour-order", "grb"]
+    assert cli.main([*argv, *given, *wrong]) == 2
 
 
 def test_what_is_asked_for_otherwise_is_told(videos, described):

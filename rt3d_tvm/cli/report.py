@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rt3d_tvm.cli.arguments import add_folders, add_runs, add_threads, output_file
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.compare import add_seed
+from rt3d_tvm.cli.preprocessing import add_preprocessing, given_options, given_preprocessing
 from rt3d_tvm.console import print_table, printable, progress
 from rt3d_tvm.errors import InputError
 
@@ -62,6 +63,7 @@ def add_report(commands: Commands) -> None:
         default="ms",
         help="which number that is; default: ms",
     )
+    add_preprocessing(report)
     add_runs(report, default=20)
     add_threads(report)
     add_seed(report)
@@ -72,6 +74,9 @@ def _report(args: argparse.Namespace) -> int:
         raise InputError("-o X.html is needed, or --json, --csv, --trace or --node-data")
     if args.engines is not None and args.onnx is None:
         raise InputError("--engines says what runs the file of --onnx: give --onnx")
+    if args.data is None and (given := given_options(args)):
+        raise InputError(f"{given[0]} says how clips are made: --data is needed")
+    from rt3d_tvm.artifact.format import MANIFEST, read_manifest
     from rt3d_tvm.measure.engines import chosen
     from rt3d_tvm.reporting.collect import Settings
     from rt3d_tvm.reporting.write import make_report
@@ -81,6 +86,9 @@ def _report(args: argparse.Namespace) -> int:
         folders=args.folders,
         onnx=args.onnx,
         data=args.data,
+        preprocessing=[
+            given_preprocessing(args, read_manifest(each / MANIFEST)) for each in args.folders
+        ],
         engines=() if args.onnx is None else chosen(engines),
         all_engines=engines is not None,
         runs=args.runs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +14,14 @@ from rt3d_tvm.data.datasets import VideoDataset, open_dataset
 from rt3d_tvm.errors import InputError
 
 
-def labelled_videos(data: Path, manifest: dict, folder: Path) -> VideoDataset:
-    """The test split of ``data``, cut as the artifact says.
+def labelled_videos(data: Path, manifest: dict, folder: Path, **given: Any) -> VideoDataset:
+    """The test split of ``data``, cut as the artifact says, with what is ``given`` in its stead.
 
-    InputError where there are none, for an artifact that does not say how, or has other classes.
+    InputError where there are none, where neither says how, or for an artifact of other classes.
     """
     if not data.exists():
         raise InputError(f"{data}: no such folder; the folder of a data set is expected")
-    used = prepared(manifest, folder)
+    used = prepared(manifest, folder, **given)
     found = open_dataset(data, training=False, split="test", cache=True, **used.dataset_arguments())
     classes = the_one(manifest, "outputs", "accuracy")["shape"][-1]
     if len(found.classes) != classes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,12 +44,14 @@ class Settings:
 
     onnx: what the artifacts were compiled from, or what they are compared with: without it there
     is no error, no picture and no other engine. data: labelled videos, for the accuracy.
+    preprocessing: of each artifact what `artifact.description.prepared` takes in its stead.
     all_engines: whether each of ``engines`` has to run the file; else one that cannot is left out.
     """
 
     folders: Sequence[Path]
     onnx: Path | None = None
     data: Path | None = None
+    preprocessing: Sequence[Mapping[str, Any]] = ()
     engines: Sequence[str] = ("onnxruntime",)
     all_engines: bool = True
     runs: int = RUNS
@@ -79,9 +81,10 @@ def collect(settings: Settings, *, command: Sequence[str], progress: Callable[[s
         refused = None if settings.all_engines else left_out
         names = settings.engines
         engines += onnx_engines(settings.onnx, names, manifests, inputs, left_out=refused)
+    given = settings.preprocessing or [{}] * len(manifests)
     videos = [
-        None if settings.data is None else labelled_videos(settings.data, manifest, folder)
-        for folder, manifest in zip(settings.folders, manifests, strict=True)
+        None if settings.data is None else labelled_videos(settings.data, manifest, folder, **how)
+        for folder, manifest, how in zip(settings.folders, manifests, given, strict=True)
     ]
     progress(f"{settings.runs} runs of each")
     with Watch(threads) as watch:

@@ -245,6 +245,8 @@ document.title = `sorted ${sorted} fits ${wide} at ${innerWidth}`;
         ),
         ("DIR DIR --onnx x --node-data n.json", "node data are of one model; 2 are given"),
         ("DIR -o r.html --data .", "a model of RGB clips is expected"),
+        ("DIR -o r.html --resize 24", "--resize says how clips are made: --data is needed"),
+        ("DIR -o r.html --model c3d", "--model says how clips are made: --data is needed"),
     ],
 )
 def test_what_will_not_do_is_one_line(words, message, pair, tmp_path, monkeypatch, capsys):
