@@ -35,6 +35,7 @@ from rt3d_tvm.compile.onnx_rewrites import (
     write_padding,
     write_tensors,
 )
+from rt3d_tvm.compile.onnx_settings import store_settings
 from rt3d_tvm.compile.quantization_checks import check_quantization
 from rt3d_tvm.errors import InputError, UntestedOperators, words_of
 from rt3d_tvm.numerics.non_finite import in_graph, refuse
@@ -168,6 +169,7 @@ def _accepted_model(
     remove_dead_nodes(model)
     model = write_out_functions(model, path)
     write_tensors(model)
+    store_settings(model)
     fold_constants(model, path)
     check_nodes(model, path, strict=strict)
     shapes = check_shapes(model, path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from rt3d_tvm import cli
 from rt3d_tvm.artifact.batches import part_of, parts_of
@@ -233,3 +233,19 @@ def test_on_a_device(model, tracker):
             found = artifact.run(clip_of(batch))
             np.testing.assert_array_equal(found, local.run(clip_of(batch)))
             assert artifact.time(clip_of(batch), runs=1).p50_ms > 0
+
+
+def test_a_file_that_holds_another_batch_is_refused_by_its_node(tmp_path):
+    """As exporters write zeros of the batch that they traced."""
+    zeros = np.zeros((2, *SHAPE[1:]), "float32")
+    nodes = [
+        helper.make_node("Concat", ["x", "zeros"], ["a"], "/shift/Concat", axis=1),
+        helper.make_node("Exp", ["a"], ["y"]),
+    ]
+    stored = [numpy_helper.from_array(zeros, "zeros")]
+    file = make_model(nodes, stored, shape=("batch", *SHAPE[1:]))
+    onnx.save(file, tmp_path / "m.onnx")
+    compile_onnx(tmp_path / "m.onnx", tmp_path / "a", batch=2)
+    with pytest.raises(InputError, match=r"Concat, node name: /shift/Concat.*they differ"):
+        compile_onnx(tmp_path / "m.onnx", tmp_path / "b", batch=[2, 1])
+    assert not (tmp_path / "b").exists()

@@ -241,6 +241,32 @@ def test_a_layer_behind_a_pad_is_computed_in_8_bits(tmp_path, form):
     assert not [call for call in manifest["calls"] if "pad" in call["function"]]
 
 
+@pytest.mark.parametrize("form", ["stored", "Constant", "in a pair"])
+@pytest.mark.parametrize("number", [0.0, 0.6])
+def test_a_number_that_is_stored_in_8_bits_says_what_an_operator_does(tmp_path, form, number):
+    """onnxruntime writes a Pad's value so; here a Clip's bounds too, and a summand that stays."""
+    graph = Graph(form="Constant" if form == "Constant" else "initializer")
+    scale, zero = 0.03, np.uint8(120)
+
+    def setting(value):
+        if form == "in a pair":
+            return graph.pair(graph.constant(np.float32(value)), scale, zero)
+        numbers = graph.constant(np.float32(scale)), graph.constant(zero)
+        stored = graph.constant(np.uint8(round(value / scale) + int(zero)))
+        return graph.op("DequantizeLinear", stored, *numbers)
+
+    pads = graph.constant(np.array([0, 0, 0, 1, 2, 0, 0, 1, 0, 1]))
+    value = setting(number)
+    x = graph.pair("x", scale, zero)
+    x = graph.pair(graph.op("Pad", x, pads, value), scale, zero)
+    y = graph.op("Conv", x, graph.weight(6, 3, 2, 3, 3), pads=[0, 0, 1, 0, 1, 0])
+    y = graph.op("Add", graph.op("Clip", y, setting(-3.0), setting(3.6)), value)
+    graph.pair(y, STEP, np.uint8(128), output="y")
+    compared(graph, tmp_path, (1, 6, 2, 8, 10), steps=1)
+    manifest = json.loads((tmp_path / "artifact" / "manifest.json").read_text())
+    assert number or not [call for call in manifest["calls"] if "pad" in call["function"]]
+
+
 def test_the_factor_of_a_matrix_is_part_of_its_scale(tmp_path):
     graph = Graph()
     x = graph.op("Flatten", graph.pair("x", 0.03, np.uint8(120)))
