@@ -64,5 +64,9 @@ setup(
             *(*PRUNE, *VIDEO, *CHARTS, *TUNE, *OPENCL, *BUNDLE, *REPORT),
         ],
     },
-    entry_points={"console_scripts": ["rt3d = rt3d_tvm.cli:main"]},
+    entry_points={
+        "console_scripts": ["rt3d = rt3d_tvm.cli:main"],
+        # torch.compile(model, backend="rt3d")
+        "torch_dynamo_backends": ["rt3d = rt3d_tvm.torch_backend:rt3d"],
+    },
 )

@@ -54,6 +54,7 @@ FLOORS = (
         "reporting",
         "torch_inputs",
         "api",
+        "torch_backend",
         "cli",
         "__main__",
     ),
