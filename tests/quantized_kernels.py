@@ -1,5 +1,7 @@
 """Kernels on 8-bit tensors: run, and compared with sums of int64 and the float32 steps behind."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import tvm
@@ -8,9 +10,48 @@ from tvm.s_tir import dlight
 
 import schedules.table
 from tests.processors import runnable
+from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d
+from topi_sparse.cpu.quantized_sums import QuantizedAdd
+from topi_sparse.layout import PackedLayout
 
 # Of x86: with and without a dot product, wide and narrow.
 TARGETS = runnable("x86-64-avx2", "x86-64-avx512", "host")
+
+
+def pruned(rng, shape, *, density, group):
+    """Random int8 weights whose kernel groups are kept with that probability at each location."""
+    m, n, *kernel = shape
+    keep = rng.random((-(-m // group.g_m), -(-n // group.g_n), *kernel)) < density
+    keep = keep.repeat(group.g_m, 0).repeat(group.g_n, 1)[:m, :n]
+    return (rng.integers(-127, 128, shape) * keep).astype("int8")
+
+
+def kernel_of(unit, weight, stored, *, group, tile, zero, y_zero, residual, real, **geometry):
+    """The definition; where a residual is added, the scales of both are these."""
+    limits, n = np.iinfo(unit.stored), weight.shape[1]
+    y = PackedLayout(c_block=unit.block, fill=0 if real else y_zero, halo_w=1)
+    added = QuantizedAdd(
+        low=-90, high=100, step=0.31, residual_step=0.17, residual_zero=y_zero, per_step=2.9
+    )
+    conv = QuantizedKGSConv3d(
+        filters=weight.shape[0],
+        kernel=weight.shape[2:],
+        x=PackedLayout(c_block=unit.block if n >= 4 else 4, fill=zero),
+        y=y,
+        group=group,
+        kept=stored.kept,
+        weights=stored.blocks.size,
+        tile=tile,
+        instruction=unit.instruction,
+        dtype=unit.stored,
+        result="float32" if real else unit.stored,
+        low=int(limits.min) - y_zero,
+        high=int(limits.max) - y_zero,
+        residual=y if residual and not real else None,
+        added=added if residual and not real else None,
+        **geometry,
+    )
+    return replace(conv, x=conv.needed_halo())
 
 
 def exact_sums(conv, x, weight, bias, *, groups=1):

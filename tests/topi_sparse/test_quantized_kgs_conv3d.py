@@ -10,51 +10,20 @@ from hypothesis import strategies as st
 from tvm.tirx.script.builder import ir as T
 
 from rt3d_tvm.compile.targets import make_target
-from tests.quantized_kernels import TARGETS, compare, exact_sums, expected, run
+from tests.quantized_kernels import (
+    TARGETS,
+    compare,
+    exact_sums,
+    expected,
+    kernel_of,
+    pruned,
+    run,
+)
 from tests.random_convolutions import draw_sizes
 from topi_sparse.cpu.dot_unit import INSTRUCTIONS, dot_unit
 from topi_sparse.cpu.quantized_choice import quantized_group, quantized_tile_of
-from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d
-from topi_sparse.cpu.quantized_sums import QuantizedAdd
 from topi_sparse.kernel_group import KernelGroup
 from topi_sparse.kgs_weight import KGSWeight
-from topi_sparse.layout import PackedLayout
-
-
-def pruned(rng, shape, *, density, group):
-    """Random int8 weights whose kernel groups are kept with that probability at each location."""
-    m, n, *kernel = shape
-    keep = rng.random((-(-m // group.g_m), -(-n // group.g_n), *kernel)) < density
-    keep = keep.repeat(group.g_m, 0).repeat(group.g_n, 1)[:m, :n]
-    return (rng.integers(-127, 128, shape) * keep).astype("int8")
-
-
-def kernel_of(unit, weight, stored, *, group, tile, zero, y_zero, residual, real, **geometry):
-    """The definition; where a residual is added, the scales of both are these."""
-    limits, n = np.iinfo(unit.stored), weight.shape[1]
-    y = PackedLayout(c_block=unit.block, fill=0 if real else y_zero, halo_w=1)
-    added = QuantizedAdd(
-        low=-90, high=100, step=0.31, residual_step=0.17, residual_zero=y_zero, per_step=2.9
-    )
-    conv = QuantizedKGSConv3d(
-        filters=weight.shape[0],
-        kernel=weight.shape[2:],
-        x=PackedLayout(c_block=unit.block if n >= 4 else 4, fill=zero),
-        y=y,
-        group=group,
-        kept=stored.kept,
-        weights=stored.blocks.size,
-        tile=tile,
-        instruction=unit.instruction,
-        dtype=unit.stored,
-        result="float32" if real else unit.stored,
-        low=int(limits.min) - y_zero,
-        high=int(limits.max) - y_zero,
-        residual=y if residual and not real else None,
-        added=added if residual and not real else None,
-        **geometry,
-    )
-    return replace(conv, x=conv.needed_halo())
 
 
 def check(
