@@ -192,6 +192,7 @@ def _sampled(used: Preprocessing) -> str:
 
 def describe(args: argparse.Namespace) -> int:
     """Show how the model is called, and how a video becomes its input; nothing is loaded."""
+    from rt3d_tvm.artifact.batches import sizes_of
     from rt3d_tvm.artifact.description import description_of, prepared
     from rt3d_tvm.artifact.format import MANIFEST, read_manifest
     from rt3d_tvm.classify import check_labels
@@ -206,8 +207,11 @@ def describe(args: argparse.Namespace) -> int:
     check_labels(labels, manifest)
     tensors = [("input", each) for each in manifest["inputs"]]
     tensors += [("output", each) for each in manifest["outputs"]]
+    # Of several batches the tensors shown are the first one's.
+    batches = [("batches", ", ".join(map(str, sizes)))] if (sizes := sizes_of(manifest)) else []
     print_table(
         [
+            *batches,
             *((what, f"{each['name']}: {each['dtype']} {each['shape']}") for what, each in tensors),
             *described_preprocessing(used),
             ("labels", "not stated: --labels FILE gives them" if labels is None else len(labels)),
@@ -220,6 +224,7 @@ def describe(args: argparse.Namespace) -> int:
     write_result(
         args,
         {
+            "batches": sizes,
             "inputs": manifest["inputs"],
             "outputs": manifest["outputs"],
             "preprocessing": used,

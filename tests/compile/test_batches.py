@@ -1,6 +1,7 @@
 """Several batches in one artifact: each computes what ONNX Runtime does, on the same weights."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,7 @@ def test_the_command_line(model, tmp_path, capsys):
     command("compile", model / "m.onnx", "--batch", "1,2", "-o", tmp_path / "a", "--dump", tmp_path)
     assert {"batch_1", "batch_2"} <= {path.name for path in tmp_path.iterdir()}
     command("verify", tmp_path / "a", "--onnx", model / "m.onnx")
+    assert re.search(r"batches +1, 2\n", command("run", tmp_path / "a", "--describe").out)
     timed = ("bench", tmp_path / "a", "--runs", 1, "--json", tmp_path / "b.json", "--batch")
     command(*timed, 2)
     assert json.loads((tmp_path / "b.json").read_text())["artifacts"][0]["batch"] == 2
