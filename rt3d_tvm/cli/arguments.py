@@ -31,6 +31,26 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
     parser.collects = "folders"  # type: ignore[attr-defined]  # of the command line's own parser
 
 
+def add_output_file(parser: argparse.ArgumentParser, metavar: str, text: str) -> None:
+    """The file that a command writes."""
+    parser.add_argument(
+        "-o", "--output", type=output_file, required=True, metavar=metavar, help=text
+    )
+
+
+def add_output_folder(parser: argparse.ArgumentParser, text: str) -> None:
+    """The folder that a command writes."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        dest="folder",
+        type=output_folder,
+        required=True,
+        metavar="DIR",
+        help=text,
+    )
+
+
 def add_opencl(parser: argparse.ArgumentParser) -> None:
     """On which device an artifact for OpenCL runs."""
     parser.add_argument(

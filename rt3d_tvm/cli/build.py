@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from rt3d_tvm.cli.arguments import (
     add_allow_non_finite,
     add_kernels,
+    add_output_file,
+    add_output_folder,
     add_records,
     add_target,
     compile_options,
-    output_file,
     output_folder,
 )
 from rt3d_tvm.cli.command import add_command, write_result
@@ -33,14 +34,7 @@ def add_export(commands: Commands) -> None:
     export = add_command(commands, "export", _export, "write a model as ONNX and check the file")
     add_model_arguments(export)
     add_allow_non_finite(export)
-    export.add_argument(
-        "-o",
-        "--output",
-        type=output_file,
-        required=True,
-        metavar="X.onnx",
-        help="the ONNX file to write",
-    )
+    add_output_file(export, "X.onnx", "the ONNX file to write")
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -71,15 +65,7 @@ def add_compile(commands: Commands) -> None:
         commands, "compile", _compile, "compile an ONNX file into a folder with model.so"
     )
     build.add_argument("onnx", type=Path, metavar="X.onnx", help="the model to compile")
-    build.add_argument(
-        "-o",
-        "--output",
-        dest="folder",
-        type=output_folder,
-        required=True,
-        metavar="DIR",
-        help="the folder to write: model.so, its weights and manifest.json",
-    )
+    add_output_folder(build, "the folder to write: model.so, its weights and manifest.json")
     add_target(build)
     add_kernels(build)
     add_records(build)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rt3d_tvm.cli.arguments import (
     add_allow_non_finite,
     add_kernels,
+    add_output_folder,
     add_records,
-    output_folder,
 )
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.console import print_table, progress
@@ -27,15 +27,7 @@ def add_bundle(commands: Commands) -> None:
     made.add_argument(
         "source", type=Path, metavar="MODEL", help="X.onnx, or a folder of rt3d compile"
     )
-    made.add_argument(
-        "-o",
-        "--output",
-        dest="folder",
-        type=output_folder,
-        required=True,
-        metavar="DIR",
-        help="the folder to write",
-    )
+    add_output_folder(made, "the folder to write")
     made.add_argument(
         "--target",
         metavar="NAME",

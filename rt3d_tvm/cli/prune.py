@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from rt3d_tvm.cli.arguments import at_least_one, finite, output_file
+from rt3d_tvm.cli.arguments import add_output_file, at_least_one, finite
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.models import add_model_arguments, input_shape, model_with_weights
 from rt3d_tvm.cli.training import (
@@ -24,11 +24,13 @@ from rt3d_tvm.files.digest import file_sha256
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.optim import Optimizer
 
     from rt3d_tvm.cli.command import Commands
     from rt3d_tvm.models.weights import WeightsInfo
-    from rt3d_tvm.prune.pruner import Algorithm, Pruner
+    from rt3d_tvm.prune.pruner import Algorithm
     from rt3d_tvm.prune.report import ProjectionReport
+    from rt3d_tvm.prune.train import VideoData
 
     # What became of the layers, and the accuracy before and after where there are videos.
     Pruned: TypeAlias = tuple[ProjectionReport, float | None, float | None]
@@ -82,14 +84,7 @@ def add_prune(commands: Commands) -> None:
     )
     _add_algorithm(prune)
     add_training_arguments(prune, lr="0.005", weight_decay="0")
-    prune.add_argument(
-        "-o",
-        "--output",
-        type=output_file,
-        required=True,
-        metavar="W.safetensors",
-        help="the pruned weights to write",
-    )
+    add_output_file(prune, "W.safetensors", "the pruned weights to write")
 
 
 def _add_algorithm(prune: argparse.ArgumentParser) -> None:
@@ -185,15 +180,10 @@ def _project(args: argparse.Namespace, model: nn.Module, info: WeightsInfo, how:
     from rt3d_tvm.models.seeded import calibrate_
     from rt3d_tvm.prune.evaluate import accuracy
     from rt3d_tvm.prune.project import project_
-    from rt3d_tvm.prune.train import choose_device, place_
 
     data, before, after = None, None, None
     if args.data is not None:
-        data, about = videos(args, info, seed=0)
-        _check_classes(args, info, about["classes"])
-        info = replace(info, description=description(data))
-        info.check()
-        place_(model, choose_device(args.device or "auto"))
+        data, _, info = _opened(args, model, info, seed=0)
     with progress("prune") as stage:
         if data is not None:
             stage(f"accuracy on {len(data.test)} videos")
@@ -216,22 +206,17 @@ def _prune_in_training(
 ) -> Pruned:
     """Regularize, prune and retrain on videos, going on where the work folder stands."""
     from dataclasses import asdict, replace
-    from functools import partial
 
     from rt3d_tvm.prune.plans import PruningPlan
     from rt3d_tvm.prune.progress import watched
     from rt3d_tvm.prune.pruner import Pruner
-    from rt3d_tvm.prune.train import choose_device, place_, train_pruned
+    from rt3d_tvm.prune.train import train_pruned
     from rt3d_tvm.prune.work import WorkFolder
 
     algorithm = _algorithm(args)
     plan = PruningPlan(**chosen(args, PruningPlan))
-    data, about = videos(args, info, seed=plan.seed)
+    data, about, info = _opened(args, model, info, seed=plan.seed)
     plan = fitted_to(plan, data, args)
-    _check_classes(args, info, about["classes"])
-    info = replace(info, description=description(data))
-    info.check()
-    place_(model, choose_device(args.device or "auto"))
     settings = {
         "algorithm": algorithm.name,
         "hyperparameters": asdict(algorithm),
@@ -241,7 +226,10 @@ def _prune_in_training(
         "weights": None if args.weights is None else file_sha256(args.weights),
     }
     work = WorkFolder(work_folder(args), settings)
-    pruner_of = partial(_pruner_of, Pruner, algorithm, how)
+
+    def pruner_of(model: nn.Module, optimizer: Optimizer) -> Pruner:
+        return Pruner(model, optimizer, algorithm, **how)
+
     with watched("prune") as watch:
         outcome = train_pruned(model, data, plan, work, pruner_of=pruner_of, watch=watch)
     before, after = outcome.accuracy_before, outcome.test_accuracy
@@ -251,8 +239,23 @@ def _prune_in_training(
     return outcome.report, before, after
 
 
-def _pruner_of(kind: type, algorithm: Algorithm, how: dict, model, optimizer) -> Pruner:
-    return kind(model, optimizer, algorithm, **how)
+def _opened(
+    args: argparse.Namespace, model: nn.Module, info: WeightsInfo, *, seed: int
+) -> tuple[VideoData, dict, WeightsInfo]:
+    """The videos of --data, what is known of them, and what the weights are then of.
+
+    The model goes to the device that is asked for. InputError for videos of other classes.
+    """
+    from dataclasses import replace
+
+    from rt3d_tvm.prune.train import choose_device, place_
+
+    data, about = videos(args, info, seed=seed)
+    _check_classes(args, info, about["classes"])
+    info = replace(info, description=description(data))
+    info.check()
+    place_(model, choose_device(args.device or "auto"))
+    return data, about, info
 
 
 def _save_pruned(

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.cli.arguments import at_least_one, at_least_zero, output_file
+from rt3d_tvm.cli.arguments import add_output_file, at_least_one, at_least_zero
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.preprocessing import add_preprocessing, given_options, given_preprocessing
 from rt3d_tvm.console import print_table, printable, progress
@@ -75,14 +75,7 @@ def add_quantize(commands: Commands) -> None:
         "100) are lost; default: all layers in 8 bits",
     )
     add_preprocessing(quantize, several=False)
-    quantize.add_argument(
-        "-o",
-        "--output",
-        type=output_file,
-        required=True,
-        metavar="X-int8.onnx",
-        help="the quantised ONNX file to write",
-    )
+    add_output_file(quantize, "X-int8.onnx", "the quantised ONNX file to write")
 
 
 def _quantize(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.cli.arguments import at_least_one, output_file, whole_number
+from rt3d_tvm.cli.arguments import add_output_file, at_least_one, whole_number
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.models import add_sizes, input_shape, say
 from rt3d_tvm.cli.training import (
@@ -74,14 +74,7 @@ def add_train(commands: Commands) -> None:
         help="seed of the weights, of the order and of where clips are cut; default: 0",
     )
     add_training_arguments(train, lr="0.001", weight_decay="0.01")
-    train.add_argument(
-        "-o",
-        "--output",
-        type=output_file,
-        required=True,
-        metavar="W.safetensors",
-        help="the weights to write",
-    )
+    add_output_file(train, "W.safetensors", "the weights to write")
 
 
 def _train(args: argparse.Namespace) -> int:
