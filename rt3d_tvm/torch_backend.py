@@ -50,8 +50,7 @@ def rt3d(
     settings = dict(options or {})
     if unknown := sorted(set(settings) - set(_OPTIONS)):
         raise InputError(f"options {unknown[0]!r}: {' and '.join(_OPTIONS)} are accepted")
-    _check_frozen(graph, example_inputs)
-    tensors = [each for each in example_inputs if isinstance(each, torch.Tensor)]
+    tensors = _frozen(graph, example_inputs)
     constants = {i: each for i, each in enumerate(tensors) if hasattr(each, _STATIC)}
     given = [i for i in range(len(tensors)) if i not in constants]
     if not given:
@@ -103,8 +102,9 @@ class _Bound(nn.Module):
         return results[0] if len(results) == 1 else tuple(results)
 
 
-def _check_frozen(graph: fx.GraphModule, example_inputs: Sequence[object]) -> None:
-    """InputError where the graph is no function of its inputs alone, or of open shapes."""
+def _frozen(graph: fx.GraphModule, example_inputs: Sequence[object]) -> list[torch.Tensor]:
+    """The inputs; InputError where the graph is no function of them alone, or of open shapes."""
+    tensors: list[torch.Tensor] = []
     for each in example_inputs:
         if not isinstance(each, torch.Tensor):
             raise InputError(
@@ -116,10 +116,12 @@ def _check_frozen(graph: fx.GraphModule, example_inputs: Sequence[object]) -> No
             raise InputError(
                 "gradients are asked for: call the module in torch.inference_mode() or no_grad()"
             )
+        tensors.append(each)
     for node in graph.graph.nodes:
         name = getattr(node.target, "__name__", "")
         if node.op == "call_function" and name in _TRAINED and _in_training(node, _TRAINED[name]):
             raise InputError(f"{name} in training: call eval() on the module first")
+    return tensors
 
 
 def _in_training(node: fx.Node, place: int) -> bool:
