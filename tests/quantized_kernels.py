@@ -10,8 +10,10 @@ from tvm.s_tir import dlight
 
 import schedules.table
 from tests.processors import runnable
+from topi_sparse.cpu.quantized_choice import quantized_tile_of
 from topi_sparse.cpu.quantized_kgs_conv3d import QuantizedKGSConv3d
 from topi_sparse.cpu.quantized_sums import QuantizedAdd
+from topi_sparse.kgs_weight import KGSWeight
 from topi_sparse.layout import PackedLayout
 
 # Of x86: with and without a dot product, wide and narrow.
@@ -52,6 +54,19 @@ def kernel_of(unit, weight, stored, *, group, tile, zero, y_zero, residual, real
         **geometry,
     )
     return replace(conv, x=conv.needed_halo())
+
+
+def stored_as(unit, weight, group, *, out_width):
+    """The tile for rows of such a width, and the weight as the kernel reads it."""
+    tile = quantized_tile_of(group, channels=weight.shape[1], out_width=out_width, unit=unit)
+    stored = KGSWeight.from_dense(
+        weight,
+        group=group,
+        chunk=tile.chunk,
+        row_multiple=unit.block,
+        **unit.products.packing,
+    )
+    return tile, stored
 
 
 def exact_sums(conv, x, weight, bias, *, groups=1):

@@ -18,12 +18,12 @@ from tests.quantized_kernels import (
     kernel_of,
     pruned,
     run,
+    stored_as,
 )
 from tests.random_convolutions import draw_sizes
 from topi_sparse.cpu.dot_unit import INSTRUCTIONS, dot_unit
-from topi_sparse.cpu.quantized_choice import quantized_group, quantized_tile_of
+from topi_sparse.cpu.quantized_choice import quantized_group
 from topi_sparse.kernel_group import KernelGroup
-from topi_sparse.kgs_weight import KGSWeight
 
 
 def check(
@@ -44,16 +44,9 @@ def check(
     unit, rng = unit or dot_unit(target), np.random.default_rng(seed)
     limits = np.iinfo(unit.stored)
     zero, y_zero = zero + int(limits.min), y_zero + int(limits.min)
-    m, n = weight.shape[:2]
+    m = len(weight)
     group = group or quantized_group(weight, out_width=8, unit=unit)
-    tile = quantized_tile_of(group, channels=n, out_width=8, unit=unit)
-    stored = KGSWeight.from_dense(
-        weight,
-        group=group,
-        chunk=tile.chunk,
-        row_multiple=unit.block,
-        **unit.products.packing,
-    )
+    tile, stored = stored_as(unit, weight, group, out_width=8)
     layouts = {"zero": zero, "y_zero": y_zero, "group": group, "tile": tile}
     conv = kernel_of(unit, weight, stored, data=data, **layouts, **options)
     x = rng.integers(limits.min, limits.max + 1, data).astype(unit.stored)

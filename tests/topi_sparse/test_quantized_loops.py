@@ -7,11 +7,9 @@ import pytest
 
 from rt3d_tvm.compile.targets import make_target
 from tests.assembly import assembly, innermost_loops
-from tests.quantized_kernels import kernel_of, pruned
+from tests.quantized_kernels import kernel_of, pruned, stored_as
 from topi_sparse.cpu.dot_unit import dot_unit
-from topi_sparse.cpu.quantized_choice import quantized_tile_of
 from topi_sparse.kernel_group import KernelGroup
-from topi_sparse.kgs_weight import KGSWeight
 
 # What multiplies, by target and the group that it prefers.
 PRODUCTS = {
@@ -38,10 +36,7 @@ def loops_of(target_name: str, group: KernelGroup, width: int, stride: int) -> l
     target = make_target(target_name)
     unit = dot_unit(target)
     weight = pruned(np.random.default_rng(0), (64, 64, 3, 3, 3), density=0.4, group=group)
-    tile = quantized_tile_of(group, channels=64, out_width=width, unit=unit)
-    stored = KGSWeight.from_dense(
-        weight, group=group, chunk=tile.chunk, row_multiple=unit.block, **unit.products.packing
-    )
+    tile, stored = stored_as(unit, weight, group, out_width=width)
     zero = int(np.iinfo(unit.stored).min) + 3
     conv = kernel_of(
         unit,
