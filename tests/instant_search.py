@@ -15,36 +15,37 @@ from rt3d_tvm.compile.pipeline import lower
 from rt3d_tvm.compile.targets import make_target
 from rt3d_tvm.tune import verified as verified_module
 from rt3d_tvm.tune.fleet import Devices
+from rt3d_tvm.tune.search import TaskSearch
 from rt3d_tvm.tune.tasks import extract_tasks
 from rt3d_tvm.tune.trials import Tuner, TuningReport
 from rt3d_tvm.tune.watch import Watch
 
 
 class Instant:
-    """A device that computes nothing."""
+    """A device that computes nothing, and takes as long as is written in a kernel's file."""
 
     address = "instant"
     put = allocate = drop = close = interrupt = lambda self, *_: None
 
     def time_kernels(self, kernels: Sequence, **_how: int) -> list[list[float]]:
         time.sleep(0.002)
-        return [[1e-3 + 1e-6 * (hash(str(path)) % 100)] for path, _ in kernels]
+        return [[float(path.read_text())] for path, _ in kernels]
 
     def run_kernel(self, path: Path, names: tuple[str, ...]) -> np.ndarray:
         return np.zeros(1)
 
 
 class NoCompiler:
-    """Empty files instead of libraries."""
+    """Instead of libraries the seconds that a kernel takes: a task's default takes the longest."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._count = folder, 0
+    def __init__(self, folder: Path, defaults: Sequence) -> None:
+        self._folder, self._defaults, self._count = folder, defaults, 0
 
     def build(self, kernels: Sequence) -> Iterator[Path]:
-        for _ in kernels:
+        for kernel in kernels:
             self._count += 1
             path = self._folder / f"{os.getpid()}-{self._count}.so"
-            path.write_bytes(b"")
+            path.write_text("1e-3" if kernel in self._defaults else "0.9e-3")
             yield path
 
 
@@ -59,8 +60,10 @@ class InstantSearch:
     def run(self, work: Path, *, trials: int, watch: Watch) -> TuningReport:
         """Search in ``work``, or go on there."""
         session = {"model": "of this", "versions": {}}
+        searches = [TaskSearch(task, self._target, heights=None) for task in self._tasks]
+        defaults = [search.kernel(search.default) for search in searches]
         with (
             Tuner(self._target, self._tasks, work=work, session=session, watch=watch) as tuner,
             Devices(Instant, 1, say=watch.say) as devices,
         ):
-            return tuner.run(NoCompiler(work.parent), devices, trials=trials)
+            return tuner.run(NoCompiler(work.parent, defaults), devices, trials=trials)
