@@ -7,6 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from rt3d_tvm.data import video_file
+
 
 def encode(path, pictures, *, rotation=0, codec="libx264"):
     with av.open(str(path), "w") as container:
@@ -47,3 +49,16 @@ def changing(folder: Path, first: tuple[int, int], second: tuple[int, int]) -> P
     path = folder / "changing.ts"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     return path
+
+
+def decodes(monkeypatch) -> list[Path]:
+    """A list that grows by the path of a file with each pass of the decoder over it."""
+    passes: list[Path] = []
+    decoded = video_file._decoded
+
+    def counted(packets, path):
+        passes.append(path)
+        yield from decoded(packets, path)
+
+    monkeypatch.setattr(video_file, "_decoded", counted)
+    return passes

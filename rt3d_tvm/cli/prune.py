@@ -175,27 +175,27 @@ def _prune(args: argparse.Namespace) -> int:
 
 def _project(args: argparse.Namespace, model: nn.Module, info: WeightsInfo, how: dict) -> Pruned:
     """One-shot: zero the weakest units of the weights as they are."""
+    from copy import deepcopy
     from dataclasses import replace
 
     from rt3d_tvm.models.seeded import calibrate_
-    from rt3d_tvm.prune.evaluate import accuracy
+    from rt3d_tvm.prune.evaluate import accuracies
     from rt3d_tvm.prune.project import project_
 
     data, before, after = None, None, None
     if args.data is not None:
         data, _, info = _opened(args, model, info, seed=0)
     with progress("prune") as stage:
-        if data is not None:
-            stage(f"accuracy on {len(data.test)} videos")
-            before = accuracy(model, data.test, workers=data.workers)
+        # Both are measured in one go: the videos are decoded once.
+        whole = None if data is None else deepcopy(model)
         stage(f"project to {how['rate']:g}x")
         report = project_(model, **how)
         if info.seed is not None:
             stage("calibrate")
             calibrate_(model, seed=info.seed, input_shape=how["input_shape"])
-        if data is not None:
-            stage("accuracy of what is left")
-            after = accuracy(model, data.test, workers=data.workers)
+        if data is not None and whole is not None:
+            stage(f"accuracy before and after on {len(data.test)} videos")
+            before, after = accuracies([whole, model], data.test, workers=data.workers)
         stage("write")
         _save_pruned(args, model, replace(info, accuracy_before=before, accuracy=after), report)
     return report, before, after

@@ -99,7 +99,7 @@ def classify(args: argparse.Namespace, loader: Callable[[], Loaded]) -> int:
     from rt3d_tvm.classify import check_labels
     from rt3d_tvm.data.labels import read_labels
     from rt3d_tvm.data.sources import FILE, sources_of
-    from rt3d_tvm.data.video_file import promised_frames
+    from rt3d_tvm.data.video_file import check_video
     from rt3d_tvm.models import clip_model_spec
 
     # All that is wrong is told before anything is loaded.
@@ -108,7 +108,7 @@ def classify(args: argparse.Namespace, loader: Callable[[], Loaded]) -> int:
     if args.model is not None:
         clip_model_spec(args.model)
     if len(sources) == 1 and sources[0].kind == FILE:
-        promised_frames(Path(sources[0].place))
+        check_video(Path(sources[0].place))
     manifest = read_manifest(args.folder / MANIFEST)
     labels = None if args.labels is None else read_labels(args.labels)
     check_labels(labels, manifest)

@@ -64,17 +64,18 @@ def read_clips(
     check_sampling(frames=frames, size=size, resize=resize, clips=clips, stride=stride)
     path = as_path(path, "path")
     started = time.perf_counter()
-    # Two passes: only the first tells how many frames decode, and so which are wanted, and
-    # keeping them all would need memory for the whole video.
-    source = count_frames(path)
-    # As in `read_frames`: where the file promises more or less than decodes, both take the same.
+    # What the file promises says which frames are wanted, so that one pass counts and cuts. As in
+    # `read_frames`: where it promises more or less than decodes, both take the same.
     positions, missing = spread_positions(promised_frames(path), frames, clips, stride)
+    cut = _Cut(path, positions, resize=resize, size=size, crops=crops)
+    source = count_frames(path, seen=cut.take)
     if positions.max() >= source.frames:
         positions, missing = spread_positions(source.frames, frames, clips, stride)
-    chosen, preprocess = _pick_crops(source, np.unique(positions), resize, size, crops)
+        cut.want(positions)
+    cut.finish(source.frames)
     decoded = time.perf_counter()
     # (clips, frames, crops, size, size, 3): the frames of one crop belong together.
-    pixels = np.moveaxis(_stack(chosen, positions), 2, 1)
+    pixels = np.moveaxis(_stack(cut.chosen, positions), 2, 1)
     array = normalise(pixels, mean=mean, std=std, colour_order=colour_order)
     array = array.reshape(-1, *array.shape[2:])
     finished = time.perf_counter()
@@ -82,8 +83,8 @@ def read_clips(
         array=array,
         source=source,
         notes=tuple(_notes(source, missing, frames=frames, stride=stride)),
-        decode_ms=(decoded - started - preprocess) * 1e3,
-        preprocess_ms=(finished - decoded + preprocess) * 1e3,
+        decode_ms=(decoded - started - cut.seconds) * 1e3,
+        preprocess_ms=(finished - decoded + cut.seconds) * 1e3,
     )
 
 
@@ -103,9 +104,10 @@ def read_frames(
     """
     path = as_path(path, "path")
     promised = available = promised_frames(path)
+    chosen: dict[int, np.ndarray] = {}
     while True:
         positions = choose(available)
-        chosen, decoded = _pick(path, np.unique(positions), resize)
+        decoded = _pick(path, positions, resize, chosen)
         if decoded is None:
             return _stack(chosen, positions)
         if decoded < max(min(at_least, promised), 1):
@@ -116,44 +118,79 @@ def read_frames(
         available = decoded
 
 
-def _pick_crops(
-    source: VideoSource,
-    wanted: np.ndarray,
-    resize: int | tuple[int, int],
-    size: int,
-    crops: int,
-) -> tuple[dict[int, np.ndarray], float]:
-    """The crops of the wanted frames, in rising order; and the seconds that resizing them took."""
-    chosen: dict[int, np.ndarray] = {}
-    reformatter = av.video.reformatter.VideoReformatter()
-    seconds, index = 0.0, -1
-    for index, frame in enumerate(frames_of(source.path)):
-        if index == wanted[len(chosen)]:
-            begun = time.perf_counter()
-            pixels = upright_pixels(frame, resize, reformatter, source.path)
-            chosen[index] = np.stack(crops_of(pixels, size, crops))
-            seconds += time.perf_counter() - begun
-            if len(chosen) == len(wanted):
-                return chosen, seconds
-    raise InputError(
-        f"{source.path}: damaged: {source.frames} of its frames decoded at first, then "
-        f"{index + 1}; or it was changed meanwhile"
-    )
+class _Cut:
+    """The crops of the wanted frames of a video, and the seconds that resizing them took."""
+
+    def __init__(
+        self,
+        path: Path,
+        positions: np.ndarray,
+        *,
+        resize: int | tuple[int, int],
+        size: int,
+        crops: int,
+    ) -> None:
+        self.chosen: dict[int, np.ndarray] = {}
+        self.seconds = 0.0
+        self._path, self._resize, self._size, self._crops = path, resize, size, crops
+        self._reformatter = av.video.reformatter.VideoReformatter()
+        self._error: InputError | None = None
+        self.want(positions)
+
+    def want(self, positions: np.ndarray) -> None:
+        """Take these frames, of which those that are there already are kept."""
+        self._wanted = set(positions.ravel().tolist()) - self.chosen.keys()
+
+    def take(self, index: int, frame: av.VideoFrame) -> None:
+        """Resize and cut a frame, if it is wanted."""
+        if index not in self._wanted:
+            return
+        begun = time.perf_counter()
+        try:
+            pixels = upright_pixels(frame, self._resize, self._reformatter, self._path)
+            self.chosen[index] = np.stack(crops_of(pixels, self._size, self._crops))
+        except InputError as error:
+            # The frames that are still to come may show what is wrong with the file itself.
+            self._error = self._error or error
+        self._wanted.remove(index)
+        self.seconds += time.perf_counter() - begun
+
+    def finish(self, decoded: int) -> None:
+        """Decode what is still wanted once more, of ``decoded`` frames, and say what is wrong."""
+        found = 0
+        frames = frames_of(self._path) if self._wanted and self._error is None else ()
+        for found, frame in enumerate(frames, 1):
+            self.take(found - 1, frame)
+            if not self._wanted:
+                break
+        if self._error is not None:
+            raise self._error
+        if self._wanted:
+            raise InputError(
+                f"{self._path}: damaged: {decoded} of its frames decoded at first, then {found}; "
+                "or it was changed meanwhile"
+            )
 
 
 def _pick(
-    path: Path, wanted: np.ndarray, resize: int | tuple[int, int]
-) -> tuple[dict[int, np.ndarray], int | None]:
-    """The wanted frames, in rising order; if not all are there, how many frames there are."""
-    chosen: dict[int, np.ndarray] = {}
+    path: Path,
+    positions: np.ndarray,
+    resize: int | tuple[int, int],
+    chosen: dict[int, np.ndarray],
+) -> int | None:
+    """Add the frames that ``chosen`` lacks; if not all are there, how many frames there are."""
+    missing = set(positions.ravel().tolist()) - chosen.keys()
+    if not missing:
+        return None
     reformatter = av.video.reformatter.VideoReformatter()
-    index = -1
-    for index, frame in enumerate(frames_of(path, threads=1)):
-        if index == wanted[len(chosen)]:
-            chosen[index] = upright_pixels(frame, resize, reformatter, path)
-            if len(chosen) == len(wanted):
-                return chosen, None
-    return chosen, index + 1
+    count = 0
+    for count, frame in enumerate(frames_of(path, threads=1), 1):
+        if count - 1 in missing:
+            chosen[count - 1] = upright_pixels(frame, resize, reformatter, path)
+            missing.remove(count - 1)
+            if not missing:
+                return None
+    return count
 
 
 def _stack(chosen: dict[int, np.ndarray], positions: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ was read before: a training that resumes at an epoch sees what it would have see
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -210,6 +209,8 @@ class VideoDataset(Dataset):
         self._cache: dict[int, tuple[int, np.ndarray]] = {}
         self._cache_bytes = cache_bytes
         self._cached_bytes = 0
+        # Videos that cannot be read as a whole, so that this is not tried in each epoch.
+        self._in_parts: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -292,11 +293,13 @@ class VideoDataset(Dataset):
         path = self.videos[index][0]
         span = (cut.frames - 1) * cut.stride + 1
         try:
-            if index not in self._cache and self._caching:
+            if index not in self._cache and self._caching and index not in self._in_parts:
                 # What cannot be read as a whole may have the frames that are wanted now.
-                with contextlib.suppress(InputError):
+                try:
                     frames = read_frames(path, choose=np.arange, resize=cut.resize, at_least=span)
                     self._keep(index, promised_frames(path), frames)
+                except InputError:
+                    self._in_parts.add(index)
             if index not in self._cache:
                 return read_frames(path, choose=choose, resize=cut.resize, at_least=span)
         except InputError as error:

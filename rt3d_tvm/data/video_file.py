@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -68,15 +68,27 @@ def promised_frames(path: Path) -> int:
     return max(count, 1)
 
 
-def count_frames(path: Path) -> VideoSource:
-    """Decode all of a video and count; InputError as `frames_of`, and where no frame decodes."""
+def check_video(path: Path) -> None:
+    """InputError for a file that is missing or no video: nothing is decoded, and little read."""
+    with _opened(path):
+        pass
+
+
+def count_frames(
+    path: Path, *, seen: Callable[[int, av.VideoFrame], None] = lambda index, frame: None
+) -> VideoSource:
+    """Decode all of a video and count; ``seen`` is given each frame with its index.
+
+    InputError as `frames_of`, and where no frame decodes.
+    """
     with _opened(path) as (container, stream):
         packets = trimmed = damaged = 0
-        times = []
+        times: list[float | None] = []
         for packet, frames in _decoded(_packets(container, stream), path):
             packets += packet.size > 0
             trimmed += packet.is_discard  # before the cut that an edit list makes: never shown
             for frame in frames:
+                seen(len(times), frame)
                 damaged += frame.is_corrupt
                 times.append(frame.time)
         # Containers that do not count their frames say 0.

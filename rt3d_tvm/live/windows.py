@@ -206,16 +206,17 @@ class Watched:
     def _decode(self) -> None:
         """The decoder's thread: frames, upright and cut to size, into the ring."""
         used = self.model.preprocessing
-        reformatter = av.video.reformatter.VideoReformatter()
+        # One for each size: a reformatter that is asked for another one starts anew.
+        to_clip, to_picture = (av.video.reformatter.VideoReformatter() for _ in range(2))
         started = time.perf_counter()
         try:
             for index, frame in enumerate(self._frames):
                 came = time.perf_counter()
-                pixels = upright_pixels(frame, used.resize, reformatter, self.source.name)
+                pixels = upright_pixels(frame, used.resize, to_clip, self.source.name)
                 picture = None
                 if self._keep:
                     wide, high = orientation_of(frame).upright_size(frame.width, frame.height)
-                    picture = upright_pixels(frame, (high, wide), reformatter, self.source.name)
+                    picture = upright_pixels(frame, (high, wide), to_picture, self.source.name)
                 ready = Frame(
                     index=index,
                     time_s=self._time_of(frame, came),

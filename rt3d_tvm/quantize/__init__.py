@@ -16,7 +16,7 @@ from rt3d_tvm.artifact.description import batches, prepared
 from rt3d_tvm.data.preprocessing import Preprocessing
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.whole_file import check_writable, whole_file
-from rt3d_tvm.quantize.accuracy import Labelled, accuracy_of, least_in_float
+from rt3d_tvm.quantize.accuracy import Labelled, accuracies_of, least_in_float
 from rt3d_tvm.quantize.clips import (
     Calibration,
     check_count,
@@ -103,15 +103,17 @@ def quantize_onnx(
     run = _Run(model, ranges_of(model, fed, method), fed, progress)
     quantised, noise = run.measured(reasons)
     before = after = None
-    if labelled is not None:
+    if labelled is not None and max_drop is None:
+        progress("accuracy in float32 and in int8")
+        before, after = accuracies_of(model, [model.proto, quantised], labelled)
+    elif labelled is not None:
         progress("accuracy in float32")
-        before = accuracy_of(model, model.proto, labelled)
-        if max_drop is not None:
-            chosen = run.chosen(reasons, noise, labelled, before, max_drop)
-            quantised, noise = run.measured_again(chosen, reasons, quantised, noise)
-            reasons = chosen
+        (before,) = accuracies_of(model, [model.proto], labelled)
+        chosen = run.chosen(reasons, noise, labelled, before, max_drop)
+        quantised, noise = run.measured_again(chosen, reasons, quantised, noise)
+        reasons = chosen
         progress("accuracy in int8")
-        after = accuracy_of(model, quantised, labelled)
+        (after,) = accuracies_of(model, [quantised], labelled)
     with whole_file(output) as temporary:
         size = temporary.write_bytes(quantised.SerializeToString())
     return Quantization(
@@ -172,7 +174,8 @@ class _Run:
                 self.progress(f"accuracy with {many} layers in float32")
                 kept = {*reasons, *worst[:many]}
                 quantised = to_qdq(self.model, self.ranges, in_float=kept)
-                lost[many] = 100 * (before - accuracy_of(self.model, quantised, labelled))
+                (after,) = accuracies_of(self.model, [quantised], labelled)
+                lost[many] = 100 * (before - after)
             return lost[many]
 
         # One layer at least is int8: what is float32 alone is the model as it was.

@@ -49,16 +49,19 @@ class LabelledClips(Sequence):
         return self._clips[index][None], int(self._labels[index])
 
 
-def accuracy_of(model: FloatModel, proto: onnx.ModelProto, labelled: Labelled) -> float:
-    """The share of items whose clips' mean logits are largest at the item's class.
+def accuracies_of(
+    model: FloatModel, protos: Sequence[onnx.ModelProto], labelled: Labelled
+) -> list[float]:
+    """The share of items whose clips' mean logits are largest at the item's class, for each model.
 
-    InputError for a class that the model has not, and where no item is left.
+    Each item is read once. InputError for a class that the model has not, and where no item is
+    left.
     """
-    session, manifest = exact_session(proto), model.manifest
+    sessions, manifest = [exact_session(proto) for proto in protos], model.manifest
     name, classes = manifest["inputs"][0]["name"], manifest["outputs"][0]["shape"]
     if len(classes) != 2:
         raise InputError(f"{model.path}: its output is {classes}; [clips, classes] is expected")
-    right = total = 0
+    right, total = [0] * len(protos), 0
     for index in range(len(labelled)):
         clips, label = labelled[index]
         if label < 0:
@@ -69,12 +72,13 @@ def accuracy_of(model: FloatModel, proto: onnx.ModelProto, labelled: Labelled) -
                 f"{classes[1] - 1}"
             )
         parts = batches(np.asarray(clips), manifest)
-        logits = np.concatenate([session.run(None, {name: part})[0] for part in parts])
-        right += int(logits[: len(clips)].mean(axis=0).argmax() == label)
+        for place, session in enumerate(sessions):
+            logits = np.concatenate([session.run(None, {name: part})[0] for part in parts])
+            right[place] += int(logits[: len(clips)].mean(axis=0).argmax() == label)
         total += 1
     if not total:
         raise InputError("no labelled clip to test on: there is none, or all are damaged")
-    return right / total
+    return [each / total for each in right]
 
 
 def least_in_float(drop: Callable[[int], float], *, most: int, max_drop: float) -> int | None:

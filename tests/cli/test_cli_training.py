@@ -14,6 +14,7 @@ from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
 from rt3d_tvm.data.motion import MotionSettings, write_motion
 from rt3d_tvm.data.preprocessing import Description, from_fields
 from rt3d_tvm.models.weights import load_model, read_info, save_weights
+from tests.videos import decodes
 
 TRAINED = ["--model", "c3d", "--width", "0.125", "--size", "16"]
 
@@ -227,7 +228,10 @@ def right_of(weights, videos):
 
 
 @pytest.mark.parametrize("how", ["training", "one shot"])
-def test_the_accuracy_before_and_after_is_said_and_kept(trained, tmp_path, capsys, how):
+def test_the_accuracy_before_and_after_is_said_and_kept(
+    trained, tmp_path, capsys, monkeypatch, how
+):
+    passes = decodes(monkeypatch)
     output, result = tmp_path / "p.safetensors", tmp_path / "p.json"
     more = ["--json", result]
     if how == "training":
@@ -237,6 +241,7 @@ def test_the_accuracy_before_and_after_is_said_and_kept(trained, tmp_path, capsy
         argv += ["--one-shot", "--group", "4x4", "--rate", "2", "-o", output, *more]
         assert cli.main([str(arg) for arg in argv]) == 0
         assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+        assert len(passes) == len(set(passes)) > 0  # each video is decoded once for both
     found = json.loads(result.read_text())
     before, after = found["accuracy_before"], found["accuracy"]
     assert before == right_of(trained / "w.safetensors", trained / "videos")

@@ -5,10 +5,10 @@ import av
 import numpy as np
 import pytest
 
-from rt3d_tvm.data.clips import read_clips
+from rt3d_tvm.data.clips import read_clips, read_frames
 from rt3d_tvm.data.generate import make_clip
 from rt3d_tvm.errors import InputError
-from tests.videos import encode
+from tests.videos import decodes, encode
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 PLAIN = {"size": 32, "resize": 32, "mean": ZERO, "std": ONE}
@@ -44,6 +44,30 @@ def test_several_clips_reach_from_the_first_frame_to_the_last(tmp_path):
     path = encode(tmp_path / "v.mp4", counting(40))
     batch = read_clips(path, frames=4, stride=2, clips=3, **PLAIN)
     assert indices(batch) == [[0, 2, 4, 6], [16, 18, 20, 22], [33, 35, 37, 39]]
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "avi", "ts"])
+@pytest.mark.parametrize("cut", [{}, {"clips": 3, "crops": 3}, {"frames": 100}])
+def test_a_file_is_decoded_once(tmp_path, monkeypatch, kind, cut):
+    path, passes = encode(tmp_path / f"v.{kind}", noisy(40)), decodes(monkeypatch)
+    batch = read_clips(path, **PLAIN, **cut)
+    assert batch.source.frames == 40
+    assert passes == [path]
+
+
+def test_fewer_frames_than_promised_are_decoded_again_only_where_some_are_not_there(
+    tmp_path, monkeypatch
+):
+    path, passes = encode(tmp_path / "v.mp4", counting(40)), decodes(monkeypatch)
+    monkeypatch.setattr("rt3d_tvm.data.clips.promised_frames", lambda path: 50)
+    assert indices(read_clips(path, **PLAIN)) == [list(range(17, 33))]
+    assert passes == [path]
+    spread = read_clips(path, clips=2, **PLAIN)
+    assert indices(spread) == [list(range(16)), list(range(24, 40))]
+    assert passes == [path] * 3
+    every = read_frames(path, choose=np.arange, resize=32)
+    assert np.rint(every.mean(axis=(1, 2, 3)) / 4).tolist() == list(range(40))
+    assert passes == [path] * 4  # what is wanted of fewer frames was there already
 
 
 def test_a_short_video_repeats_its_last_frame_and_says_so(tmp_path):

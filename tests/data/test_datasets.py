@@ -14,7 +14,7 @@ from rt3d_tvm.data.datasets import SKIPPED, open_dataset
 from rt3d_tvm.data.generate import write_video
 from rt3d_tvm.data.motion import MotionSettings, write_motion
 from rt3d_tvm.errors import InputError
-from tests.videos import changing, encode
+from tests.videos import changing, decodes, encode
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 CLASSES = ("Archery", "Biking")
@@ -263,6 +263,20 @@ def test_a_cache_does_not_decide_what_is_skipped(ucf):
             data.set_epoch(epoch)
             clips.append(data[0][0])
     assert all(torch.equal(*pair) for pair in zip(clips[:8], clips[8:], strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_a_cached_video_is_decoded_once_and_a_whole_one_of_two_sizes_is_tried_once(
+    ucf, monkeypatch
+):
+    turning_to_another_size(ucf / "UCF-101" / "Archery" / "a.mp4")
+    data = open_dataset(ucf, training=False, frames=4, size=24, cache=True, **PLAIN)
+    passes = decodes(monkeypatch)
+    for _ in range(3):
+        for index in range(3):
+            data[index]
+    found = {path.name: passes.count(path) for path, _ in data.videos}
+    assert found == {"a.mp4": 4, "b.mp4": 1, "c.mp4": 1}
 
 
 def test_a_split_of_damaged_videos_only_is_an_error(ucf):

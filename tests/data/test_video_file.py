@@ -146,11 +146,18 @@ def test_frames_that_cannot_be_resized_are_refused(tmp_path):
         read_clips(path, size=32, resize=(1 << 20, 1 << 20))
 
 
+def test_what_is_wrong_with_the_file_is_said_before_what_is_wrong_with_a_frame(tmp_path):
+    path = changing(tmp_path, (2, 400), (48, 64))
+    with pytest.raises(InputError, match="change their size, from 400x2 to 64x48"):
+        read_clips(path, **{**PLAIN, "clips": 2})
+
+
 @pytest.mark.parametrize("frames", [0, 3])
 def test_a_file_that_decodes_otherwise_the_second_time_is_refused(tmp_path, monkeypatch, frames):
     path = encode(tmp_path / "v.mp4", [still(32, 32)] * 6)
     fewer = lambda path: itertools.islice(video_file.frames_of(path), frames)  # noqa: E731
     monkeypatch.setattr("rt3d_tvm.data.clips.frames_of", fewer)
+    monkeypatch.setattr("rt3d_tvm.data.clips.promised_frames", lambda path: 40)
     with pytest.raises(InputError, match=f"6 of its frames decoded at first, then {frames}"):
         read_clips(path, size=32, resize=32)
 

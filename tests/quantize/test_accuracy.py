@@ -7,7 +7,7 @@ from onnx import numpy_helper
 
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.quantize import quantize_onnx
-from rt3d_tvm.quantize.accuracy import LabelledClips, accuracy_of, least_in_float
+from rt3d_tvm.quantize.accuracy import LabelledClips, accuracies_of, least_in_float
 from rt3d_tvm.quantize.float_model import read_float_model
 from tests.quantize.conftest import some
 from tests.quantize.test_quantize import run
@@ -44,18 +44,18 @@ def test_an_item_is_the_mean_over_its_clips(model):
     read, clips = read_float_model(model), some(12)
     logits = run(model, clips).reshape(4, 3, -1).mean(axis=1)
     items = [(clips[3 * i : 3 * i + 3], int(logits[i].argmax())) for i in range(4)]
-    assert accuracy_of(read, read.proto, items) == 1
+    assert accuracies_of(read, [read.proto], items) == [1]
     wrong = [(item, (label + 1) % 5) for item, label in items]
-    assert accuracy_of(read, read.proto, [*items[:1], *wrong[1:]]) == 0.25
-    assert accuracy_of(read, read.proto, [*items, (clips[:1], -1)]) == 1  # a damaged video
+    assert accuracies_of(read, [read.proto] * 2, [*items[:1], *wrong[1:]]) == [0.25] * 2
+    assert accuracies_of(read, [read.proto], [*items, (clips[:1], -1)]) == [1]  # a damaged video
 
 
 def test_classes_that_the_model_has_not_and_no_items_at_all(model):
     read = read_float_model(model)
     with pytest.raises(InputError, match=r"label 5 of item 0: .* has 5 classes, 0 to 4"):
-        accuracy_of(read, read.proto, [(some(1), 5)])
+        accuracies_of(read, [read.proto], [(some(1), 5)])
     with pytest.raises(InputError, match="no labelled clip to test on"):
-        accuracy_of(read, read.proto, [(some(1), -1)])
+        accuracies_of(read, [read.proto], [(some(1), -1)])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """rt3d quantize, each option once; what it refuses is in tests/cli/test_refusals.py."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from tests.cli.test_cli import error_of
 from tests.compile.onnx_models import make_model, tensor, weights
 from tests.quantize.conftest import LAYERS, network, some
 from tests.quantize.test_quantize import run
+from tests.videos import decodes
 
 USED = Preprocessing(frames=4, size=16, resize=18, mean=(0.4,) * 3, std=(0.2,) * 3, clips=2)
 
@@ -76,12 +78,17 @@ def test_the_command_writes_what_the_function_does(model, tmp_path):
     assert (tmp_path / "q.onnx").read_bytes() == (tmp_path / "r.onnx").read_bytes()
 
 
-def test_videos_and_a_data_set_are_cut_as_the_model_says(classifier, motion, tmp_path, capsys):
+def test_videos_and_a_data_set_are_cut_as_the_model_says(
+    classifier, motion, tmp_path, capsys, monkeypatch
+):
     argv = [classifier, "--clips", motion / "train", "--count", 12, "-o", tmp_path / "q.onnx"]
     quantize(*argv, "--json", tmp_path / "plain.json")
     assert "accuracy" not in capsys.readouterr().out
     data = ["--data", motion, "--kind", "motion", "--fold", 1, "--split", "train"]
+    passes = decodes(monkeypatch)
     quantize(*argv, *data, "--json", tmp_path / "q.json")
+    # Once to calibrate on, and once for both accuracies.
+    assert set(Counter(passes).values()) == {2}
     plain, found = (json.loads((tmp_path / n).read_text()) for n in ("plain.json", "q.json"))
     assert plain["accuracy"] is plain["float_accuracy"] is None
     assert found["layers"] == plain["layers"]
