@@ -61,7 +61,7 @@ def model_with_weights(args: argparse.Namespace) -> tuple[nn.Module, WeightsInfo
     sizes = {"frames": info.frames, "size": info.size}
     model = build_model(info.model, info.classes, info.width, **sizes, say=say)
     if args.weights is not None:
-        load_weights_(model, args.weights)
+        load_weights_(model, args.weights, say=say)
     else:
         layer_positions(model, input_shape(info))  # an input it does not take is an InputError
         print(f"benchmark weights of seed {info.seed}: the model is not trained")

@@ -143,7 +143,7 @@ def _start(
         else:
             initialise_(model, seed=seed)
         return model, head, None
-    taken = load_fitting_(model, args.weights, head=head, partial=args.partial)
+    taken = load_fitting_(model, args.weights, head=head, partial=args.partial, say=say)
     if any(name.startswith(f"{head}.") for name in taken.new):
         initialise_head_(model.get_submodule(head), seed=seed)
     _say_taken(args.weights, taken, head, info.classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,11 +16,12 @@ from rt3d_tvm.arguments import as_path
 from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.models import build_model, is_own, model_spec
 from rt3d_tvm.models.head import head_of
+from rt3d_tvm.models.published import NAMINGS, Naming
 
 # How a file of torch.save begins: a zip archive, before release 1.6 a pickle.
 _TORCH_FILES = (b"PK\x03\x04", b"\x80\x02")
 # Under which a training's checkpoint has the state dict, beside its optimizer and epoch.
-_PARTS = ("state_dict", "model_state_dict", "model")
+_PARTS = ("state_dict", "model_state_dict", "model_state", "model")
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -75,18 +77,53 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return dict(found)
 
 
-def renamed(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
-    """The tensors by a model's own names: without what all of them begin with, ``module.`` say.
+@dataclass(frozen=True, kw_only=True)
+class Renamed:
+    """Tensors by a model's own names, and the naming they had, None for these names themselves."""
 
-    Wrappers put it there. Nothing changes where a name fits as it is, or none does without it.
+    tensors: dict[str, Tensor]
+    naming: Naming | None
+
+    @property
+    def named(self) -> str:
+        """What a message adds of the naming."""
+        return "" if self.naming is None else f" (named as {self.naming.source} names them)"
+
+
+def renamed(state: Mapping[str, Tensor], own: Collection[str]) -> Renamed:
+    """The tensors by a model's own names, of which as many are found as any way of reading finds.
+
+    A file may have these names or those of one of `NAMINGS`, and before all of them what wrappers
+    put there, ``module.`` say. Nothing changes where no way finds any.
     """
-    names = {name: name for name in state}
-    while names and not any(name in own for name in names.values()):
-        first = {name.partition(".")[0] for name in names.values()}
-        if len(first) != 1 or not all("." in name for name in names.values()):
-            return dict(state)
-        names = {old: name.partition(".")[2] for old, name in names.items()}
-    return {new: state[old] for old, new in names.items()}
+    readings = [Renamed(tensors=dict(state), naming=None)]
+    for unwrapped in _unwrapped(state):
+        readings.append(Renamed(tensors=unwrapped, naming=None))
+        for naming in NAMINGS:
+            found = naming.translated(unwrapped, own)
+            if found is not None:
+                readings.append(Renamed(tensors=found, naming=naming))
+    best = max(readings, key=lambda reading: sum(name in own for name in reading.tensors))
+    return replace(best, tensors=best.tensors | _counts(best.tensors, own))
+
+
+def _counts(tensors: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """The counts of batches that a file of torch before 0.4.1 lacks; no output depends on them."""
+    norms = [name.rpartition(".")[0] for name in tensors if name.endswith(".running_mean")]
+    names = [f"{norm}.num_batches_tracked" for norm in norms]
+    return {name: torch.tensor(0) for name in names if name in own and name not in tensors}
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The tensors by their names, then without the first part of these while all share it."""
+    current = dict(state)
+    while current:
+        yield current
+        if len({name.partition(".")[0] for name in current}) != 1:
+            return
+        if not all("." in name for name in current):
+            return
+        current = {name.partition(".")[2]: tensor for name, tensor in current.items()}
 
 
 def classes_in(
@@ -109,7 +146,7 @@ def classes_in(
         with torch.device("meta"):
             built = build_model(model, width=width)
         last = list(built.state_dict())[-1]
-    tensor = renamed(read_state(path), built.state_dict()).get(last)
+    tensor = renamed(read_state(path), built.state_dict()).tensors.get(last)
     return None if tensor is None or not (is_own(model) or tensor.dim() == 1) else len(tensor)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from rt3d_tvm.data.preprocessing import Description, from_json
 from rt3d_tvm.errors import InputError, words_of
 from rt3d_tvm.files.whole_file import whole_file
 from rt3d_tvm.models import build_model, is_own, model_spec
-from rt3d_tvm.models.state_dict import read_metadata, read_state, renamed
+from rt3d_tvm.models.state_dict import Renamed, read_metadata, read_state, renamed
 from rt3d_tvm.numerics.non_finite import NonFinite, in_tensors, refuse
 
 
@@ -162,17 +162,21 @@ def check_named(info: WeightsInfo, named: str | None, path: str | Path) -> None:
         )
 
 
-def load_weights_(model: nn.Module, path: str | Path) -> None:
-    """Load the tensors of any weight file into a model.
+def load_weights_(
+    model: nn.Module, path: str | Path, *, say: Callable[[str], None] | None = None
+) -> None:
+    """Load the tensors of any weight file into a model; ``say`` is told whose names they have.
 
     InputError for a file that cannot be read, and for names or shapes that do not fit.
     """
     own = model.state_dict()
-    state = renamed(read_state(path), own)
+    found = renamed(read_state(path), own)
+    state = found.tensors
     # torch copies what fits before it complains of the rest.
     if reason := _misfit(state, own):
-        raise InputError(f"{path} does not fit the {type(model).__name__}: {reason}")
+        raise InputError(f"{path} does not fit the {type(model).__name__}{found.named}: {reason}")
     model.load_state_dict(state)
+    _say_naming(path, found, say)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,21 +185,32 @@ class Taken:
 
     new     those of the model that keep the values they had, each with the reason
     unused  those of the file that the model has not
+    naming  the project whose names the file has, None where they are the model's
     """
 
     taken: tuple[str, ...]
     new: dict[str, str]
     unused: tuple[str, ...]
+    naming: str | None = None
 
 
-def load_fitting_(model: nn.Module, path: str | Path, *, head: str, partial: bool = False) -> Taken:
+def load_fitting_(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    head: str,
+    partial: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Taken:
     """Load a weight file into a model that is to be trained on, which may have another head.
 
     The tensors of the layer ``head`` may be missing or of other classes; those of other layers
-    with ``partial`` only. InputError for a file that cannot be read or of which nothing fits.
+    with ``partial`` only. ``say`` is told whose names they have. InputError for a file that cannot
+    be read or of which nothing fits.
     """
     own = model.state_dict()
-    state = renamed(read_state(path), own)
+    found = renamed(read_state(path), own)
+    state = found.tensors
     new = {}
     for name, tensor in own.items():
         if name not in state:
@@ -205,20 +220,28 @@ def load_fitting_(model: nn.Module, path: str | Path, *, head: str, partial: boo
     taken = tuple(name for name in own if name not in new)
     unused = tuple(name for name in state if name not in own)
     elsewhere = [name for name in new if not name.startswith(f"{head}.")]
+    misfit = f"{path} does not fit the {type(model).__name__}{found.named}"
     if not taken:
         raise InputError(
-            f"{path} does not fit the {type(model).__name__}: none of its {len(state)} tensors "
-            f"does; it has {_first(list(state))}, the model {_first(list(own))}"
+            f"{misfit}: none of its {len(state)} tensors does; it has {_first(list(state))}, the "
+            f"model {_first(list(own))}"
         )
     if (elsewhere or unused) and not partial:
         reasons = [_first([f"{name}: {new[name]}" for name in elsewhere])] if elsewhere else []
         reasons += [f"the model has no {_first(list(unused))}"] if unused else []
         raise InputError(
-            f"{path} does not fit the {type(model).__name__}: {'; '.join(reasons)}; --partial "
-            f"takes the {len(taken)} of {len(own)} tensors that fit"
+            f"{misfit}: {'; '.join(reasons)}; --partial takes the {len(taken)} of {len(own)} "
+            "tensors that fit"
         )
     model.load_state_dict({name: state[name] for name in taken}, strict=False)
-    return Taken(taken=taken, new=new, unused=unused)
+    naming = None if found.naming is None else found.naming.source
+    _say_naming(path, found, say)
+    return Taken(taken=taken, new=new, unused=unused, naming=naming)
+
+
+def _say_naming(path: str | Path, found: Renamed, say: Callable[[str], None] | None) -> None:
+    if say is not None and found.naming is not None:
+        say(f"{path}: {found.naming.note}")
 
 
 def _misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
