@@ -8,12 +8,11 @@ within rounding of one of them; one that is wrong is near none.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import tvm
 
 from rt3d_tvm.arguments import as_path
@@ -22,11 +21,9 @@ from rt3d_tvm.artifact.format import ArtifactFiles
 from rt3d_tvm.artifact.load import Artifact, load
 from rt3d_tvm.artifact.opencl.artifact import is_for_opencl
 from rt3d_tvm.artifact.tensors import Tensors, given
-from rt3d_tvm.artifact.verify import reference_session
 from rt3d_tvm.compile.frontend import layer_nodes
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.files.staging import scratch_folder
-from rt3d_tvm.numerics.distance import relative_distance
+from rt3d_tvm.measure.reference_tensors import ReferenceGraph, ReferenceTensor
 from rt3d_tvm.precision import QUANTIZED
 
 
@@ -53,27 +50,36 @@ def layer_errors(
     """Compare every layer's kernel on one input, in the order that they run.
 
     ``limit``: the largest error that passes; by default what the artifact's precision allows.
-    InputError for an artifact of OpenCL or in 8 bits, whose tensors are not those of the file.
+    InputError for an artifact of OpenCL, and for a file that is not of the artifact's model.
     """
     folder, onnx_path = as_path(folder, "folder"), as_path(onnx_path, "onnx_path")
     files = ArtifactFiles.open(folder)
     if (reason := why_not(files.manifest)) is not None:
-        raise InputError(f"{folder}: --layers compares tensors in float32; {reason}")
+        raise InputError(f"{folder}: --layers compares tensors here; {reason}")
     limit = files.manifest["precision"]["max_rel_error"] if limit is None else limit
     artifact = load(folder)
     outputs = {name: node.output for name, node in layer_nodes(onnx_path).items()}
     part = part_for(artifact.manifest, x)
     if unknown := [e["name"] for e in part["layers"] if e["name"] not in outputs]:
         raise InputError(f"{onnx_path}: has no layer {unknown[0]}: it is not of the model {folder}")
-    model = onnx.load(onnx_path)
-    values = _values(model, given(part, x))
-    found = []
-    for call, result in zip(part["calls"], _results(artifact, x), strict=True):
-        if layers := call["layers"]:
-            near = _downstream(model.graph, outputs[layers[-1]], set(outputs.values()))
-            compared = _compared(result, {n: values[n] for n in near if n in values})
-            found.append(_error(call, compared, limit))
-    return found
+    graph, layers = ReferenceGraph(onnx_path), set(outputs.values())
+    results = [
+        (call, result, graph.behind(outputs[call["layers"][-1]], layers))
+        for call, result in zip(part["calls"], _results(artifact, x), strict=True)
+        if call["layers"]
+    ]
+    quantised = files.manifest["precision"]["name"] == QUANTIZED.name
+    names = dict.fromkeys(
+        name
+        for _, result, near in results
+        for name in near
+        if graph.of_8_bits(name) == (result.dtype.kind in "iu")
+    )
+    values = graph.computed(names, given(part, x), optimised=quantised)
+    return [
+        _error(call, _compared(result, {n: values[n] for n in near if n in values}), limit)
+        for call, result, near in results
+    ]
 
 
 def first_wrong(errors: Sequence[LayerError]) -> str | None:
@@ -90,11 +96,7 @@ def first_wrong(errors: Sequence[LayerError]) -> str | None:
 
 def why_not(manifest: dict) -> str | None:
     """Why an artifact's layers cannot be compared one by one; None where they can."""
-    if is_for_opencl(manifest):
-        return "on an OpenCL device they stay there"
-    if manifest["precision"]["name"] == QUANTIZED.name:
-        return "this artifact's are in 8 bits"
-    return None
+    return "on an OpenCL device they stay there" if is_for_opencl(manifest) else None
 
 
 def _error(call: dict, compared: tuple[str, float] | None, limit: float) -> LayerError:
@@ -128,36 +130,14 @@ def _results(artifact: Artifact, x: Tensors) -> list[np.ndarray]:
     return results
 
 
-def _values(model: onnx.ModelProto, taken: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Every tensor that ONNX Runtime computes, by its name; the graph is as it is written."""
-    names = [name for node in model.graph.node for name in node.output if name]
-    whole = onnx.ModelProto()
-    whole.CopyFrom(model)
-    del whole.graph.output[:]
-    whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    with scratch_folder("rt3d-layers-") as scratch:
-        path = scratch / "tensors.onnx"
-        onnx.save(whole, path)
-        session = reference_session(path, optimised=False)
-        feeds = {each.name: value for each, value in zip(session.get_inputs(), taken, strict=True)}
-        return dict(zip(names, session.run(names, feeds), strict=True))
-
-
-def _downstream(graph: onnx.GraphProto, tensor: str, layers: set[str]) -> list[str]:
-    """A layer's own tensor and all that is made of it before the next layers."""
-    found = [tensor]
-    for node in graph.node:
-        if any(name in found for name in node.input) and not layers.intersection(node.output):
-            found.extend(node.output)
-    return found
-
-
-def _compared(result: np.ndarray, values: dict[str, np.ndarray]) -> tuple[str, float] | None:
+def _compared(
+    result: np.ndarray, tensors: Mapping[str, ReferenceTensor]
+) -> tuple[str, float] | None:
     """The tensor that a kernel's result is nearest to, and the distance; None without any."""
     distances = [
-        (relative_distance(unpacked, _volume(value)), name)
-        for name, value in values.items()
-        if value.dtype.kind == "f" and (unpacked := _unpacked(result, value.shape)) is not None
+        (tensor.distance(unpacked.reshape(tensor.value.shape)), name)
+        for name, tensor in tensors.items()
+        if tensor.like(result) and (unpacked := _unpacked(result, tensor.value.shape)) is not None
     ]
     if not distances:
         return None
@@ -177,10 +157,6 @@ def _unpacked(result: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
         return None
     inner = result[:, :, :, rows // 2 : rows // 2 + h, columns // 2 : columns // 2 + w]
     return np.moveaxis(inner, 5, 2).reshape(n, blocks * lanes, d, h, w)[:, :c]
-
-
-def _volume(value: np.ndarray) -> np.ndarray:
-    return value.reshape(_volume_shape(value.shape))
 
 
 def _volume_shape(shape: Sequence[int]) -> tuple[int, int, int, int, int]:

@@ -7,8 +7,11 @@ from onnx import numpy_helper
 
 from rt3d_tvm import cli
 from rt3d_tvm.artifact.tensors import noise
+from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.measure.layer_errors import _unpacked, first_wrong, layer_errors, why_not
+from rt3d_tvm.measure.layer_errors import _unpacked, first_wrong, layer_errors
+from tests.processors import runnable
+from tests.quantized_models import SHAPE, net, quantized_by_onnxruntime, separable_net
 
 
 def errors_of(compiled, path):
@@ -57,13 +60,55 @@ def test_a_layer_that_is_nan_is_wrong(compiled_c3d, tmp_path):
     assert first_wrong([wrong]) == "conv1, the first of all"
 
 
-def test_what_cannot_be_compared_is_refused(compiled_c3d, pair):
+@pytest.mark.parametrize("name", runnable("x86-64-avx2", "x86-64-avx512"))
+@pytest.mark.parametrize("activations", ["uint8", "int8"])  # a target stores one of the two
+@pytest.mark.parametrize(("format", "model"), [("QDQ", net), ("QOperator", separable_net)])
+def test_layers_in_8_bits_are_near_the_tensors_of_integers(
+    tmp_path, name, activations, format, model
+):
+    path = quantized_by_onnxruntime(tmp_path, model(3), format=format, activations=activations)
+    errors = compiled_and_compared(path, tmp_path / "artifact", name)
+    assert first_wrong(errors) is None
+    # An addition may take the other one of two steps.
+    assert all(each.tensor and each.max_rel_error <= 1 / 128 for each in errors)
+    exact = [each for each in errors if each.max_rel_error == 0]
+    assert len(exact) > len(errors) / 2
+
+
+def test_layers_of_a_partly_quantised_model_are_compared_each_in_its_type(tmp_path):
+    path = quantized_by_onnxruntime(tmp_path, net(3), exclude=("c", "b"))
+    errors = compiled_and_compared(path, tmp_path / "artifact", "host")
+    beside = {name: each.tensor for each in errors for name in each.layers}
+    assert beside["c"] == "c1" and beside["stem"] == "s_QuantizeLinear_Output"
+    assert all(each.passed and each.max_rel_error <= 1 / 128 for each in errors)
+
+
+def test_the_first_wrong_layer_in_8_bits_is_named(tmp_path):
+    path = quantized_by_onnxruntime(tmp_path, net(3))
+    compile_onnx(path, tmp_path / "artifact")
+    model = onnx.load(path)
+    (weight,) = [e for e in model.graph.initializer if e.name == "c.weight_quantized"]
+    other = np.roll(numpy_helper.to_array(weight), 1, axis=0)
+    weight.CopyFrom(numpy_helper.from_array(other, weight.name))
+    onnx.save(model, tmp_path / "other.onnx")
+    x = np.random.default_rng(0).standard_normal(SHAPE, dtype="float32")
+    errors = layer_errors(tmp_path / "artifact", tmp_path / "other.onnx", x)
+    assert first_wrong(errors) == "c, or what lies between short and it"
+
+
+def compiled_and_compared(path, folder, target):
+    compile_onnx(path, folder, target=target)
+    x = np.random.default_rng(0).standard_normal(SHAPE, dtype="float32")
+    return layer_errors(folder, path, x)
+
+
+def test_what_cannot_be_compared_is_refused(compiled_c3d, pair, tmp_path):
     with pytest.raises(InputError, match="it is not of the model"):
         errors_of(compiled_c3d, pair.onnx)
-    target = {"name": "host", "tvm": {"kind": "llvm"}}
-    assert "8 bits" in why_not({"target": target, "precision": {"name": "int8"}})
-    target = {"name": "adreno", "tvm": {"kind": "opencl"}}
-    assert "OpenCL" in why_not({"target": target, "precision": {"name": "fp16"}})
+    manifest = compile_onnx(pair.onnx, tmp_path / "opencl", target="opencl")
+    x = noise(manifest, np.random.default_rng(0))
+    with pytest.raises(InputError, match="on an OpenCL device they stay there"):
+        layer_errors(tmp_path / "opencl", pair.onnx, x)
 
 
 @pytest.mark.parametrize(
