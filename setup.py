@@ -67,6 +67,6 @@ setup(
     entry_points={
         "console_scripts": ["rt3d = rt3d_tvm.cli:main"],
         # torch.compile(model, backend="rt3d")
-        "torch_dynamo_backends": ["rt3d = rt3d_tvm.torch_backend:rt3d"],
+        "torch_dynamo_backends": ["rt3d = rt3d_tvm.api.torch_backend:rt3d"],
     },
 )

@@ -45,19 +45,8 @@ ALLOWED = {
 FLOORS = (
     *("package", "errors", "arguments", "precision", "conv_shape", "numerics", "files", "console"),
     *("data", "models", "prune", "export"),
-    *("artifact", "compile", "quantize", "bundle", "devices", "tune", "measure"),
-    *(
-        "classify",
-        "live",
-        "torch_engine",
-        "onnx_engines",
-        "reporting",
-        "torch_inputs",
-        "api",
-        "torch_backend",
-        "cli",
-        "__main__",
-    ),
+    *("artifact", "compile", "quantize", "bundle", "devices", "tune", "engines", "measure"),
+    *("classify", "live", "reporting", "api", "cli", "__main__"),
 )
 PRUNING = ("models", "prune", "data", "export")
 COMPILER = (

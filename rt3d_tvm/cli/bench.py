@@ -28,7 +28,7 @@ from rt3d_tvm.errors import InputError
 
 if TYPE_CHECKING:
     from rt3d_tvm.cli.command import Commands
-    from rt3d_tvm.measure.engines import Engine
+    from rt3d_tvm.engines.engine import Engine
     from rt3d_tvm.measure.timing import Timing
 
 RUNS, THROUGHPUT_S = 20, 10.0
@@ -192,8 +192,8 @@ def _engines(args: argparse.Namespace, artifacts: list) -> tuple[list[Engine], l
     import numpy as np
 
     from rt3d_tvm.artifact.tensors import noise
-    from rt3d_tvm.measure.engines import artifact_engine, chosen
-    from rt3d_tvm.onnx_engines import onnx_engines
+    from rt3d_tvm.engines.engine import artifact_engine, chosen
+    from rt3d_tvm.engines.onnx_file import onnx_engines
 
     inputs = [noise(manifest, np.random.default_rng(args.seed)) for _, manifest in artifacts]
     engines = [
@@ -209,7 +209,7 @@ def _engines(args: argparse.Namespace, artifacts: list) -> tuple[list[Engine], l
         refused = None if asked else left_out
         engines += onnx_engines(path, names, manifests, inputs, left_out=refused)
     if args.torch is not None:
-        from rt3d_tvm.torch_engine import module_engine
+        from rt3d_tvm.engines.torch_module import module_engine
 
         model = _torch_model(args.torch, artifacts[0][1])
         engines.append(module_engine(lambda: model, inputs[0], name=args.torch.partition(":")[0]))

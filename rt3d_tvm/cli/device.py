@@ -145,8 +145,8 @@ def bench_on_device(args: argparse.Namespace) -> int:
     from rt3d_tvm.artifact.load import MANIFEST, read_manifest
     from rt3d_tvm.artifact.tensors import noise
     from rt3d_tvm.devices.remote import time_in_turns
+    from rt3d_tvm.engines.engine import clips_of
     from rt3d_tvm.measure.compare import changes, check_comparable
-    from rt3d_tvm.measure.engines import clips_of
     from rt3d_tvm.measure.record import bench_record, read_record
     from rt3d_tvm.measure.timing import Timing
 

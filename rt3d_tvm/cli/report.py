@@ -77,7 +77,7 @@ def _report(args: argparse.Namespace) -> int:
     if args.data is None and (given := given_options(args)):
         raise InputError(f"{given[0]} says how clips are made: --data is needed")
     from rt3d_tvm.artifact.format import MANIFEST, read_manifest
-    from rt3d_tvm.measure.engines import chosen
+    from rt3d_tvm.engines.engine import chosen
     from rt3d_tvm.reporting.collect import Settings
     from rt3d_tvm.reporting.write import make_report
 

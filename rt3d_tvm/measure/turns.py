@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rt3d_tvm.measure.engines import Engine, Runner
+from rt3d_tvm.engines.engine import Engine, Runner
 from rt3d_tvm.measure.timing import Timing
 
 # Worker threads of an engine spin for a while after a run, in the way of the next engine's.

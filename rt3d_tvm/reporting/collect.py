@@ -16,15 +16,15 @@ from rt3d_tvm.artifact.tensors import Tensors, noise
 from rt3d_tvm.artifact.verify import reference_session, verify
 from rt3d_tvm.compile.frontend import LayerNode, layer_nodes
 from rt3d_tvm.compile.onnx_file import read_model
+from rt3d_tvm.engines.engine import artifact_engine
+from rt3d_tvm.engines.onnx_file import onnx_engines
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.measure.bench import CallTiming, bench_layers, issued_operations
 from rt3d_tvm.measure.disturbance import Watch
-from rt3d_tvm.measure.engines import artifact_engine
 from rt3d_tvm.measure.layer_errors import layer_errors, why_not
 from rt3d_tvm.measure.record import about, host, stamped, versions
 from rt3d_tvm.measure.timing import Timing
 from rt3d_tvm.measure.turns import latency
-from rt3d_tvm.onnx_engines import onnx_engines
 from rt3d_tvm.reporting.accuracy import accuracy, labelled_videos
 from rt3d_tvm.reporting.memory import memory_mb
 from rt3d_tvm.reporting.picture import kept_shares, picture

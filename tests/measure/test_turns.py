@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from rt3d_tvm.measure.engines import Engine
+from rt3d_tvm.engines.engine import Engine
 from rt3d_tvm.measure.timing import Timing, noise_of_median
 from rt3d_tvm.measure.turns import in_turns, latency, throughput
 

@@ -186,13 +186,13 @@ def test_node_data_are_written_and_refused_for_another_file(pair, tmp_path, monk
 def test_an_engine_that_cannot_run_the_file_is_left_out_with_the_reason(
     pair, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("rt3d_tvm.measure.engines.chosen", lambda names: ["onnxruntime", "torch"])
+    monkeypatch.setattr("rt3d_tvm.engines.engine.chosen", lambda names: ["onnxruntime", "torch"])
     refusal = InputError("onnx2torch cannot convert it: no <operator>")
 
     def refuse(*_):
         raise refusal
 
-    monkeypatch.setattr("rt3d_tvm.torch_engine.onnx_file_engine", refuse)
+    monkeypatch.setattr("rt3d_tvm.engines.torch_module.onnx_file_engine", refuse)
     argv = ["report", pair.folder, "--onnx", pair.onnx, "-o", tmp_path / "r.html", "--runs", 1]
     assert cli.main([str(word) for word in argv]) == 0
     assert f"note: torch is left out: {refusal}" in capsys.readouterr().out

@@ -22,8 +22,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from rt3d_tvm.api.torch_inputs import description_of, exported_inputs, onnx_file
 from rt3d_tvm.arguments import as_path
-from rt3d_tvm.torch_inputs import description_of, exported_inputs, onnx_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -247,9 +247,9 @@ def bench(
     from rt3d_tvm.artifact.format import MANIFEST, read_manifest
     from rt3d_tvm.artifact.load import available_cores
     from rt3d_tvm.artifact.tensors import noise
-    from rt3d_tvm.measure.engines import artifact_engine, chosen
+    from rt3d_tvm.engines.engine import artifact_engine, chosen
+    from rt3d_tvm.engines.onnx_file import onnx_engines
     from rt3d_tvm.measure.turns import latency
-    from rt3d_tvm.onnx_engines import onnx_engines
 
     one = isinstance(folder, (str, os.PathLike))
     folders = [as_path(each, "folder") for each in ([folder] if one else folder)]
@@ -264,7 +264,7 @@ def bench(
         timed += onnx_engines(as_path(onnx, "onnx"), names, manifests, inputs)
     with contextlib.ExitStack() as stack:
         if model is not None:
-            from rt3d_tvm.torch_engine import evaluated_engine
+            from rt3d_tvm.engines.torch_module import evaluated_engine
 
             timed.append(stack.enter_context(evaluated_engine(model, inputs[0])))
         return latency(timed, threads=threads or available_cores(), runs=runs)
@@ -291,7 +291,7 @@ def report(
     >>> [gain["against"] for gain in found["gains"]]
     ['ONNX Runtime']
     """
-    from rt3d_tvm.measure.engines import chosen
+    from rt3d_tvm.engines.engine import chosen
     from rt3d_tvm.reporting.collect import Settings
     from rt3d_tvm.reporting.write import make_report
 

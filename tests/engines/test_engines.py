@@ -9,10 +9,10 @@ import torch
 
 from rt3d_tvm.artifact.format import MANIFEST, read_manifest
 from rt3d_tvm.artifact.tensors import arrays, noise
+from rt3d_tvm.engines import engine as engines
+from rt3d_tvm.engines.engine import artifact_engine, chosen
+from rt3d_tvm.engines.onnx_file import onnx_engines
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.measure import engines
-from rt3d_tvm.measure.engines import artifact_engine, chosen
-from rt3d_tvm.onnx_engines import onnx_engines
 
 
 @pytest.fixture

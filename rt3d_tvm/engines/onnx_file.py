@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rt3d_tvm.artifact.tensors import Tensors
+from rt3d_tvm.engines.engine import Engine, onnxruntime_engine, openvino_engine, session_of
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.measure.engines import Engine, onnxruntime_engine, openvino_engine, session_of
 
 
 def onnx_engines(
@@ -55,6 +55,6 @@ def _engine(name: str, path: Path, manifest: dict, x: Tensors) -> Engine:
         return onnxruntime_engine(path, manifest, x)
     if name == "openvino":
         return openvino_engine(path, x)
-    from rt3d_tvm.torch_engine import onnx_file_engine
+    from rt3d_tvm.engines.torch_module import onnx_file_engine
 
     return onnx_file_engine(path, x)

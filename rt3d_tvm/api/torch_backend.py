@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from rt3d_tvm import api
+from rt3d_tvm.api import compile as compile_module
+from rt3d_tvm.api import load
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.staging import scratch_folder
 
@@ -60,8 +61,8 @@ def rt3d(
     with contextlib.ExitStack() as files:
         folder = files.enter_context(scratch_folder("rt3d-torch-")) / "artifact"
         strict = bool(settings.get("strict", False))
-        api.compile(bound, folder, example_inputs=example, strict=strict)
-        artifact = api.load(folder, threads=settings.get("threads"))
+        compile_module(bound, folder, example_inputs=example, strict=strict)
+        artifact = load(folder, threads=settings.get("threads"))
         kept = files.pop_all()
     names, outputs = (
         [each["name"] for each in artifact.manifest[which]] for which in ("inputs", "outputs")

@@ -13,8 +13,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from rt3d_tvm.artifact.tensors import Tensors, arrays
+from rt3d_tvm.engines.engine import Engine, Runner, clips_of
 from rt3d_tvm.errors import InputError, words_of
-from rt3d_tvm.measure.engines import Engine, Runner, clips_of
 from rt3d_tvm.prune.activations import eval_mode
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import rt3d_tvm as rt
-from rt3d_tvm.torch_backend import rt3d
+from rt3d_tvm.api.torch_backend import rt3d
 
 # Of the largest value: sums of at most 216 products in float32, in another order.
 CLOSE = 216 * 2.0**-24

@@ -13,7 +13,7 @@ import rt3d_tvm as rt
 from rt3d_tvm import api
 from rt3d_tvm.errors import InputError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FUNCTIONS = [name for name in rt.__all__ if name not in ("Pruner", "__version__")]
 
 

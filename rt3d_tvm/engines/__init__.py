@@ -1,0 +1,1 @@
+"""What runs a model beside this project's artifacts: ONNX Runtime, OpenVINO, PyTorch."""
