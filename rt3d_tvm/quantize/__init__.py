@@ -82,10 +82,9 @@ def quantize_onnx(
     ``path`` may be what `read_float_model` read. ``clips`` are float32 (N, C, D, H, W) as the
     model takes them, a .npy file of such, or a folder of videos, cut as the model says or as
     ``preprocessing`` does. ``count`` of them are used. ``method`` finds the ranges: minmax, entropy
-    or percentile. ``exclude`` names layers that stay float32, as
-    `rt3d_tvm.compile.frontend.layer_names` does. ``labelled`` are items (clips of one video, its
-    class); with ``max_drop`` the noisiest layers stay float32, as many as it takes until no more
-    than so many points of accuracy are lost.
+    or percentile. ``exclude`` names layers (`frontend.layer_names`) that stay float32. ``labelled``
+    are items (clips of one video, its class). With ``max_drop`` as many of the noisiest layers stay
+    float32 as it takes to lose no more points of accuracy.
 
     The file appears whole or not at all. InputError for a model that cannot be quantised, for
     clips or labels of another model, and where ``max_drop`` cannot be had.
@@ -109,9 +108,8 @@ def quantize_onnx(
     elif labelled is not None:
         progress("accuracy in float32")
         (before,) = accuracies_of(model, [model.proto], labelled)
-        chosen = run.chosen(reasons, noise, labelled, before, max_drop)
-        quantised, noise = run.measured_again(chosen, reasons, quantised, noise)
-        reasons = chosen
+        first, reasons = reasons, run.chosen(reasons, noise, labelled, before, max_drop)
+        quantised, noise = run.measured_again(reasons, first, quantised, noise)
         progress("accuracy in int8")
         (after,) = accuracies_of(model, [quantised], labelled)
     with whole_file(output) as temporary:
