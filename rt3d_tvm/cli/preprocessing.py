@@ -68,7 +68,7 @@ def given_preprocessing(args: argparse.Namespace, manifest: dict) -> dict[str, o
     published, shape = clip_model_spec(args.model), manifest["inputs"][0]["shape"]
     if len(shape) == 5:  # of another, `prepared` says what is wrong
         wanted = published.preprocessing(frames=shape[2], size=min(shape[3:]))
-        names = ("resize", "mean", "std", "colour_order")
+        names = ("resize", "mean", "std", "colour_order", "stride")
         given = {**{name: getattr(wanted, name) for name in names}, **given}
     return given
 

@@ -135,7 +135,10 @@ def _meet_layers(model: nn.Module, clip: Tensor) -> None:
     ) -> Tensor:
         shaped = [1, -1] + [1] * (output.dim() - 2)
         bias = layer.bias.reshape(shaped)
-        gain = _rounded(1 / (output - bias).square().mean().sqrt())
+        power = (output - bias).square().mean()
+        if power == 0:  # the few channels in front of it are zero: no gain would change that
+            return output
+        gain = _rounded(1 / power.sqrt())
         layer.weight.mul_(gain)
         return (output - bias) * gain + bias
 

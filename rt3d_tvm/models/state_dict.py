@@ -87,10 +87,10 @@ class Renamed:
     @property
     def named(self) -> str:
         """What a message adds of the naming."""
-        return "" if self.naming is None else f" (named as {self.naming.source} names them)"
+        return "" if self.naming is None else f" ({self.naming.said})"
 
 
-def renamed(state: Mapping[str, Tensor], own: Collection[str]) -> Renamed:
+def renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Renamed:
     """The tensors by a model's own names, of which as many are found as any way of reading finds.
 
     A file may have these names or those of one of `NAMINGS`, and before all of them what wrappers

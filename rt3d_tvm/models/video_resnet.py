@@ -1,4 +1,4 @@
-"""R3D-18 and MC3-18 (Tran et al. 2018), and what R(2+1)D-18 shares with them."""
+"""R3D-18 and MC3-18 (Tran et al. 2018), and what R(2+1)D shares with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-_BLOCKS_PER_STAGE = 2
 # Of channels, filters and a stride: one of a block's two convolutions.
 Convolution = Callable[[int, int, int], nn.Module]
 
@@ -18,10 +17,20 @@ def stage_filters(width: float) -> list[int]:
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions and a shortcut, which takes steps of ``frames`` along the frames."""
+    """Two convolutions and a shortcut, which takes steps of ``frames`` along the frames.
+
+    ``shortcut`` makes its convolution where it needs one, by default a plain one of 1x1x1.
+    """
 
     def __init__(
-        self, channels: int, filters: int, conv: Convolution, *, stride: int, frames: int
+        self,
+        channels: int,
+        filters: int,
+        conv: Convolution,
+        *,
+        stride: int,
+        frames: int,
+        shortcut: Convolution | None = None,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Sequential(
@@ -30,22 +39,24 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Sequential(conv(filters, filters, 1), nn.BatchNorm3d(filters))
         self.downsample = None
         if stride != 1 or channels != filters:
-            self.downsample = nn.Sequential(
-                nn.Conv3d(channels, filters, 1, (frames, stride, stride), bias=False),
-                nn.BatchNorm3d(filters),
-            )
+            if shortcut is None:
+                steps = (frames, stride, stride)
+                across: nn.Module = nn.Conv3d(channels, filters, 1, steps, bias=False)
+            else:
+                across = shortcut(channels, filters, stride)
+            self.downsample = nn.Sequential(across, nn.BatchNorm3d(filters))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         return torch.relu(self.conv2(self.conv1(x)) + shortcut)
 
 
-class ResidualNetwork18(nn.Module):
+class ResidualNetwork(nn.Module):
     """A network for clips of any size: [batch, 3, frames, h, w] -> [batch, num_classes].
 
-    ``block`` makes one of the stage with this index, from its channels, filters and stride. Keys
-    and shapes of the state dict are torchvision's, so that its published weights load unchanged
-    (400 classes).
+    ``block`` makes one of the stage with this index, from its channels, filters and stride; a
+    stage has so many as ``blocks`` says. Keys and shapes of the state dict are torchvision's, so
+    that its published weights load unchanged (400 classes).
     """
 
     def __init__(
@@ -55,18 +66,19 @@ class ResidualNetwork18(nn.Module):
         *,
         num_classes: int,
         width: float,
+        blocks: tuple[int, ...] = (2, 2, 2, 2),
     ) -> None:
         super().__init__()
         stages = stage_filters(width)
         channels = stages[0]
         self.stem = stem
-        for index, filters in enumerate(stages):
-            blocks = []
-            for number in range(_BLOCKS_PER_STAGE):
+        for index, (filters, count) in enumerate(zip(stages, blocks, strict=True)):
+            stage = []
+            for number in range(count):
                 stride = 2 if index > 0 and number == 0 else 1
-                blocks.append(block(index, channels, filters, stride))
+                stage.append(block(index, channels, filters, stride))
                 channels = filters
-            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
+            self.add_module(f"layer{index + 1}", nn.Sequential(*stage))
         self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, clip: Tensor) -> Tensor:
@@ -74,7 +86,7 @@ class ResidualNetwork18(nn.Module):
         return self.fc(x.mean(dim=(2, 3, 4)))
 
 
-class VideoResNet18(ResidualNetwork18):
+class VideoResNet18(ResidualNetwork):
     """Whole convolutions of 3x3 over ``depths`` frames, one for each stage.
 
     R3D-18 has 3 in all stages, MC3-18 3 in the first and 1 in the others. ``width`` scales every

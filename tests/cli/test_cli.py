@@ -11,6 +11,7 @@ import pytest
 
 from rt3d_tvm import cli
 from rt3d_tvm.data.generate import make_clip
+from rt3d_tvm.models import MODELS
 from tests.cli.conftest import SMALL
 
 COMMANDS = (
@@ -53,6 +54,8 @@ def test_models_are_listed(tmp_path, capsys):
     assert "R(2+1)D-18" in capsys.readouterr().out
     assert {spec["name"] for spec in json.loads((tmp_path / "m.json").read_text())} == {
         *("c3d", "r2plus1d", "r3d", "mc3", "s3d"),
+        *("r2plus1d_34", "r2plus1d_34_mmaction2", "r2plus1d_50"),
+        *("x3d_xs", "x3d_s", "x3d_m", "x3d_l"),
         *("vgg16", "resnet50", "mobilenet_v2"),
     }
 
@@ -179,7 +182,7 @@ def test_json_on_standard_output_is_there_alone(tmp_path, name):
     (tmp_path / "link").symlink_to("/dev/stdout")
     done = run_cli("models", "--json", name, cwd=tmp_path, capture_output=True)
     assert done.returncode == 0
-    assert len(json.loads(done.stdout)) == 8
+    assert len(json.loads(done.stdout)) == len(MODELS)
     assert "R(2+1)D-18" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
@@ -187,7 +190,7 @@ def test_json_on_standard_output_is_there_alone(tmp_path, name):
 def test_json_on_standard_output_of_a_call(capsys):
     assert cli.main(["models", "--json", "-"]) == 0
     out, err = capsys.readouterr()
-    assert len(json.loads(out)) == 8
+    assert len(json.loads(out)) == len(MODELS)
     assert "R(2+1)D-18" in err
 
 

@@ -4,16 +4,21 @@ import pytest
 import torch
 
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.models import CLIP_MODELS, MODELS, build_model
+from rt3d_tvm.models import MODELS, build_model
 from rt3d_tvm.prune.macs import count_macs
 
-# Exact counts, from torchvision for the seven it has; the papers round them.
+# Exact counts, from those who publish the networks; the papers round them.
 PARAMS = {
     "c3d": 78_409_573,
     "r2plus1d": 31_351_938,
     "s3d": 8_320_048,
     "r3d": 33_371_472,
     "mc3": 11_695_440,
+    "r2plus1d_34": 63_697_175,
+    "r2plus1d_34_mmaction2": 63_759_281,
+    "r2plus1d_50": 28_107_600,
+    **dict.fromkeys(("x3d_xs", "x3d_s", "x3d_m"), 3_794_274),
+    "x3d_l": 6_153_384,
     "vgg16": 138_357_544,
     "resnet50": 25_557_032,
     "mobilenet_v2": 3_504_872,
@@ -49,21 +54,35 @@ def norm(key, channels):
     return {f"{key}.{kind}": (channels,) for kind in kinds} | {f"{key}.num_batches_tracked": ()}
 
 
-def torchvision_r2plus1d():
-    """State dict of torchvision's r2plus1d_18 at 400 classes, written down as a rule."""
+# Middle channels follow from what enters the block; torchvision's second pair has the first's.
+R2PLUS1D_18 = (
+    *((64, (144, 144), 144), (128, (230, 288), 230)),
+    *((256, (460, 576), 460), (512, (921, 1152), 921)),
+)
+# VMZ's have their own.
+R2PLUS1D_34 = (
+    *((64, (144,) * 3, 144), (128, (230, *[288] * 3), 288)),
+    *((256, (460, *[576] * 5), 576), (512, (921, *[1152] * 2), 1152)),
+)
+
+
+def torchvision_r2plus1d(stages):
+    """State dict of an R(2+1)D at 400 classes in torchvision's names, written down as a rule.
+
+    A stage: filters, the blocks' middle channels, those of the first block's second pair.
+    """
     expected = conv("stem.0", 45, 3, 1, 7, 7) | norm("stem.1", 45)
     expected |= conv("stem.3", 64, 45, 3, 1, 1) | norm("stem.4", 64)
     before = 64
-    # Middle channels of each stage's two blocks: they follow from what enters the block.
-    stages = ((64, (144, 144)), (128, (230, 288)), (256, (460, 576)), (512, (921, 1152)))
-    for stage, (filters, middles) in enumerate(stages, start=1):
+    for stage, (filters, middles, second) in enumerate(stages, start=1):
         for block, middle in enumerate(middles):
             key = f"layer{stage}.{block}"
             entering = before if block == 0 else filters
-            for half, channels in (("conv1", entering), ("conv2", filters)):
-                expected |= conv(f"{key}.{half}.0.0", middle, channels, 1, 3, 3)
-                expected |= norm(f"{key}.{half}.0.1", middle)
-                expected |= conv(f"{key}.{half}.0.3", filters, middle, 3, 1, 1)
+            pairs = (("conv1", entering, middle), ("conv2", filters, middle if block else second))
+            for half, channels, inner in pairs:
+                expected |= conv(f"{key}.{half}.0.0", inner, channels, 1, 3, 3)
+                expected |= norm(f"{key}.{half}.0.1", inner)
+                expected |= conv(f"{key}.{half}.0.3", filters, inner, 3, 1, 1)
                 expected |= norm(f"{key}.{half}.1", filters)
             if entering != filters:
                 expected |= conv(f"{key}.downsample.0", filters, entering, 1, 1, 1)
@@ -182,7 +201,8 @@ def torchvision_mobilenet_v2():
 @pytest.mark.parametrize(
     ("name", "classes", "expected"),
     [
-        ("r2plus1d", 400, torchvision_r2plus1d()),
+        ("r2plus1d", 400, torchvision_r2plus1d(R2PLUS1D_18)),
+        ("r2plus1d_34", 400, torchvision_r2plus1d(R2PLUS1D_34)),
         ("s3d", 400, torchvision_s3d()),
         ("r3d", 400, torchvision_resnet((3, 3, 3, 3))),
         ("mc3", 400, torchvision_resnet((3, 1, 1, 1))),
@@ -200,11 +220,28 @@ def test_torchvisions_parameter_count_at_400_classes():
     assert sum(parameter.numel() for parameter in model.parameters()) == 31_505_325
 
 
-@pytest.mark.parametrize("name", CLIP_MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name].frames is not None])
 def test_reduced_models_take_small_clips(name):
     model = build_model(name, num_classes=7, width=0.0625, frames=16, size=32)
     assert not model.training
     assert model(torch.randn(2, 3, 16, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "behind", "inside"),
+    [
+        ("r2plus1d", 1e-5, 1e-5),
+        ("r2plus1d_34", 1e-3, 1e-3),
+        ("r2plus1d_34_mmaction2", 1e-3, 1e-5),
+    ],
+)
+def test_norms_have_the_eps_they_were_trained_with(name, behind, inside):
+    """eps is in no state dict: behind a pair of convolutions, and inside it."""
+    model = on_meta(name)
+    block = model.layer2[0]
+    assert {block.conv1[1].eps, block.conv2[1].eps, block.downsample[1].eps} == {behind}
+    assert {block.conv1[0][1].eps, block.conv2[0][1].eps, model.stem[1].eps} == {inside}
+    assert model.stem[4].eps == behind
 
 
 def test_s3d_pools_globally_at_the_papers_clip():

@@ -1,5 +1,7 @@
 """Weights by the names of other projects: recognised, computed as there, or refused whole."""
 
+import json
+
 import pytest
 import torch
 
@@ -8,7 +10,10 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.models import MODELS, build_model
 from rt3d_tvm.models.state_dict import classes_in, renamed
 from rt3d_tvm.models.weights import load_fitting_, load_weights_
+from rt3d_tvm.prune.macs import count_macs
+from tests.models import record_pytorchvideo
 from tests.models.published_networks import KyleminS3D, MMActionC3D
+from tests.models.published_residual import MMActionR34, MMActionX3D, named_by_slowfast
 from tests.models.test_state_dict import arguments
 
 WIDTH = 0.0625
@@ -16,17 +21,16 @@ WIDTH = 0.0625
 NETWORKS = [
     ("mmaction2", "c3d", MMActionC3D, {"inputs": 512 * 4}, 32),
     ("kylemin/S3D", "s3d", KyleminS3D, {}, 64),
+    ("mmaction2", "r2plus1d_34_mmaction2", MMActionR34, {}, 32),
+    ("mmaction2", "x3d_m", MMActionX3D, {}, 64),
 ]
 FULL = [(source, name, network) for source, name, network, _, _ in NETWORKS]
+RECORDED = json.loads(record_pytorchvideo.RECORD.read_text())
 
 
 def drawn(network):
     """A network in eval mode with random weights and statistics."""
-    torch.manual_seed(0)
-    for name, value in network.state_dict().items():
-        if value.is_floating_point():
-            value.uniform_(0.5, 1.5) if "running_var" in name else value.normal_(0, 0.2)
-    return network.eval()
+    return record_pytorchvideo.fill_(network).float()
 
 
 def saved(state, path):
@@ -52,14 +56,53 @@ def test_the_outputs_are_those_of_the_published_network(
     path = saved({"state_dict": published.state_dict(), "meta": {}}, tmp_path / "w.pth")
     model, info = model_with_weights(arguments(path, model=name, width=WIDTH, size=size))
     assert info.classes == 7
-    assert f"note: {path}: named as {source} names them" in " ".join(
-        capsys.readouterr().out.split()
-    )
-    clip = torch.randn(2, 3, 16, size, size)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"note: {path}: named as {source} names {name.removesuffix('_m')}" in said
+    torch.manual_seed(0)
+    clip = torch.randn(2, 3, 16, size, size, dtype=torch.double)
     with torch.no_grad():
-        expected = published(clip)
+        expected = published.double()(clip)
         assert expected.std() > 1e-3
-        torch.testing.assert_close(model(clip), expected, rtol=1e-5, atol=1e-6)
+        error = (model.double()(clip) - expected).abs().max() / expected.abs().max()
+    assert error < 1e-6
+
+
+def test_slowfast_names_x3d_otherwise(tmp_path):
+    """mmaction2 took the network from there: the same tensors, one of another shape."""
+    theirs = drawn(MMActionX3D(WIDTH, 7)).state_dict()
+    models = [build_model("x3d_m", 7, WIDTH) for _ in range(2)]
+    load_weights_(models[0], saved(theirs, tmp_path / "m.pth"))
+    said = []
+    state = {"model_state": named_by_slowfast(theirs), "epoch": 3, "cfg": "MODEL: x"}
+    load_weights_(models[1], saved(state, tmp_path / "s.pyth"), say=said.append)
+    assert said == [f"{tmp_path / 's.pyth'}: named as SlowFast names x3d"]
+    first, second = (model.state_dict() for model in models)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", ["r2plus1d_50", "x3d_xs"])
+def test_names_and_logits_are_those_of_pytorchvideo(name):
+    recorded, model = RECORDED[name], build_model(name)
+    assert record_pytorchvideo.shapes(model) == recorded["shapes"]
+    record_pytorchvideo.fill_(model)
+    for frames, size, logits in recorded["logits"]:
+        assert record_pytorchvideo.logits(model, frames, size) == pytest.approx(logits, rel=1e-6)
+
+
+def test_x3d_l_has_the_names_of_pytorchvideo():
+    with torch.device("meta"):
+        found = record_pytorchvideo.shapes(build_model("x3d_l"))
+    assert record_pytorchvideo.digest(found) == RECORDED["x3d_l"]["digest"]
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "x3d" in name])
+def test_x3d_pools_globally_at_the_published_size(name):
+    """Then the published network's window and a mean over all places are the same."""
+    with torch.device("meta"):
+        layers = {
+            layer.name: layer for layer in count_macs(build_model(name), MODELS[name].input_shape)
+        }
+    assert layers["blocks.5.pool.post_conv"].positions == 1
 
 
 @pytest.mark.parametrize(("source", "name", "network"), FULL)
@@ -71,7 +114,7 @@ def test_the_full_size_has_every_tensor(source, name, network):
     assert found.naming.source == source
     shapes = {key: value.shape for key, value in model.state_dict().items()}
     assert {key: value.shape for key, value in found.tensors.items()} == shapes
-    assert MODELS[name].num_classes == found.tensors[list(shapes)[-1]].shape[0]
+    assert MODELS[name].num_classes == found.tensors[[*shapes][-1]].shape[0]
 
 
 def test_a_backbone_alone_is_one_to_train_from(mmaction, tmp_path, capsys):
@@ -84,11 +127,12 @@ def test_a_backbone_alone_is_one_to_train_from(mmaction, tmp_path, capsys):
     path = saved(state, tmp_path / "w.pth")
     assert classes_in(path, "c3d", WIDTH, size=32) is None
     model = narrow()
-    with pytest.raises(InputError, match=r"C3D \(named as mmaction2 names them\): it lacks fc8"):
+    with pytest.raises(InputError, match=r"C3D \(named as mmaction2 names c3d\): it lacks fc8"):
         load_weights_(model, path)
     said = []
     taken = load_fitting_(model, path, head="fc8", say=said.append)
-    assert said == [f"{path}: named as mmaction2 names them"]
+    clips = "the clips of its training are those of --resize 128"
+    assert said == [f"{path}: named as mmaction2 names c3d; {clips}"]
     assert (taken.naming, set(taken.new)) == ("mmaction2", {"fc8.weight", "fc8.bias"})
     assert torch.equal(model.conv3b.weight, mmaction["backbone.conv3b.conv.weight"])
 
@@ -107,7 +151,7 @@ def test_layers_by_their_places_and_colours_as_opencv_has_them(tmp_path, capsys)
     model, said = narrow(9), []
     taken = load_fitting_(model, saved(theirs, tmp_path / "w.pth"), head="fc8", say=said.append)
     assert set(taken.new) == {"fc8.weight", "fc8.bias"}
-    assert "clips as --colour-order bgr --mean 0.4,0.384,0.353 --std" in said[0]
+    assert "are those of --colour-order bgr --mean 0.4,0.384,0.353 --std" in said[0]
     loaded = model.state_dict()
     assert all(torch.equal(loaded[name], state[name]) for name in taken.taken)
 
@@ -143,11 +187,11 @@ def without(state, part):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: without(s, "conv3b"), r"names them\): it lacks conv3b\.weight, conv3b\.bias"),
-        (lambda s: {**s, "extra.weight": torch.ones(1)}, r"them\): the model has no extra\.weight"),
+        (lambda s: without(s, "conv3b"), r"names c3d\): it lacks conv3b\.weight, conv3b\.bias"),
+        (lambda s: {**s, "extra.weight": torch.ones(1)}, r"c3d\): the model has no extra\.weight"),
         (
             lambda s: {**s, "backbone.fc6.bias": torch.ones(3)},
-            r"them\): it has fc6\.bias of shape \[3\] instead",
+            r"c3d\): it has fc6\.bias of shape \[3\] instead",
         ),
         # Of two namings: the names that fit are the model's own.
         (
