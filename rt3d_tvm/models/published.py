@@ -48,15 +48,16 @@ class Naming:
     """How a project, ``source``, names the tensors of a network, ``model``.
 
     ``names`` matches each of its names whole. ``steps`` are substitutions, which in turn make a
-    name of this project of it. ``fold`` is what is in its network alone. ``clips`` are the options
-    that say how the weights' training made its clips, where `ModelSpec.preprocessing` has them
-    otherwise.
+    name of this project of it. ``skipped`` are names of what is no layer's: the mean and deviation
+    of pixels. ``fold`` is what is in its network alone. ``clips`` are the options that say how the
+    weights' training made its clips, where `ModelSpec.preprocessing` has them otherwise.
     """
 
     source: str
     model: str
     names: re.Pattern[str]
     steps: tuple[tuple[str, str], ...]
+    skipped: tuple[str, ...] = ()
     fold: Fold | None = None
     clips: str | None = None
 
@@ -80,6 +81,8 @@ class Naming:
         """
         found: dict[str, Tensor] = {}
         for name, tensor in state.items():
+            if name in self.skipped:
+                continue
             theirs = self.names.fullmatch(name) is not None
             new = self._own(name) if theirs else name
             if new in found or (not theirs and new in own):
@@ -100,6 +103,8 @@ def _of_points(tensor: Tensor, own: Tensor) -> Tensor:
     missing = own.shape[tensor.dim() :]
     return tensor.reshape(*tensor.shape, *missing) if set(missing) == {1} else tensor
 
+
+_PIXELS_OF_MMACTION = ("data_preprocessor.mean", "data_preprocessor.std")
 
 # Layers of a sequence by their places in it.
 _C3D_IN_SEQUENCE = (
@@ -129,6 +134,7 @@ NAMINGS = (
             (r"\.conv\.", "."),
             (r"^cls_head\.fc_cls\.", "fc8."),
         ),
+        skipped=_PIXELS_OF_MMACTION,
         clips="--resize 128",
     ),
     # C3D of Sports-1M, without a head, which reads the colours as OpenCV gives them.
@@ -155,6 +161,7 @@ NAMINGS = (
             *((r"^backbone\.conv1\.0\.", "stem."), (r"^backbone\.conv1\.1\.", "stem.4.")),
             (r"^backbone\.", ""),
         ),
+        skipped=_PIXELS_OF_MMACTION,
     ),
     # S3D of Kinetics-400.
     Naming(
@@ -195,6 +202,7 @@ NAMINGS = (
             (r"\.se_module\.fc2", ".branch2.norm_b.1.block.2"),
             *((r"\.downsample\.conv", ".branch1_conv"), (r"\.downsample\.bn", ".branch1_norm")),
         ),
+        skipped=_PIXELS_OF_MMACTION,
         fold=_X3D_FOLD,
     ),
     Naming(

@@ -20,6 +20,17 @@ from rt3d_tvm.models.published import NAMINGS, Naming
 
 # How a file of torch.save begins: a zip archive, before release 1.6 a pickle.
 _TORCH_FILES = (b"PK\x03\x04", b"\x80\x02")
+# What checkpoints hold beside tensors, as mmengine's do: the course of the loss, numbers of numpy.
+_RECORDS = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    *(f"numpy.{name}" for name in ("ndarray", "dtype")),
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
+    "builtins.getattr",
+)
 # Under which a training's checkpoint has the state dict, beside its optimizer and epoch.
 _PARTS = ("state_dict", "model_state_dict", "model_state", "model")
 
@@ -48,7 +59,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         with _reading(path), safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(_Record, name) for name in _RECORDS]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError,
         AttributeError,
@@ -75,6 +87,16 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             "that part alone"
         )
     return dict(found)
+
+
+class _Record:
+    """Stands where a file has one of `_RECORDS`: nothing is imported for it, run or kept."""
+
+    def __new__(cls, *_: object) -> _Record:
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        pass
 
 
 @dataclass(frozen=True, kw_only=True)

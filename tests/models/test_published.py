@@ -53,7 +53,10 @@ def test_the_outputs_are_those_of_the_published_network(
     source, name, network, given, size, tmp_path, capsys
 ):
     published = drawn(network(WIDTH, 7, **given))
-    path = saved({"state_dict": published.state_dict(), "meta": {}}, tmp_path / "w.pth")
+    state = published.state_dict()
+    if source == "mmaction2":
+        state |= {"data_preprocessor.mean": torch.ones(3, 1, 1, 1)}
+    path = saved({"state_dict": state, "meta": {"epoch": 3}}, tmp_path / "w.pth")
     model, info = model_with_weights(arguments(path, model=name, width=WIDTH, size=size))
     assert info.classes == 7
     said = " ".join(capsys.readouterr().out.split())

@@ -2,8 +2,10 @@
 
 import os
 import pickle
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -126,6 +128,25 @@ def test_a_file_of_something_else_is_refused_and_not_run(
     assert "\n" not in str(refused.value)
     assert "weights_only" not in str(refused.value)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy"])
+def test_what_a_training_noted_beside_the_tensors_is_passed_by(tmp_path, monkeypatch, how):
+    """mmengine keeps the course of the loss, in a class of its own; it need not be installed."""
+    module = ModuleType("mmengine.logging.history_buffer")
+    module.HistoryBuffer = type("HistoryBuffer", (), {"__module__": module.__name__})
+    for name in ("mmengine", "mmengine.logging", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    buffer = module.HistoryBuffer()
+    buffer.values, buffer.latest = np.ones(3), np.float64(2)
+    hub = {"log_scalars": {"loss": buffer}, "best": np.float32(1)}
+    weights = {"w": torch.ones(2)}
+    path = write({"state_dict": weights, "message_hub": hub}, tmp_path / "w.pth", how)
+    monkeypatch.undo()
+    assert "mmengine" not in sys.modules
+    assert list(read_state(path)) == ["w"]
+    with pytest.raises(InputError, match="holds w, x; a state dict"):
+        read_state(write({**weights, "x": np.ones(3)}, path, how))
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy", "safetensors"])
