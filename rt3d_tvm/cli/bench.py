@@ -220,7 +220,7 @@ def _torch_model(text: str, manifest: dict):
     from rt3d_tvm.artifact.tensors import the_one
 
     shape = the_one(manifest, "inputs", "--torch")["shape"]
-    model, info = torch_model(text)
+    model, info = torch_model(text, shape)
     if list(input_shape(info)) != shape:
         raise InputError(
             f"--torch {text}: takes {list(input_shape(info))}, the artifact {shape}: not of one "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -213,10 +214,13 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def torch_model(text: str) -> tuple[nn.Module, WeightsInfo]:
-    """The model of MODEL:WEIGHTS; one of the user's own may go without weights."""
+def torch_model(text: str, shape: Sequence[int] = ()) -> tuple[nn.Module, WeightsInfo]:
+    """The model of MODEL:WEIGHTS; one of the user's own may go without weights.
+
+    Weights from elsewhere do not say for which clips the model is: for those of this ``shape``.
+    """
     from rt3d_tvm.models import MODELS
-    from rt3d_tvm.models.weights import load_model
+    from rt3d_tvm.models.weights import is_described, load_model
 
     first, _, rest = text.partition(":")
     if not rest:
@@ -225,10 +229,21 @@ def torch_model(text: str) -> tuple[nn.Module, WeightsInfo]:
         name, weights = first, rest
     else:
         name, weights = (text, "") if ":" not in rest else tuple(text.rsplit(":", 1))
+    given = dict.fromkeys(("classes", "width", "frames", "size", "seed", "weights"))
     if not weights:
-        sizes = dict.fromkeys(("classes", "width", "frames", "size", "seed", "weights"))
-        return model_with_weights(argparse.Namespace(model=name, **sizes))
+        return model_with_weights(argparse.Namespace(model=name, **given))
+    if not is_described(weights):
+        given |= {"weights": Path(weights), **_sizes_in(shape)}
+        return model_with_weights(argparse.Namespace(model=name, **given))
     model, info = load_model(weights, name)
     if info.model != name:
         raise InputError(f"--torch {text}: {weights} is of model {info.model}")
     return model, info
+
+
+def _sizes_in(shape: Sequence[int]) -> dict[str, int]:
+    """The frames and size of a clip or picture of this shape."""
+    planes = list(shape[2:])
+    if len(planes) < 2 or planes[-1] != planes[-2]:
+        return {}
+    return {"size": planes[-1], **({"frames": planes[0]} if len(planes) == 3 else {})}

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from rt3d_tvm import cli
+from rt3d_tvm.cli.models import input_shape, torch_model
 from rt3d_tvm.data.generate import make_clip
-from rt3d_tvm.models import MODELS
+from rt3d_tvm.models import MODELS, build_model
 from tests.cli.conftest import SMALL
 
 COMMANDS = (
@@ -108,6 +110,16 @@ def test_bench_times_every_engine_in_one_run(flow, tmp_path, capsys):
     assert all(
         len(timing["samples_ms"]) == 3 and min(timing["samples_ms"]) > 0 for timing in timings
     )
+
+
+def test_bench_takes_weights_from_elsewhere(tmp_path):
+    """They say neither whose they are nor for which clips; the model's name and the artifact do."""
+    torch.manual_seed(0)
+    published, path = build_model("mobilenet_v2", 7), tmp_path / "m.pth"
+    torch.save(published.state_dict(), path)
+    model, info = torch_model(f"mobilenet_v2:{path}", (1, 3, 64, 64))
+    assert (info.classes, input_shape(info)) == (7, (1, 3, 64, 64))
+    assert torch.equal(model.classifier[1].weight, published.classifier[1].weight)
 
 
 def test_run_prints_the_top_five_and_the_stages(flow, tmp_path, capsys):
