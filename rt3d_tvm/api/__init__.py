@@ -158,8 +158,9 @@ def compile(
     """Compile an ONNX file or a torch module into the folder ``out``; return its manifest.
 
     A module is exported on the way: ``example_inputs``, ``labels`` and ``preprocessing`` are as of
-    `export`. ``settings`` are those of `rt3d_tvm.compile.build.compile_onnx`: group, precision,
-    database, batch, ... The manifest's "layers" say what became of each convolution.
+    `export`, and its batch is left open where ``batch`` is given. ``settings`` are those of
+    `rt3d_tvm.compile.build.compile_onnx`: group, precision, database, batch, ... The manifest's
+    "layers" say what became of each convolution.
 
     >>> manifest = rt.compile("model.onnx", "artifact")
     >>> [layer["kernel"] for layer in manifest["layers"]]
@@ -168,7 +169,8 @@ def compile(
     from rt3d_tvm.compile.build import compile_onnx
 
     described = description_of(labels, preprocessing)
-    with onnx_file(model, example_inputs, input_shape, described) as path:
+    is_open = settings.get("batch") is not None
+    with onnx_file(model, example_inputs, input_shape, described, open_batch=is_open) as path:
         return compile_onnx(path, out, target=target, **settings)
 
 

@@ -26,8 +26,13 @@ def onnx_file(
     example_inputs: object,
     input_shape: Sequence[int] | None,
     description: Description | None = None,
+    *,
+    open_batch: bool = False,
 ) -> Iterator[Path]:
-    """The path of an ONNX file: the one given, or one that a module is exported to for a while."""
+    """The path of an ONNX file: the one given, or one that a module is exported to for a while.
+
+    ``open_batch``: whether a module's file leaves its batch open.
+    """
     if isinstance(model, (str, os.PathLike)):
         given = {"example_inputs": example_inputs, "input_shape": input_shape}
         given |= {"labels or preprocessing": description}
@@ -46,7 +51,14 @@ def onnx_file(
     shape, inputs = exported_inputs(example_inputs, input_shape)
     with scratch_folder("rt3d-export-") as folder:
         path = folder / f"{type(model).__name__}.onnx"
-        export_onnx(model, shape, path, example_inputs=inputs, description=description)
+        export_onnx(
+            model,
+            shape,
+            path,
+            example_inputs=inputs,
+            description=description,
+            open_batch=open_batch,
+        )
         yield path
 
 

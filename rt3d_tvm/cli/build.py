@@ -34,6 +34,11 @@ def add_export(commands: Commands) -> None:
     export = add_command(commands, "export", _export, "write a model as ONNX and check the file")
     add_model_arguments(export)
     add_allow_non_finite(export)
+    export.add_argument(
+        "--open-batch",
+        action="store_true",
+        help="leave the batch open, for `rt3d compile --batch`; default: it is 1",
+    )
     add_output_file(export, "X.onnx", "the ONNX file to write")
 
 
@@ -48,6 +53,7 @@ def _export(args: argparse.Namespace) -> int:
             input_shape(info),
             args.output,
             allow_non_finite=args.allow_non_finite,
+            open_batch=args.open_batch,
             description=info.description,
         )
     print_table(sorted(report.operators.items()), columns=("operator", "nodes"))

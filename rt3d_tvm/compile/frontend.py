@@ -193,10 +193,10 @@ def layer_names(path: Path, *, transposed: bool = True) -> list[str]:
 
     Layers are the convolutions, ``transposed`` ones too, and the fully connected ones: a matrix
     times a constant matrix. The name is that of the weight less ``.weight`` (``features.conv3a``),
-    else the node's, else the output's; one used twice gets ``#2``. Raises InputError for a file
-    that is not accepted.
+    else the node's, else the output's; one used twice gets ``#2``. The file may leave its batch
+    open. Raises InputError for one that is not accepted.
     """
-    return _layer_names(*_accepted_model(Path(path)), transposed=transposed)
+    return _layer_names(*_accepted_model(Path(path), any_batch=True), transposed=transposed)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -21,7 +21,10 @@ def fix_batch(model: onnx.ModelProto, batch: int, path: Path) -> None:
     names = {axis.dim_param for axis in axes if axis.HasField("dim_param")}
     if not leaves_batch_open(model):
         fixed = ", ".join(str(axis.dim_value) for axis in axes)
-        raise InputError(f"{path}: batch {batch}: the file fixes it, to {fixed}; leave it out")
+        raise InputError(
+            f"{path}: batch {batch}: the file fixes it, to {fixed}; leave it out, or write the "
+            "file with `rt3d export --open-batch`"
+        )
     for value in inputs:
         for place, axis in enumerate(value.type.tensor_type.shape.dim):
             if (

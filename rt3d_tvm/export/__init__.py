@@ -32,6 +32,7 @@ from rt3d_tvm.export.ceil_pools import write_out_ceil_pools
 from rt3d_tvm.export.model_file import whole_model
 from rt3d_tvm.export.model_output import exportable, outputs_of
 from rt3d_tvm.export.named_tensors import Call
+from rt3d_tvm.export.open_batch import check_open, open_axes, repeated
 from rt3d_tvm.files.whole_file import check_writable
 from rt3d_tvm.models.weights import non_finite_weights
 from rt3d_tvm.numerics.distance import relative_distance
@@ -77,16 +78,20 @@ def export_onnx(
     example_inputs: object = None,
     check: bool = True,
     allow_non_finite: bool = False,
+    open_batch: bool = False,
     description: Description | None = None,
 ) -> ExportReport:
     """Write a model as ONNX: input ``clip`` [input_shape], output ``logits``, float32, eval mode.
+
     ``example_inputs`` in place of ``input_shape``, which is None then, are tensors in tuples, lists
     and dicts as `project_` takes them. Several inputs are named by forward()'s parameters, several
     outputs by their keys, or by number (`Call`, `named`).
 
-    Shapes are fixed, BatchNorm is folded into the convolutions, pruned weights stay exact zeros,
-    and what computes a weight (weight_norm, spectral_norm, masks) leaves just the weight.
-    With ``check`` the file is run in ONNX Runtime on a clip of noise and compared with torch.
+    Shapes are fixed, but for the first axis of every input with ``open_batch``. BatchNorm is folded
+    into the convolutions, pruned weights stay exact zeros, and what computes a weight (weight_norm,
+    spectral_norm, masks) leaves just the weight.
+    With ``check`` the file is run in ONNX Runtime on a clip of noise and compared with torch; with
+    ``open_batch`` on two batches.
     ``description``, how frames become the input and the classes' names, goes into its metadata.
     The files appear whole or not at all: one, or above 2 GB a second ``<name>.data`` beside it.
 
@@ -97,32 +102,28 @@ def export_onnx(
     path, described = as_path(path, "path"), description or Description()
     check_writable(path)
     model = exportable(model, several=example_inputs is not None)
-    call = Call.of(model, _values(model, input_shape, example_inputs))
+    values = _values(model, input_shape, example_inputs)
+    several = [values, repeated(values)] if open_batch else [values]
+    calls = [Call.of(model, each) for each in several]
     with eval_mode(model), torch.no_grad():
-        reference = outputs_of(model, call)
-        clip, logits = (next(iter(x.values())) for x in (call.inputs, reference))
-        described.check(list(clip.shape), list(logits.shape))
-        with plain_weights(model):
-            if not allow_non_finite:
-                name = f"this {type(model).__name__}"
-                refuse(non_finite_weights(model), where=name, command="export")
-            exported = _export(model, call, tuple(reference))
-            tolerance = _tolerance(model)
-    if not allow_non_finite:  # what the exporter has computed from the weights, and constants
-        refuse(in_graph(exported), where=f"this {type(model).__name__}, exported", command="export")
+        references = [outputs_of(model, call) for call in calls]
+        inputs, outputs = calls[0].inputs, references[0]
+        described.check(*(list(next(iter(each.values())).shape) for each in (inputs, outputs)))
+        exported, tolerance = _finite_export(model, calls, outputs, open_batch, allow_non_finite)
     write_out_ceil_pools(exported)
     operators = _operators(exported)
     _describe(exported, described)
     with whole_model(path) as whole:
         _save(exported, whole)
-        error = _compare(whole, call.arrays, reference) if check else None
+        pairs = zip(calls, references, strict=True)
+        error = max(_compare(whole, c.arrays, r) for c, r in pairs) if check else None
         if error is not None:
             _check_error(error, tolerance, model)
         size = sum(file.stat().st_size for file in whole.parent.iterdir())
     return ExportReport(
         path=path,
-        inputs=tuple(call.inputs),
-        outputs=tuple(reference),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
         bytes=size,
         opset=_OPSET,
         operators=operators,
@@ -155,7 +156,30 @@ def _values(
     return ModelInputs((torch.from_numpy(clip),), {})
 
 
-def _export(model: nn.Module, call: Call, outputs: tuple[str, ...]) -> onnx.ModelProto:
+def _finite_export(
+    model: nn.Module,
+    calls: Sequence[Call],
+    outputs: Mapping[str, np.ndarray],
+    open_batch: bool,
+    allow_non_finite: bool,
+) -> tuple[onnx.ModelProto, float]:
+    """The graph for the last call, and the rounding to expect of it.
+
+    InputError for a NaN or an infinity in the weights, or in what the exporter computed from them.
+    """
+    name = f"this {type(model).__name__}"
+    with plain_weights(model):
+        if not allow_non_finite:
+            refuse(non_finite_weights(model), where=name, command="export")
+        exported = _export(model, calls[-1], tuple(outputs), open_batch=open_batch)
+        if not allow_non_finite:
+            refuse(in_graph(exported), where=f"{name}, exported", command="export")
+        return exported, _tolerance(model)
+
+
+def _export(
+    model: nn.Module, call: Call, outputs: tuple[str, ...], *, open_batch: bool
+) -> onnx.ModelProto:
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -167,12 +191,16 @@ def _export(model: nn.Module, call: Call, outputs: tuple[str, ...]) -> onnx.Mode
                 opset_version=_OPSET,
                 dynamo=True,
                 verbose=False,
+                dynamic_shapes=open_axes(model, call) if open_batch else None,
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         # The cause says what was wrong with the model; the error itself, how to report a bug.
         reason = words_of(error.__cause__ or error, lines=1)
-        raise InputError(f"cannot export this {type(model).__name__}: {reason}") from error
+        how = " with an open batch" if open_batch else ""
+        raise InputError(f"cannot export this {type(model).__name__}{how}: {reason}") from error
     exported = program.model_proto
+    if open_batch:
+        check_open(program, type(model).__name__)
     for what, names, values in (
         ("inputs", call.inputs, exported.graph.input),
         ("outputs", outputs, exported.graph.output),

@@ -282,5 +282,7 @@ def _description(proto: onnx.ModelProto, path: Path) -> Description:
 
 
 def _signature(value: onnx.ValueInfoProto) -> dict:
-    shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    # A batch that is left open is fed one clip at a time.
+    axes = value.type.tensor_type.shape.dim
+    shape = [axis.dim_value if axis.HasField("dim_value") else 1 for axis in axes]
     return {"name": value.name, "shape": shape, "dtype": "float32"}

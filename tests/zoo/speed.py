@@ -89,8 +89,9 @@ def prepare(name: str, folder: Path) -> None:
 
 
 def _definitions() -> list[str]:
-    names = ("blocks", "efficient", "mixed", "models", "published", "rates", "video", "volumes")
-    return [f"tests/zoo/{name}.py" for name in names]
+    """What defines and prunes the models: the modules of this folder that were imported for it."""
+    names = {name for name in sys.modules if name.startswith("tests.zoo.")} - {__name__}
+    return [f"{name.replace('.', '/')}.py" for name in sorted(names)]
 
 
 def _export(name: str, path: Path, *, pruned: bool = False) -> None:
