@@ -147,7 +147,24 @@ def _start(
     if any(name.startswith(f"{head}.") for name in taken.new):
         initialise_head_(model.get_submodule(head), seed=seed)
     _say_taken(args.weights, taken, head, info.classes)
+    _say_pixels(args)
     return model, head, taken
+
+
+def _say_pixels(args: argparse.Namespace) -> None:
+    """What to do where weights from elsewhere may want other pixels than they get."""
+    from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
+    from rt3d_tvm.models import model_spec
+    from rt3d_tvm.models.weights import is_described
+
+    spec = model_spec(args.model)
+    if args.pixels is not None or (spec.mean, spec.std) == (KINETICS_MEAN, KINETICS_STD):
+        return
+    if not is_described(args.weights):
+        say(
+            "pixels get Kinetics' mean and deviation; --pixels model gives them those that "
+            f"published weights of {args.model} want"
+        )
 
 
 def _say_taken(path: Path, taken: Taken, head: str, classes: int) -> None:

@@ -116,6 +116,16 @@ def test_transfer_from_published_weights_in_one_command(folder, capsys):
         )
 
 
+@pytest.mark.parametrize("given", [[], ["--pixels", "model"], ["--pixels", "kinetics"]])
+def test_weights_that_want_other_pixels_say_so(folder, capsys, given):
+    torch.save(build_model("x3d_xs", 400, 0.0625).state_dict(), "x3d.pyth")
+    argv = ["--model", "x3d_xs", "--width", "0.0625", "--frames", "2", "--size", "32"]
+    argv += ["--epochs", "1", "--from", "x3d.pyth", "--data", "videos", "--batch", "2", *given]
+    assert run("train", *argv, "-o", "t.safetensors", "--work", "".join(["x", *given])) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("note: pixels get Kinetics' mean and deviation; --pixels model" in said) is (not given)
+
+
 def test_bench_finds_the_module_and_its_weights(dense):
     model, info = torch_model(f"ownnets:build:{dense}")
     assert (model[6].out_features, info.classes) == (2, 2)
