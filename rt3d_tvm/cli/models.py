@@ -144,7 +144,9 @@ def _of_these_sizes(stated: WeightsInfo, info: WeightsInfo) -> WeightsInfo:
         f"trained with clips of {known.frames} frames at {known.size}, resized to {known.resize}; "
         f"of {frames} at {size} they are resized to {adapted.resize}"
     )
-    return replace(info, description=replace(info.description, preprocessing=adapted))
+    # What was measured with other clips says nothing of these.
+    described = replace(info.description, preprocessing=adapted, pruning_accuracy=None)
+    return replace(info, description=described)
 
 
 def input_shape(info: WeightsInfo) -> tuple[int, ...]:

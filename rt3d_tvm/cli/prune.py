@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from rt3d_tvm.cli.command import Commands
+    from rt3d_tvm.data.preprocessing import PruningAccuracy
     from rt3d_tvm.models.weights import WeightsInfo
     from rt3d_tvm.prune.pruner import Algorithm
     from rt3d_tvm.prune.report import ProjectionReport
@@ -176,7 +177,6 @@ def _prune(args: argparse.Namespace) -> int:
 def _project(args: argparse.Namespace, model: nn.Module, info: WeightsInfo, how: dict) -> Pruned:
     """One-shot: zero the weakest units of the weights as they are."""
     from copy import deepcopy
-    from dataclasses import replace
 
     from rt3d_tvm.models.seeded import calibrate_
     from rt3d_tvm.prune.evaluate import accuracies
@@ -197,7 +197,7 @@ def _project(args: argparse.Namespace, model: nn.Module, info: WeightsInfo, how:
             stage(f"accuracy before and after on {len(data.test)} videos")
             before, after = accuracies([whole, model], data.test, workers=data.workers)
         stage("write")
-        _save_pruned(args, model, replace(info, accuracy_before=before, accuracy=after), report)
+        _save_pruned(args, model, info, report, _measured(data, before, after))
     return report, before, after
 
 
@@ -205,7 +205,7 @@ def _prune_in_training(
     args: argparse.Namespace, model: nn.Module, info: WeightsInfo, how: dict
 ) -> Pruned:
     """Regularize, prune and retrain on videos, going on where the work folder stands."""
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from rt3d_tvm.prune.plans import PruningPlan
     from rt3d_tvm.prune.progress import watched
@@ -233,8 +233,7 @@ def _prune_in_training(
     with watched("prune") as watch:
         outcome = train_pruned(model, data, plan, work, pruner_of=pruner_of, watch=watch)
     before, after = outcome.accuracy_before, outcome.test_accuracy
-    info = replace(info, accuracy_before=before, accuracy=after)
-    _save_pruned(args, model, info, outcome.report)
+    _save_pruned(args, model, info, outcome.report, _measured(data, before, after))
     print_outcome(work, outcome, data)
     return outcome.report, before, after
 
@@ -258,15 +257,33 @@ def _opened(
     return data, about, info
 
 
+def _measured(
+    data: VideoData | None, before: float | None, after: float | None
+) -> PruningAccuracy | None:
+    """What travels with the weights; None without videos."""
+    from rt3d_tvm.data.preprocessing import PruningAccuracy
+
+    if data is None or before is None or after is None:
+        return None
+    videos = len(data.test) - len(data.test.skipped)
+    return PruningAccuracy(before=before, after=after, videos=videos)
+
+
 def _save_pruned(
-    args: argparse.Namespace, model: nn.Module, info: WeightsInfo, report: ProjectionReport
+    args: argparse.Namespace,
+    model: nn.Module,
+    info: WeightsInfo,
+    report: ProjectionReport,
+    measured: PruningAccuracy | None,
 ) -> None:
+    """Write the weights; an accuracy of an earlier pruning is none of theirs."""
     from dataclasses import replace
 
     from rt3d_tvm.models.weights import save_weights
 
-    pruned = replace(info, scheme=args.scheme, group=str(args.group), rate=report.rate)
-    save_weights(args.output, model, pruned)
+    described = replace(info.description, pruning_accuracy=measured)
+    how = {"scheme": args.scheme, "group": str(args.group), "rate": report.rate}
+    save_weights(args.output, model, replace(info, description=described, **how))
 
 
 def _algorithm(args: argparse.Namespace) -> Algorithm:

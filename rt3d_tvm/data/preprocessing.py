@@ -1,8 +1,8 @@
-"""How frames become a model's input and what its classes are called: kept with the model.
+"""How frames become a model's input, what its classes are called, and what its pruning cost.
 
-`rt3d train` and `rt3d prune` write both into the weight file, `rt3d export` into the metadata of
-the ONNX file, `rt3d compile` into manifest.json. Standard library only: what runs an artifact
-reads them without torch and without a video decoder.
+It is kept with the model: `rt3d train` and `rt3d prune` write it into the weight file, `rt3d
+export` into the metadata of the ONNX file, `rt3d compile` into manifest.json. Standard library
+only: what runs an artifact reads it without torch and without a video decoder.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 from rt3d_tvm.errors import InputError, words_of
 
@@ -98,6 +98,28 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PruningAccuracy:
+    """The share of so many test videos that were named rightly before a pruning, and after it.
+
+    `rt3d prune` measures it, of the model in PyTorch and in float32. InputError for a value of
+    another type or out of range.
+    """
+
+    before: float
+    after: float
+    videos: int
+
+    def __post_init__(self) -> None:
+        for name in ("before", "after"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise InputError(f"accuracy {name} pruning {_shown(value)}: 0 to 1 is accepted")
+        count = self.videos
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
+            raise InputError(f"videos {_shown(count)}: a whole number from 1 on is accepted")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Description:
     """What a model says of itself besides its graph. None: it does not say.
 
@@ -107,6 +129,7 @@ class Description:
 
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None
+    pruning_accuracy: PruningAccuracy | None = None
 
     def __post_init__(self) -> None:
         if self.labels is not None:
@@ -139,13 +162,16 @@ class Description:
         """All of it as a manifest has it, with null for what is not known."""
         known = {} if self.preprocessing is None else asdict(self.preprocessing)
         listed = {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()}
+        measured = self.pruning_accuracy
         return {
             "preprocessing": listed or None,
             "labels": None if self.labels is None else list(self.labels),
+            "pruning_accuracy": None if measured is None else asdict(measured),
         }
 
 
 NAMES = tuple(field.name for field in fields(Description))
+Parsed = TypeVar("Parsed", Preprocessing, PruningAccuracy)
 
 
 def from_json(texts: Mapping[str, str], where: str) -> Description:
@@ -166,11 +192,15 @@ def from_json(texts: Mapping[str, str], where: str) -> Description:
 
 def from_fields(values: Mapping[str, object], where: str) -> Description:
     """The description in a manifest, of which other fields are left alone; as `from_json`."""
-    known, labels = values.get("preprocessing"), values.get("labels")
+    known, measured = values.get("preprocessing"), values.get("pruning_accuracy")
     try:
-        if known is not None:
-            known = _preprocessing_of(known)
-        return Description(preprocessing=known, labels=labels)
+        return Description(
+            preprocessing=None if known is None else _parsed(Preprocessing, "preprocessing", known),
+            labels=values.get("labels"),
+            pruning_accuracy=None
+            if measured is None
+            else _parsed(PruningAccuracy, "pruning_accuracy", measured),
+        )
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 
@@ -210,19 +240,16 @@ def changed(
     return Preprocessing(frames=frames, size=size, **given)
 
 
-def _preprocessing_of(value: object) -> Preprocessing:
-    names = [field.name for field in fields(Preprocessing)]
+def _parsed(kind: type[Parsed], what: str, value: object) -> Parsed:
+    """What a JSON object says of a dataclass; InputError for fields that it has not, or lacks."""
+    names = [field.name for field in fields(kind)]
     if not isinstance(value, Mapping):
-        raise InputError(
-            f"preprocessing {_shown(value)}: an object of {', '.join(names)} is accepted"
-        )
+        raise InputError(f"{what} {_shown(value)}: an object of {', '.join(names)} is accepted")
     if unknown := [name for name in value if name not in names]:
-        raise InputError(
-            f"preprocessing has a field {_shown(unknown[0])}; known are {', '.join(names)}"
-        )
+        raise InputError(f"{what} has a field {_shown(unknown[0])}; known are {', '.join(names)}")
     if missing := [name for name in names if name not in value]:
-        raise InputError(f"preprocessing has no {missing[0]}")
-    return Preprocessing(**value)
+        raise InputError(f"{what} has no {missing[0]}")
+    return kind(**value)
 
 
 def _count(name: str, value: object) -> int:

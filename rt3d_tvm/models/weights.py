@@ -23,9 +23,8 @@ class WeightsInfo:
     """What a weight file belongs to: the arguments of `build_model`, and where it came from.
 
     ``seed`` is that of benchmark weights; ``scheme``, ``group`` and ``rate`` are those it was
-    pruned with, ``accuracy_before`` and ``accuracy`` what that did to the share of test videos that
-    are named rightly. None: it does not apply, and for ``frames`` and ``size`` the model's own.
-    ``description`` is what the training knew of its clips and classes.
+    pruned with. None: it does not apply, and for ``frames`` and ``size`` the model's own.
+    ``description`` is what the training knew of its clips and classes, and what pruning cost.
     """
 
     model: str
@@ -37,13 +36,11 @@ class WeightsInfo:
     scheme: str | None = None
     group: str | None = None
     rate: float | None = None
-    accuracy_before: float | None = None
-    accuracy: float | None = None
     description: Description = field(default_factory=Description)
 
     def arguments(self) -> dict[str, object]:
-        """All but the description and what was measured, by name."""
-        return {name: getattr(self, name) for name in _ARGUMENTS if name not in _MEASURED}
+        """All but the description, by name."""
+        return {name: getattr(self, name) for name in _ARGUMENTS}
 
     def check(self) -> None:
         """InputError where the description is not of this model."""
@@ -55,11 +52,9 @@ class WeightsInfo:
 
 # The buffers of a norm that are learned.
 _STATISTICS = ("running_mean", "running_var")
-_MEASURED = ("accuracy_before", "accuracy")
 _ARGUMENTS = tuple(each.name for each in fields(WeightsInfo) if each.name != "description")
 # How to read a field back from its text; what is not here is a whole number.
 _READ = {"model": str, "scheme": str, "group": str, "width": float, "rate": float}
-_READ |= dict.fromkeys(_MEASURED, float)
 
 
 def save_weights(path: str | Path, model: nn.Module, info: WeightsInfo) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,7 +13,7 @@ from rt3d_tvm import cli
 from rt3d_tvm.data.datasets import open_dataset
 from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
 from rt3d_tvm.data.motion import MotionSettings, write_motion
-from rt3d_tvm.data.preprocessing import Description, from_fields
+from rt3d_tvm.data.preprocessing import Description, PruningAccuracy, from_fields
 from rt3d_tvm.models.weights import load_model, read_info, save_weights
 from tests.videos import decodes
 
@@ -248,8 +249,9 @@ def test_the_accuracy_before_and_after_is_said_and_kept(
     assert after == right_of(output, trained / "videos")
     said = capsys.readouterr().out
     assert f"test accuracy {before:.1%} before and {after:.1%} after: " in said
-    info = read_info(output)
-    assert (info.accuracy_before, info.accuracy) == (before, after)
+    kept = read_info(output).description.pruning_accuracy
+    videos = len(open_dataset(trained / "videos", training=False, split="test"))
+    assert kept == PruningAccuracy(before=before, after=after, videos=videos)
     assert abs(found["rate"] - 2) < 0.02
 
 
@@ -262,6 +264,12 @@ def test_without_videos_there_is_no_accuracy(trained, tmp_path, capsys):
     argv = [*prune, "--weights", first, "--rate", 2, "-o", second, "--json", tmp_path / "q.json"]
     assert cli.main([str(arg) for arg in argv]) == 0
     assert json.loads((tmp_path / "q.json").read_text())["accuracy"] is None
-    assert read_info(second).accuracy is None
+    assert read_info(second).description.pruning_accuracy is None
+    # Nor of clips of another size.
+    export = ["export", "--weights", first, "-o", tmp_path / "x.onnx"]
+    for more, is_there in ([], True), (["--size", "24"], False):
+        assert cli.main([str(arg) for arg in (*export, *more)]) == 0
+        keys = {entry.key for entry in onnx.load(tmp_path / "x.onnx").metadata_props}
+        assert ("rt3d.pruning_accuracy" in keys) == is_there
     argv = [*prune, "--weights", first, "--data", trained / "videos", "--lr", 1, "-o", second]
     assert "--lr is of training; leave it or --one-shot out" in error_of(argv, capsys)

@@ -12,7 +12,12 @@ from rt3d_tvm.compile.build import compile_onnx
 from rt3d_tvm.compile.frontend import import_onnx
 from rt3d_tvm.compile.interface import interface_of
 from rt3d_tvm.data.kinetics import KINETICS_MEAN, KINETICS_STD
-from rt3d_tvm.data.preprocessing import Description, Preprocessing, from_fields
+from rt3d_tvm.data.preprocessing import (
+    Description,
+    Preprocessing,
+    PruningAccuracy,
+    from_fields,
+)
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.export import export_onnx
 
@@ -22,6 +27,7 @@ KNOWN = Description(
         frames=4, size=16, resize=18, mean=KINETICS_MEAN, std=KINETICS_STD, clips=3
     ),
     labels=("left", "right", "été", "left", "still"),
+    pruning_accuracy=PruningAccuracy(before=0.75, after=0.5, videos=4),
 )
 
 
@@ -112,6 +118,16 @@ FIELDS = json.loads(json.dumps(KNOWN.as_fields()["preprocessing"]))
         ([("rt3d.labels", '["a", "b", "c", "d", 5]')], "label 5 of class 4"),
         ([("rt3d.labels", '"abcde"')], "labels 'abcde': a list"),
         ([("rt3d.labels", "[")], "labels: not JSON"),
+        ([("rt3d.pruning_accuracy", "0.5")], "pruning_accuracy 0.5: an object of before, after"),
+        ([("rt3d.pruning_accuracy", '{"before": 0.5, "after": 0.4}')], "has no videos"),
+        (
+            [("rt3d.pruning_accuracy", '{"before": 0.5, "after": 1.4, "videos": 2}')],
+            "accuracy after pruning 1.4: 0 to 1",
+        ),
+        (
+            [("rt3d.pruning_accuracy", '{"before": 0.5, "after": 0.4, "videos": 0}')],
+            "videos 0: a whole number from 1 on",
+        ),
         ([("rt3d.labels", "[]")], r"labels \[\]: a list"),
         ([("rt3d.preprocessing", json.dumps({**FIELDS, "size": 12}))], "makes clips .*12, 12"),
         ([("rt3d.preprocessing", json.dumps({**FIELDS, "frames": 8}))], "makes clips .*3, 8"),
