@@ -294,7 +294,7 @@ def report(
     ['ONNX Runtime']
     """
     from rt3d_tvm.engines.engine import chosen
-    from rt3d_tvm.reporting.collect import Settings
+    from rt3d_tvm.reporting.artifacts import Settings
     from rt3d_tvm.reporting.write import make_report
 
     one = isinstance(folders, (str, os.PathLike))
@@ -303,7 +303,7 @@ def report(
         folders=paths,
         onnx=None if onnx is None else as_path(onnx, "onnx"),
         data=None if data is None else as_path(data, "data"),
-        preprocessing=[{"instead": preprocessing}] * len(paths),
+        preprocessing=lambda manifest: {"instead": preprocessing},
         engines=() if onnx is None else chosen(engines),
         runs=runs,
         threads=threads,

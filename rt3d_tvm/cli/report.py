@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,9 +77,8 @@ def _report(args: argparse.Namespace) -> int:
         raise InputError("--engines says what runs the file of --onnx: give --onnx")
     if args.data is None and (given := given_options(args)):
         raise InputError(f"{given[0]} says how clips are made: --data is needed")
-    from rt3d_tvm.artifact.format import MANIFEST, read_manifest
     from rt3d_tvm.engines.engine import chosen
-    from rt3d_tvm.reporting.collect import Settings
+    from rt3d_tvm.reporting.artifacts import Settings
     from rt3d_tvm.reporting.write import make_report
 
     engines = None if args.engines is None else args.engines.split(",")
@@ -86,9 +86,7 @@ def _report(args: argparse.Namespace) -> int:
         folders=args.folders,
         onnx=args.onnx,
         data=args.data,
-        preprocessing=[
-            given_preprocessing(args, read_manifest(each / MANIFEST)) for each in args.folders
-        ],
+        preprocessing=functools.partial(given_preprocessing, args),
         engines=() if args.onnx is None else chosen(engines),
         all_engines=engines is not None,
         runs=args.runs,
@@ -108,10 +106,10 @@ def _report(args: argparse.Namespace) -> int:
         )
     print_table(
         [
-            (gain["model"], gain["against"], gain["ms_before"], gain["ms"], gain["times"])
+            (*(gain[key] for key in ("model", "against", "batch", "ms_before", "ms", "times")),)
             for gain in found["gains"]
         ],
-        columns=("model", "against", "ms then", "ms now", "times as fast"),
+        columns=("model", "against", "batch", "ms then", "ms now", "times as fast"),
     )
     for note in (*found["left_out"], *found["disturbance"]["notes"]):
         print(printable(f"note: {note}"))

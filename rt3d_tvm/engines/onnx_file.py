@@ -23,7 +23,32 @@ def onnx_engines(
     InputError for a file that no artifact fits. An engine that knows an operator not raises one as
     well, or where there is a list ``left_out`` has its reason put there.
     """
-    manifest, x = _fitting(path, manifests, inputs)
+    refusals = []
+    for manifest, x in zip(manifests, inputs, strict=True):
+        if (reason := refusal(path, manifest)) is None:
+            return engines_of(path, names, manifest, x, left_out=left_out)
+        refusals.append(reason)
+    raise refusals[0]
+
+
+def refusal(path: Path, manifest: dict) -> InputError | None:
+    """Why a file does not take what an artifact takes; None where it does."""
+    try:
+        session_of(path, manifest, 1)
+    except InputError as error:
+        return error
+    return None
+
+
+def engines_of(
+    path: Path,
+    names: Sequence[str],
+    manifest: dict,
+    x: Tensors,
+    *,
+    left_out: list[str] | None = None,
+) -> list[Engine]:
+    """As `onnx_engines`, with the input of one artifact, which the file takes."""
     engines = []
     for name in names:
         try:
@@ -33,21 +58,6 @@ def onnx_engines(
                 raise
             left_out.append(f"{name} is left out: {error}")
     return engines
-
-
-def _fitting(
-    path: Path, manifests: Sequence[dict], inputs: Sequence[Tensors]
-) -> tuple[dict, Tensors]:
-    """The first artifact that takes what the file takes, and its input."""
-    refusals = []
-    for manifest, x in zip(manifests, inputs, strict=True):
-        try:
-            session_of(path, manifest, 1)
-        except InputError as error:
-            refusals.append(error)
-        else:
-            return manifest, x
-    raise refusals[0]
 
 
 def _engine(name: str, path: Path, manifest: dict, x: Tensors) -> Engine:

@@ -43,11 +43,14 @@ VALUES: dict[str, tuple[str, Callable[[Mapping], Iterator[tuple[Mapping, float |
 
 
 def as_node_data(report: Mapping, value: str) -> str:
-    """One of `VALUES` at each layer of the first model; what is not known has no number."""
+    """One of `VALUES` at each layer of the first model in its first batch.
+
+    What is not known has no number.
+    """
     name, values_of = VALUES[value]
     model = report["models"][0]
     results: dict[str, dict] = {}
-    for call in model["calls"]:
+    for call in model["batches"][0]["calls"]:
         for layer, number in values_of(call) if call["layers"] else ():
             if number is not None:
                 results[layer["node"]] = {"value": float(f"{number:.4g}")}  # it shows all digits

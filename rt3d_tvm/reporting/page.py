@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -24,33 +24,69 @@ def as_page(report: Mapping) -> str:
     environment.filters.update(
         number=number, percent=percent, size=size, megabytes=megabytes, times=times, error=error
     )
-    environment.filters.update(factor=factor, kernels=kernels)
+    environment.filters.update(factor=factor, kernels=kernels, points=points, share=share)
     page = environment.get_template("report.html")
-    return page.render(report=report, rows=_rows(report))
+    batches = {batch["batch"] for model in report["models"] for batch in model["batches"]}
+    # Where all is one clip at a time, a column for that would say nothing.
+    return page.render(
+        report=report, rows=_rows(report), cards=_cards(report), in_batches=batches != {1}
+    )
+
+
+def _cards(report: Mapping) -> list[dict]:
+    """What each model gained over each other one: one card, of its first batch and the others."""
+    cards: dict[tuple[str, str], list[dict]] = {}
+    for gain in report["gains"]:
+        cards.setdefault((gain["model"], gain["against"]), []).append(gain)
+    return [{**first, "others": others} for first, *others in cards.values()]
 
 
 def _rows(report: Mapping) -> list[dict]:
-    """The lines of the first table: each model, and each engine of the file."""
-    rows = [
-        {**model["timing"], **{k: model[k] for k in ("bytes", "memory_mb", "accuracy")}}
-        | {"verification": model["verification"], "rate": model["pruning_rate"]}
-        for model in report["models"]
+    """The lines of the first table: each model and each engine of the file, in every batch.
+
+    What does not depend on the batch stands in the first line of each.
+    """
+    rows: list[dict] = []
+    for model in report["models"]:
+        about = {key: model[key] for key in ("bytes", "memory_mb", "accuracy", "verification")}
+        about |= {"rate": model["pruning_rate"], "pruning_accuracy": model["pruning_accuracy"]}
+        rows += _in_batches(
+            [(batch["batch"], batch["timing"]) for batch in model["batches"]], about
+        )
+    file = report["file"] or {"batches": []}
+    by_engine: dict[str, list[tuple[int, dict]]] = {}
+    for batch in file["batches"]:
+        for timing in batch["timings"]:
+            by_engine.setdefault(timing["engine"], []).append((batch["batch"], timing))
+    for engine, timings in by_engine.items():
+        own = engine == "ONNX Runtime"
+        about = {"bytes": file["bytes"], "memory_mb": file["memory_mb"] if own else None}
+        rows += _in_batches(timings, {**about, "accuracy": file["accuracy"] if own else None})
+    longest = max(row["ms_per_clip"] for row in rows)
+    return [{**row, "length": row["ms_per_clip"] / longest} for row in rows]
+
+
+_UNSAID = ("bytes", "memory_mb", "accuracy", "verification", "rate", "pruning_accuracy")
+
+
+def _in_batches(timings: Sequence[tuple[int, dict]], about: Mapping) -> list[dict]:
+    return [
+        {
+            **dict.fromkeys(_UNSAID),
+            **timing,
+            **(about if place == 0 else {}),
+            "batch": batch,
+            "ms_per_clip": timing["p50_ms"] / batch,
+        }
+        for place, (batch, timing) in enumerate(timings)
     ]
-    for timing in (report["file"] or {"timings": []})["timings"]:
-        own = timing["engine"] == "ONNX Runtime"
-        memory = report["file"]["memory_mb"] if own else None
-        right = report["file"]["accuracy"] if own else None
-        about = {"bytes": report["file"]["bytes"], "memory_mb": memory, "accuracy": right}
-        rows.append({**timing, **about, "verification": None, "rate": None})
-    longest = max(row["p50_ms"] for row in rows)
-    return [{**row, "length": row["p50_ms"] / longest} for row in rows]
 
 
 def number(value: float | None) -> str:
     """Three digits, or a dash for what is not known."""
     if value is None:
         return _UNKNOWN
-    if value == 0 or 1e-2 <= abs(value) < 1e4:
+    if value == 0 or 1e-2 <= abs(value) < 1e6:
         return f"{value:.3g}" if abs(value) < 1e3 else f"{value:.0f}"
     return f"{value:.2e}"
 
@@ -58,6 +94,11 @@ def number(value: float | None) -> str:
 def percent(value: float | None) -> str:
     """A part as per cent."""
     return _UNKNOWN if value is None else f"{value:.0%}" if value >= 0.1 else f"{value:.1%}"
+
+
+def share(value: float | None) -> str:
+    """An accuracy as per cent, with a digit more than of other parts."""
+    return _UNKNOWN if value is None else f"{value:.1%}"
 
 
 def size(value: list[int] | None) -> str:
@@ -92,6 +133,14 @@ def factor(value: float, better: str, worse: str) -> str:
     if 1 / _ALIKE < value < _ALIKE:
         return "the same"
     return f"{times(value)} {better}" if value >= 1 else f"{times(1 / value)} {worse}"
+
+
+def points(value: Mapping) -> str:
+    """What a pruning cost, in words."""
+    lost = 100 * (value["before"] - value["after"])
+    if abs(lost) < 0.05:
+        return "the same accuracy"
+    return f"{abs(lost):.1f} points {'lost' if lost > 0 else 'gained'}"
 
 
 def error(value: float | None) -> str:

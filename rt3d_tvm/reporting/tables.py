@@ -8,24 +8,30 @@ import json
 from collections.abc import Iterator, Mapping
 
 COLUMNS = (
-    *("model", "layer", "function", "weight", "output", "group", "type", "density", "kernel"),
-    *("reason", "ms", "share", "useful_gflops", "peak_share", "max_rel_error"),
+    *("model", "batch", "model_ms", "model_ms_per_clip", "layer", "function", "weight", "output"),
+    *("group", "type", "density", "kernel", "reason", "ms", "share", "useful_gflops"),
+    *("peak_share", "max_rel_error"),
 )
 _MEASURED = ("ms", "share", "gflops", "peak_share", "max_rel_error")
 
 
 def as_csv(report: Mapping) -> str:
-    """One line per kernel call of each model; an empty cell is what is not known."""
+    """One line per kernel call of each model in each of its batches, with the whole model's time.
+
+    An empty cell is what is not known.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for model in report["models"]:
-        for call in model["calls"]:
-            writer.writerow(_row(model["name"], call))
+        for batch in model["batches"]:
+            whole = [batch["batch"], batch["timing"]["p50_ms"], batch["ms_per_clip"]]
+            for call in batch["calls"]:
+                writer.writerow([model["name"], *whole, *_row(call)])
     return text.getvalue()
 
 
-def _row(model: str, call: Mapping) -> list[object]:
+def _row(call: Mapping) -> list[object]:
     layers = call["layers"]
     of_layers = [
         " + ".join("" if layer[key] is None else _text(layer[key]) for layer in layers)
@@ -35,7 +41,7 @@ def _row(model: str, call: Mapping) -> list[object]:
     reason = " + ".join(filter(None, (layer["reason"] for layer in layers)))
     density, *measured = (call[key] for key in ("density", *_MEASURED))
     name = " + ".join(layer["name"] for layer in layers)
-    return [model, name, call["function"], *of_layers, density, kernel, reason, *measured]
+    return [name, call["function"], *of_layers, density, kernel, reason, *measured]
 
 
 def _text(value: object) -> str:
@@ -43,16 +49,19 @@ def _text(value: object) -> str:
 
 
 def as_trace(report: Mapping) -> str:
-    """One run of each model in the Trace Event Format, a process per model; times in µs."""
+    """One run of each model in the Trace Event Format, a process per model and batch; in µs."""
     return json.dumps({"traceEvents": list(_events(report)), "displayTimeUnit": "ms"}) + "\n"
 
 
 def _events(report: Mapping) -> Iterator[dict]:
-    for number, model in enumerate(report["models"], 1):
+    runs = [(model, batch) for model in report["models"] for batch in model["batches"]]
+    for number, (model, batch) in enumerate(runs, 1):
         about = {"pid": number, "tid": 1}
-        yield {"ph": "M", "name": "process_name", "args": {"name": model["name"]}, **about}
+        of_batch = f", batch {batch['batch']}" if len(model["batches"]) > 1 else ""
+        named = {"name": f"{model['name']}{of_batch}"}
+        yield {"ph": "M", "name": "process_name", "args": named, **about}
         yield {"ph": "M", "name": "thread_name", "args": {"name": "calls of one run"}, **about}
-        for event, call in zip(model["timeline"], model["calls"], strict=True):
+        for event, call in zip(batch["timeline"], batch["calls"], strict=True):
             names = [layer["name"] for layer in call["layers"]]
             yield {
                 "ph": "X",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.whole_file import check_writable, whole_file
-from rt3d_tvm.reporting.collect import Settings, collect
+from rt3d_tvm.reporting.artifacts import Settings
+from rt3d_tvm.reporting.collect import collect
 from rt3d_tvm.reporting.node_data import VALUES, as_node_data
 from rt3d_tvm.reporting.page import as_page
 from rt3d_tvm.reporting.tables import as_csv, as_trace
@@ -47,7 +48,9 @@ def make_report(
     found = collect(settings, command=command, progress=progress)
     why = found["models"][0]["why_no_errors"]
     if node_data is not None and not any(
-        layer["node"] for call in found["models"][0]["calls"] for layer in call["layers"]
+        layer["node"]
+        for call in found["models"][0]["batches"][0]["calls"]
+        for layer in call["layers"]
     ):
         raise InputError(f"node data: {settings.onnx} is not of {settings.folders[0]}: {why}")
     for path, content in [(path, text(found)) for path, text in wanted]:

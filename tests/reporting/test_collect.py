@@ -11,8 +11,9 @@ import pytest
 from rt3d_tvm.compile.frontend import LayerNode
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.reporting.accuracy import accuracy
-from rt3d_tvm.reporting.collect import gains, other_model, timeline
-from rt3d_tvm.reporting.page import factor, kernels, number, percent
+from rt3d_tvm.reporting.gains import gains
+from rt3d_tvm.reporting.model import other_model, timeline
+from rt3d_tvm.reporting.page import factor, kernels, number, percent, points, share
 from rt3d_tvm.reporting.picture import MOST, kept_shares, picture
 
 
@@ -67,11 +68,13 @@ def test_a_quantised_file_is_not_of_a_float32_model():
     assert other_model([eight], {"a": real}) == "a is in float32 in the file only"
 
 
-def model(name, ms, *, same=True, mb=4.0):
-    timing = {"p50_ms": ms, "engine": "rt3d"}
+def model(name, ms, *, same=True, mb=4.0, batches=(1,)):
+    timed = [
+        {"batch": batch, "timing": {"p50_ms": batch * ms, "engine": "rt3d"}} for batch in batches
+    ]
     return {
         "name": name,
-        "timing": timing,
+        "batches": timed,
         "bytes": 2_000_000,
         "memory_mb": mb,
         "accuracy": None,
@@ -81,13 +84,23 @@ def model(name, ms, *, same=True, mb=4.0):
 
 def test_gains_are_over_the_file_of_the_model_and_the_first_model():
     file = {"name": "m", "bytes": 4_000_000, "memory_mb": 8.0, "accuracy": 0.5}
-    file["timings"] = [{"engine": e, "p50_ms": 30.0} for e in ("ONNX Runtime", "OpenVINO")]
+    timings = [{"engine": e, "p50_ms": 30.0} for e in ("ONNX Runtime", "OpenVINO")]
+    file["batches"] = [{"batch": 1, "timings": timings}]
     first, other = gains([model("a", 10.0), model("b", 5.0, same=False, mb=None)], file)[::2]
     assert (first["against"], first["times"], first["times_smaller"]) == ("ONNX Runtime", 3, 2)
     assert first["times_less_memory"] == 2
     assert (other["model"], other["against"], other["times"]) == ("b", "a", 2)
     assert other["times_less_memory"] is None
     assert gains([model("a", 10.0)], None) == []
+
+
+def test_gains_are_of_one_batch_each():
+    timings = [{"engine": "OpenVINO", "p50_ms": 30.0}]
+    file = {"name": "m", "bytes": 4_000_000, "memory_mb": None, "accuracy": None}
+    file["batches"] = [{"batch": 4, "timings": timings}]
+    found = gains([model("a", 5.0, batches=(1, 4)), model("b", 2.0, batches=(4, 8))], file)
+    said = [(gain["model"], gain["against"], gain["batch"], gain["times"]) for gain in found]
+    assert said == [("a", "OpenVINO", 4, 1.5), ("b", "OpenVINO", 4, 3.75), ("b", "a", 4, 2.5)]
 
 
 def test_the_timeline_is_the_fastest_run():
@@ -112,10 +125,14 @@ def test_accuracy_is_by_the_mean_of_a_video_s_clips():
 
 
 def test_words_of_the_page():
-    assert [number(each) for each in (None, 0, 0.001234, 3.14159, 1234.5)] == [
-        *("–", "0", "1.23e-03", "3.14", "1234"),
+    assert [number(each) for each in (None, 0, 0.001234, 3.14159, 12345.6)] == [
+        *("–", "0", "1.23e-03", "3.14", "12346"),
     ]
     assert [percent(each) for each in (None, 0.012, 0.5)] == ["–", "1.2%", "50%"]
+    assert [share(each) for each in (None, 0.912)] == ["–", "91.2%"]
+    measured = [(0.9, 0.888), (0.888, 0.9), (0.9, 0.9001)]
+    said = [points({"before": before, "after": after}) for before, after in measured]
+    assert said == ["1.2 points lost", "1.2 points gained", "the same accuracy"]
     assert (factor(2.0, "faster", "slower"), factor(0.05, "faster", "slower")) == (
         *("2 × faster", "20 × slower"),
     )

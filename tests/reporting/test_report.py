@@ -14,7 +14,7 @@ import pytest
 
 from rt3d_tvm import cli
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.reporting import collect, page
+from rt3d_tvm.reporting import collect, model, page
 from rt3d_tvm.reporting.node_data import as_node_data
 from rt3d_tvm.reporting.tables import COLUMNS
 
@@ -63,18 +63,25 @@ def report(made):
     return json.loads((made / "r.json").read_text())
 
 
+def calls_of(model):
+    """Those of its first batch."""
+    return model["batches"][0]["calls"]
+
+
 def test_the_json_is_as_its_schema_says(report):
     jsonschema.validate(report, json.loads(SCHEMA.read_text()))
     first, second = report["models"]
     assert first["verification"]["passed"]
-    assert all(call["max_rel_error"] < 1e-4 for call in first["calls"] if call["layers"])
-    assert all(layer["picture"] for call in first["calls"] for layer in call["layers"])
+    assert all(call["max_rel_error"] < 1e-4 for call in calls_of(first) if call["layers"])
+    assert all(layer["picture"] for call in calls_of(first) for layer in call["layers"])
     assert first["memory_mb"] > 0 and report["file"]["memory_mb"] > 0
     gain = report["gains"][0]
     assert (gain["model"], gain["against"]) == ("artifact", "ONNX Runtime")
     assert (report["gains"][-1]["model"], report["gains"][-1]["against"]) == ("other", "artifact")
-    end = second["timeline"][-1]
-    assert end["start_ms"] + end["ms"] == pytest.approx(sum(e["ms"] for e in second["timeline"]))
+    end = second["batches"][0]["timeline"][-1]
+    assert end["start_ms"] + end["ms"] == pytest.approx(
+        sum(e["ms"] for e in second["batches"][0]["timeline"])
+    )
 
 
 def test_the_page_needs_no_network_and_is_whole(made, report):
@@ -88,11 +95,11 @@ def test_the_page_needs_no_network_and_is_whole(made, report):
     sections = [each["id"] for each in found.of("section")]
     assert sections == ["gains", "model-1", "model-2", "versions"]
     assert len(found.of("table", **{"data-sortable": None})) == 3
-    calls = sum(len(model["calls"]) for model in report["models"])
+    calls = sum(len(calls_of(model)) for model in report["models"])
     assert len(found.of("td", **{"data-label": "ms"})) == calls
     assert len(found.of("th", scope="row")) == calls + 3
     assert len(found.of("i", **{"class": "layer"})) == sum(
-        bool(call["layers"]) for model in report["models"] for call in model["calls"]
+        bool(call["layers"]) for model in report["models"] for call in calls_of(model)
     )
     said = " ".join(found.texts)
     assert report["versions"]["apache-tvm"] in said
@@ -101,7 +108,7 @@ def test_the_page_needs_no_network_and_is_whole(made, report):
 
 def test_names_are_escaped_and_reasons_are_shown(report):
     report["models"][0]["name"] = "<script>alert(1)</script>"
-    layers = [layer for call in report["models"][0]["calls"] for layer in call["layers"]]
+    layers = [layer for call in calls_of(report["models"][0]) for layer in call["layers"]]
     layers[0] |= {"kernel": None, "group": None, "reason": "density 0.9 is above <0.5>"}
     report["models"][0]["accuracy"] = 0.5
     text = page.as_page(report)
@@ -114,9 +121,9 @@ def test_the_csv_has_a_line_for_each_call(made, report):
     with (made / "r.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
-    assert len(rows) == sum(len(model["calls"]) for model in report["models"])
+    assert len(rows) == sum(len(calls_of(model)) for model in report["models"])
     layer = next(row for row in rows if row["layer"])
-    call = next(call for call in report["models"][0]["calls"] if call["layers"])
+    call = next(call for call in calls_of(report["models"][0]) if call["layers"])
     assert float(layer["ms"]) == call["ms"]
     assert layer["weight"].startswith("x".join(map(str, call["layers"][0]["weight"])))
 
@@ -126,7 +133,7 @@ def test_the_trace_has_each_call_of_one_run(made, report):
     calls = [event for event in events if event["ph"] == "X"]
     names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
     assert names == ["artifact", "other"]
-    assert len(calls) == sum(len(model["calls"]) for model in report["models"])
+    assert len(calls) == sum(len(calls_of(model)) for model in report["models"])
     assert all(event["dur"] > 0 and event["pid"] in (1, 2) for event in calls)
     for before, after in itertools.pairwise(calls):
         if before["pid"] == after["pid"]:
@@ -143,7 +150,7 @@ def test_node_data_have_a_number_at_each_layer_of_the_file(made, report, pair, v
     assert [item["stop"] for item in found["gradient"]] == [0, 1]
     named = {node.name or node.output[0] for node in graph.node}
     assert set(found["results"]) <= named
-    calls = [call for call in report["models"][0]["calls"] if call["layers"]]
+    calls = [call for call in calls_of(report["models"][0]) if call["layers"]]
     wanted = {
         "ms": [call["ms"] for call in calls],
         "gflops": [call["gflops"] for call in calls],
@@ -156,7 +163,7 @@ def test_node_data_have_a_number_at_each_layer_of_the_file(made, report, pair, v
 
 
 def test_of_a_fused_pair_the_time_is_at_the_first_and_the_error_at_the_last(report):
-    call = next(call for call in report["models"][0]["calls"] if call["layers"])
+    call = next(call for call in calls_of(report["models"][0]) if call["layers"])
     call["layers"] = [{**call["layers"][0], "node": name} for name in ("spatial", "temporal")]
     for value, there in (("ms", {"spatial"}), ("error", {"temporal"}), ("density", set())):
         found = json.loads(as_node_data(report, value)).popitem()[1]["results"]
@@ -164,7 +171,7 @@ def test_of_a_fused_pair_the_time_is_at_the_first_and_the_error_at_the_last(repo
 
 
 def test_what_is_not_known_has_no_number(report):
-    for call in report["models"][0]["calls"]:
+    for call in calls_of(report["models"][0]):
         call["max_rel_error"] = None
     assert json.loads(as_node_data(report, "error")).popitem()[1]["results"] == {}
 
@@ -177,7 +184,7 @@ def test_node_data_are_written_and_refused_for_another_file(pair, tmp_path, monk
     (found,) = json.loads(path.read_text()).values()
     assert found["name"] == "artifact: density" and found["results"]
     path.unlink()
-    monkeypatch.setattr(collect, "other_model", lambda *_: "conv1 keeps 30% of its weights")
+    monkeypatch.setattr(model, "other_model", lambda *_: "conv1 keeps 30% of its weights")
     assert cli.main(list(map(str, argv))) == 2
     assert "conv1 keeps 30% of its weights" in capsys.readouterr().err
     assert not path.exists()
