@@ -31,10 +31,12 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
     parser.collects = "folders"  # type: ignore[attr-defined]  # of the command line's own parser
 
 
-def add_output_file(parser: argparse.ArgumentParser, metavar: str, text: str) -> None:
+def add_output_file(
+    parser: argparse.ArgumentParser, metavar: str, text: str, *, required: bool = True
+) -> None:
     """The file that a command writes."""
     parser.add_argument(
-        "-o", "--output", type=output_file, required=True, metavar=metavar, help=text
+        "-o", "--output", type=output_file, required=required, metavar=metavar, help=text
     )
 
 
@@ -51,13 +53,35 @@ def add_output_folder(parser: argparse.ArgumentParser, text: str) -> None:
     )
 
 
-def add_opencl(parser: argparse.ArgumentParser) -> None:
+def add_engines(parser: argparse._ActionsContainer) -> None:
+    """What runs the file of --onnx."""
+    parser.add_argument(
+        "--engines",
+        metavar="NAME,NAME",
+        help="engines for --onnx: onnxruntime, openvino, torch; default: those that are installed",
+    )
+
+
+def add_remote(parser: argparse.ArgumentParser) -> None:
+    """A device instead of this machine."""
+    parser.add_argument(
+        "--remote",
+        dest="tracker",
+        type=address,
+        metavar="HOST:PORT",
+        help="run on a device of this tracker, the one of --key; default: here",
+    )
+    add_device(parser)
+
+
+def add_opencl(
+    parser: argparse.ArgumentParser, *, what: str = "run an artifact for OpenCL on the"
+) -> None:
     """On which device an artifact for OpenCL runs."""
     parser.add_argument(
         "--opencl",
         metavar="NAME",
-        help="run an artifact for OpenCL on the device whose name has this in it; default: the "
-        "first that compiles kernels",
+        help=f"{what} device whose name has this in it; default: the first that compiles kernels",
     )
 
 

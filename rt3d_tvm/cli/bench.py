@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.arguments import (
-    add_device,
+    add_engines,
     add_folders,
     add_opencl,
+    add_remote,
     add_runs,
     add_threads,
-    address,
     at_least_one,
     seconds,
 )
@@ -50,11 +50,7 @@ def add_bench(commands: Commands) -> None:
         metavar="X.onnx",
         help="time other engines on this file, float32 or quantised; may be given again",
     )
-    others.add_argument(
-        "--engines",
-        metavar="NAME,NAME",
-        help="engines for --onnx: onnxruntime, openvino, torch; default: those that are installed",
-    )
+    add_engines(others)
     others.add_argument("--torch", metavar="MODEL:WEIGHTS", help="time PyTorch on this model")
     how = bench.add_argument_group("how it is timed")
     how.add_argument("--layers", action="store_true", help="time each layer of one model instead")
@@ -80,14 +76,7 @@ def add_bench(commands: Commands) -> None:
     add_threads(bench)
     add_opencl(bench)
     add_runs(bench, default=None, text=f"timed runs; default: {RUNS}")
-    bench.add_argument(
-        "--remote",
-        dest="tracker",
-        type=address,
-        metavar="HOST:PORT",
-        help="time on a device of this tracker, the one of --key; default: here",
-    )
-    add_device(bench)
+    add_remote(bench)
     add_program_options(bench)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from rt3d_tvm.cli.arguments import add_output_file, at_least_one, finite
@@ -18,6 +17,7 @@ from rt3d_tvm.cli.training import (
     videos,
     work_folder,
 )
+from rt3d_tvm.cli.videos import OF_VIDEOS, add_videos
 from rt3d_tvm.console import print_table, progress
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.digest import file_sha256
@@ -42,7 +42,7 @@ _TRAINING = (
     *("no_flip", "batch", "lr", "weight_decay", "steps_per_epoch", "work"),
 )
 # And what says how its videos are read.
-_OF_VIDEOS = ("kind", "fold", "pixels", "cache", "workers", "device")
+_READING = (*OF_VIDEOS, "pixels", "cache", "workers", "device")
 
 
 def add_prune(commands: Commands) -> None:
@@ -72,11 +72,10 @@ def add_prune(commands: Commands) -> None:
         metavar="LAYER",
         help="layers that stay whole; default: none but the classifier",
     )
-    prune.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="videos to prune in training with, and to measure the accuracy before and after on",
+    add_videos(
+        prune,
+        "labelled videos to prune in training with, and to measure the accuracy before and after "
+        "on",
     )
     prune.add_argument(
         "--one-shot",
@@ -134,7 +133,7 @@ def _prune(args: argparse.Namespace) -> int:
     from rt3d_tvm.prune.project import check_rate
     from rt3d_tvm.prune.schemes import Scheme
 
-    given = [name for name in (*_TRAINING, *_OF_VIDEOS) if getattr(args, name) is not None]
+    given = [name for name in (*_TRAINING, *_READING) if getattr(args, name) is not None]
     if args.data is None:
         if given:
             raise InputError(

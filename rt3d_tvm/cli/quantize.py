@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rt3d_tvm.cli.arguments import add_output_file, at_least_one, at_least_zero
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.preprocessing import add_preprocessing, given_options, given_preprocessing
+from rt3d_tvm.cli.videos import add_test_videos, chosen_videos
 from rt3d_tvm.console import print_table, printable, progress
 from rt3d_tvm.errors import InputError
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from rt3d_tvm.quantize import Quantization
     from rt3d_tvm.quantize.accuracy import Labelled
     from rt3d_tvm.quantize.float_model import FloatModel
-
-# What is taken only together with --data.
-_OF_DATA = ("kind", "fold", "split")
 
 
 def add_quantize(commands: Commands) -> None:
@@ -52,21 +50,7 @@ def add_quantize(commands: Commands) -> None:
     labelled.add_argument(
         "--labels", type=Path, metavar="FILE.npy", help="the class of each clip in --clips FILE.npy"
     )
-    labelled.add_argument(
-        "--data", type=Path, metavar="DIR", help="a data set to measure the accuracy on"
-    )
-    quantize.add_argument(
-        "--kind", metavar="KIND", help="kind of data set: auto (default), ucf101, hmdb51, ..."
-    )
-    quantize.add_argument(
-        "--fold",
-        type=at_least_one,
-        metavar="N",
-        help="split of ucf101 and hmdb51, 1 (default) to 3",
-    )
-    quantize.add_argument(
-        "--split", choices=("train", "test"), help="part of the data set; default: test"
-    )
+    add_test_videos(quantize, group=labelled)
     quantize.add_argument(
         "--max-drop",
         type=at_least_zero,
@@ -137,8 +121,7 @@ def _print(result: Quantization) -> None:
 
 def _check_together(args: argparse.Namespace) -> None:
     """InputError for options that mean nothing without others."""
-    if args.data is None and (given := [n for n in _OF_DATA if getattr(args, n) is not None]):
-        raise InputError(f"--{given[0]} is of a data set: --data DIR is needed")
+    chosen_videos(args)
     if args.max_drop is not None and args.labels is None and args.data is None:
         raise InputError(
             "--max-drop needs labelled clips: --data DIR, or --labels FILE.npy for those of --clips"
@@ -173,32 +156,11 @@ def _labelled(args: argparse.Namespace, model: FloatModel) -> Labelled | None:
         clips = load_array(args.source)
         check_clips(clips, model.manifest["inputs"][0]["shape"], args.source)
         return LabelledClips(clips, load_array(args.labels), args.labels)
-    return None if args.data is None else _dataset(args, model)
+    if args.data is None:
+        return None
+    from rt3d_tvm.reporting.accuracy import labelled_videos
 
-
-def _dataset(args: argparse.Namespace, model: FloatModel) -> Labelled:
-    """The testing items of --data, cut as the model says."""
-    from rt3d_tvm.artifact.description import prepared
-    from rt3d_tvm.data.datasets import open_dataset
-
-    manifest = model.manifest
-    used = prepared(manifest, args.onnx, **given_preprocessing(args, manifest))
-    found = open_dataset(
-        args.data,
-        training=False,
-        kind=args.kind or "auto",
-        split=args.split or "test",
-        fold=args.fold or 1,
-        cache=args.max_drop is not None,
-        **used.dataset_arguments(),
-    )
-    classes = manifest["outputs"][0]["shape"][-1]
-    if len(found.classes) != classes:
-        raise InputError(f"{args.onnx} has {classes} classes; {args.data} has {len(found.classes)}")
-    for index, known in enumerate(manifest["labels"] or ()):
-        if known != found.classes[index]:
-            raise InputError(
-                f"class {index} of {args.onnx} is {known!r}, that of {args.data} is "
-                f"{found.classes[index]!r}; a data set of the model's own classes is accepted"
-            )
-    return found
+    # With --max-drop they are read again and again.
+    how = {**chosen_videos(args), "cache": args.max_drop is not None}
+    given = given_preprocessing(args, model.manifest)
+    return labelled_videos(args.data, model.manifest, args.onnx, how, **given)

@@ -7,10 +7,18 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rt3d_tvm.cli.arguments import add_folders, add_runs, add_threads, output_file
+from rt3d_tvm.cli.arguments import (
+    add_engines,
+    add_folders,
+    add_output_file,
+    add_runs,
+    add_threads,
+    output_file,
+)
 from rt3d_tvm.cli.command import add_command, write_result
 from rt3d_tvm.cli.compare import add_seed
 from rt3d_tvm.cli.preprocessing import add_preprocessing, given_options, given_preprocessing
+from rt3d_tvm.cli.videos import add_test_videos, chosen_videos
 from rt3d_tvm.console import print_table, printable, progress
 from rt3d_tvm.errors import InputError
 
@@ -30,21 +38,9 @@ def add_report(commands: Commands) -> None:
         metavar="X.onnx",
         help="compare with this file: other engines, the error of each layer, what is kept",
     )
-    report.add_argument(
-        "--engines",
-        metavar="NAME,NAME",
-        help="engines for --onnx: onnxruntime, openvino, torch; default: those that are installed",
-    )
-    report.add_argument(
-        "--data", type=Path, metavar="DIR", help="labelled videos, to add the accuracy on them"
-    )
-    report.add_argument(
-        "-o",
-        "--output",
-        type=output_file,
-        metavar="X.html",
-        help="write the page, which needs no network",
-    )
+    add_engines(report)
+    add_test_videos(report)
+    add_output_file(report, "X.html", "write the page, which needs no network", required=False)
     report.add_argument("--csv", type=output_file, metavar="FILE", help="write the layers as CSV")
     report.add_argument(
         "--trace",
@@ -86,6 +82,7 @@ def _report(args: argparse.Namespace) -> int:
         folders=args.folders,
         onnx=args.onnx,
         data=args.data,
+        videos=chosen_videos(args),
         preprocessing=functools.partial(given_preprocessing, args),
         engines=() if args.onnx is None else chosen(engines),
         all_engines=engines is not None,

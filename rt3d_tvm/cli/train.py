@@ -18,6 +18,7 @@ from rt3d_tvm.cli.training import (
     videos,
     work_folder,
 )
+from rt3d_tvm.cli.videos import add_videos
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.digest import file_sha256
 
@@ -60,9 +61,7 @@ def add_train(commands: Commands) -> None:
         help="stages that stay as they are, such as stem layer1; backbone: all but the head; "
         "default: none",
     )
-    train.add_argument(
-        "--data", type=Path, metavar="DIR", required=True, help="the videos to train and test on"
-    )
+    add_videos(train, "labelled videos to train and test on", required=True)
     train.add_argument(
         "--epochs", type=at_least_one, metavar="N", help="passes over the videos; default: 30"
     )

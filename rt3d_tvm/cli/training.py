@@ -30,19 +30,7 @@ _LEAST_STEPS, _LEAST_BATCH = 10, 4
 
 
 def add_training_arguments(parser: argparse.ArgumentParser, *, lr: str, weight_decay: str) -> None:
-    """On which videos, and how."""
-    parser.add_argument(
-        "--kind",
-        metavar="KIND",
-        help="kind of data set: auto (default), folder (class folders), csv (path,label), ucf101, "
-        "hmdb51, kinetics or motion",
-    )
-    parser.add_argument(
-        "--fold",
-        type=at_least_one,
-        metavar="N",
-        help="split of ucf101 and hmdb51, 1 (default) to 3",
-    )
+    """How to train."""
     parser.add_argument(
         "--no-flip",
         action="store_true",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rt3d_tvm.cli.arguments import (
     above_zero,
     add_kernels,
+    add_opencl,
     add_target,
     add_threads,
     at_least_one,
@@ -71,12 +72,7 @@ def add_tune(commands: Commands) -> None:
         metavar="C",
         help="begin no trial before the device is that cool, in degrees Celsius; default: at any",
     )
-    tune.add_argument(
-        "--opencl",
-        metavar="NAME",
-        help="with target opencl: measure on this machine's device whose name has this in it; "
-        "default: the first that compiles kernels",
-    )
+    add_opencl(tune, what="with target opencl: measure on this machine's")
     add_machines(tune, "on a device without TVM, in static programs; the target is arm64 then")
     tune.set_defaults(target=None)
 

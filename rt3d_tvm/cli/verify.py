@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rt3d_tvm.cli.arguments import (
-    add_device,
     add_folder,
     add_opencl,
-    address,
+    add_remote,
     at_least_one,
     at_least_zero,
 )
@@ -62,14 +61,7 @@ def add_verify(commands: Commands) -> None:
         help="compare on the clips of this video; default: on random inputs",
     )
     add_preprocessing(verify)
-    verify.add_argument(
-        "--remote",
-        dest="tracker",
-        type=address,
-        metavar="HOST:PORT",
-        help="run it on a device of this tracker, the one of --key; default: here",
-    )
-    add_device(verify)
+    add_remote(verify)
 
 
 def _clips(args: argparse.Namespace) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,29 @@ from rt3d_tvm.data.datasets import VideoDataset, open_dataset
 from rt3d_tvm.errors import InputError
 
 
-def labelled_videos(data: Path, manifest: dict, folder: Path, **given: Any) -> VideoDataset:
-    """The test split of ``data``, cut as the artifact says, with what is ``given`` in its stead.
+def labelled_videos(
+    data: Path, manifest: dict, model: Path, how: Mapping[str, Any] | None = None, **given: Any
+) -> VideoDataset:
+    """The test split of ``data``, cut as the model says, with what is ``given`` in its stead.
 
-    InputError where there are none, where neither says how, or for an artifact of other classes.
+    ``model`` is what messages call it: an artifact's folder, or an ONNX file. ``how``: what else
+    `open_dataset` takes: kind, fold, split, cache. InputError where there are none, where neither
+    says how clips are made, and for a model of other classes.
     """
     if not data.exists():
         raise InputError(f"{data}: no such folder; the folder of a data set is expected")
-    used = prepared(manifest, folder, **given)
-    found = open_dataset(data, training=False, split="test", cache=True, **used.dataset_arguments())
+    used = prepared(manifest, model, **given)
+    opened = {"split": "test", "cache": True, **(how or {}), **used.dataset_arguments()}
+    found = open_dataset(data, training=False, **opened)
     classes = the_one(manifest, "outputs", "accuracy")["shape"][-1]
     if len(found.classes) != classes:
-        raise InputError(f"{folder} has {classes} classes; {data} has {len(found.classes)}")
+        raise InputError(f"{model} has {classes} classes; {data} has {len(found.classes)}")
+    for index, known in enumerate(manifest.get("labels") or ()):
+        if known != found.classes[index]:
+            raise InputError(
+                f"class {index} of {model} is {known!r}, that of {data} is "
+                f"{found.classes[index]!r}; a data set of the model's own classes is accepted"
+            )
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,8 @@ class Settings:
     """What a report is made of.
 
     onnx: what the artifacts were compiled from, or what they are compared with: without it there
-    is no error, no picture and no other engine. data: labelled videos, for the accuracy.
+    is no error, no picture and no other engine. data: labelled videos, for the accuracy;
+    videos: their kind, fold and split.
     preprocessing: what `artifact.description.prepared` takes instead of what a manifest says.
     all_engines: whether each of ``engines`` has to run the file; else one that cannot is left out.
     """
@@ -37,6 +38,7 @@ class Settings:
     folders: Sequence[Path]
     onnx: Path | None = None
     data: Path | None = None
+    videos: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: Callable[[dict], Mapping[str, Any]] = lambda manifest: {}
     engines: Sequence[str] = ("onnxruntime",)
     all_engines: bool = True
@@ -89,7 +91,8 @@ def _videos(
     """Those of --data, as the artifact takes them: one of the ``sets`` where that is the same."""
     if settings.data is None:
         return None
-    wanted = labelled_videos(settings.data, manifest, folder, **settings.preprocessing(manifest))
+    given = settings.preprocessing(manifest)
+    wanted = labelled_videos(settings.data, manifest, folder, settings.videos, **given)
     for known in sets:
         if known.sampling == wanted.sampling:
             return known

@@ -31,9 +31,9 @@ def collect(settings: Settings, *, command: Sequence[str], progress: Callable[[s
 
     InputError for an artifact of OpenCL, and for a file that none of the artifacts fits.
     """
+    nodes = {} if settings.onnx is None else layer_nodes(settings.onnx)
     artifacts = opened(settings)
     threads = settings.threads or available_cores()
-    nodes = {} if settings.onnx is None else layer_nodes(settings.onnx)
     left_out: list[str] = []
     engines = engines_by_batch(settings, artifacts, left_out)
     timed: dict[int, list[Timing]] = {}

@@ -19,7 +19,7 @@ WHOLE = {
     "verify": "{flow}/artifact --onnx {flow}/m.onnx --video {flow}/v.mp4 --model c3d",
     "bundle": "{flow}/artifact --program bench -o {here}/d",
     "bench": "{flow}/artifact",
-    "report": "{flow}/artifact --onnx {flow}/m.onnx --data {videos} -o {here}/r.html",
+    "report": "{flow}/artifact --onnx {flow}/m.onnx --data {videos} --model c3d -o {here}/r.html",
     "groups": "",
     "tune": "{flow}/m.onnx --work-dir {here}/t",
     "run": "{flow}/artifact {flow}/v.mp4",

@@ -119,3 +119,22 @@ def test_defaults_of_measurements_are_those_of_their_modules():
     assert f"{METHOD} (default)" in quantize["method"]
     run = {action.dest: action.help for action in PARSERS["run",]._actions}
     assert run["seconds"].endswith(f"--realtime: {SECONDS:g}")
+
+
+# Options that mean another thing in another command, or have another default there.
+OF_EACH_COMMAND = {
+    *("--batch", "--clips", "--csv", "--data", "--deadline", "--frames", "--group", "--key"),
+    *("--labels", "--layers", "--lr", "--model", "--onnx", "--opencl", "--output", "--port"),
+    *("--runs", "--seconds", "--seed", "--size", "--target", "--tracker", "--wait"),
+    *("--weight-decay", "--weights"),
+}
+
+
+def test_an_option_of_several_commands_has_one_text():
+    texts = {}
+    for parser in PARSERS.values():
+        for action in parser._actions:
+            for name in action.option_strings:
+                texts.setdefault(name, set()).add(action.help)
+    several = {name for name, found in texts.items() if len(found) > 1 and name.startswith("--")}
+    assert several == OF_EACH_COMMAND

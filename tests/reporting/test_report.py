@@ -252,6 +252,7 @@ document.title = `sorted ${sorted} fits ${wide} at ${innerWidth}`;
         ),
         ("DIR DIR --onnx x --node-data n.json", "node data are of one model; 2 are given"),
         ("DIR -o r.html --data .", "a model of RGB clips is expected"),
+        ("DIR -o r.html --fold 2", "--fold is of a data set: --data DIR is needed"),
         ("DIR -o r.html --resize 24", "--resize says how clips are made: --data is needed"),
         ("DIR -o r.html --model c3d", "--model says how clips are made: --data is needed"),
     ],
