@@ -82,6 +82,7 @@ def bench_program(args: argparse.Namespace) -> int:
                 threads=args.threads,
                 cores=args.cores,
                 deadline_s=args.deadline,
+                progress=stage,
             )
     _show(args, result, machine.name)
     write_result(args, _record(args, result))

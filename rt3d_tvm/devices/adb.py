@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
-from rt3d_tvm.devices.commands import Away, Lines, Ran, called, check_copied, known
+from rt3d_tvm.devices.commands import Away, Lines, Ran, called, check_copied, known, watched
 from rt3d_tvm.devices.shell import PATIENCE_S, REMOVE_OLD, script_of
 from rt3d_tvm.errors import InputError
 
@@ -96,10 +96,17 @@ class _FolderOverAdb:
     def remove(self, names: Sequence[str]) -> None:
         self.machine.adb("shell", f"cd {self.path} && rm -f {' '.join(names)}")
 
-    def run(self, program: str, arguments: Sequence[str], timeout_s: float) -> Ran:
+    def run(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        silence_s: float,
+        said: Callable[[str], None],
+    ) -> Ran:
         script = script_of(self.path, program, arguments)
         # Older versions of adb do not return the command's status.
-        ran = self.machine.adb("shell", f"{script}; echo; echo {_STATUS} $?", timeout_s=timeout_s)
+        command = self.machine.command("shell", f"{script}; echo; echo {_STATUS} $?")
+        ran = watched(self.machine.name, command, silence_s, said)
         output, mark, status = ran.output.rpartition(f"\n{_STATUS} ")
         if not mark or not status.strip().isdecimal():
             raise self.machine.gone_or(ran, f"the program did not end: {ran.reason}")

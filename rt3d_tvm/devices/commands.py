@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,28 @@ def called(who: str, command: Sequence[str], timeout_s: float) -> Ran:
         raise InputError(f"{command[0]} cannot be run: {error.strerror}") from error
     output = done.stdout.replace("\r\n", "\n")
     return Ran(status=done.returncode, output=output, error=done.stderr)
+
+
+def watched(who: str, command: Sequence[str], silence_s: float, said: Callable[[str], None]) -> Ran:
+    """A command, to its end; ``said`` is given each line that it prints.
+
+    InputError where it is not there, or prints nothing for so many seconds.
+    """
+    lines: list[str] = []
+    with Lines(command) as running:
+        try:
+            while (line := running.next(silence_s)) is not None:
+                lines.append(line)
+                said(line)
+        except TimeoutError as error:
+            raise InputError(
+                f"{who}: nothing from the program within {silence_s:.0f} s; --deadline gives it "
+                "longer"
+            ) from error
+        ended = running.end()
+    return Ran(
+        status=ended.status, output="".join(f"{each}\n" for each in lines), error=ended.error
+    )
 
 
 class Lines:

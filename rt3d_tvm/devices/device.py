@@ -16,13 +16,11 @@ import numpy as np
 
 from rt3d_tvm.artifact.opencl.drivers import lacks_half
 from rt3d_tvm.devices import session as remote_session
-from rt3d_tvm.devices.defaults import DEADLINE_S
+from rt3d_tvm.devices.defaults import DEADLINE_S, UPLOAD_BYTES_PER_S
 from rt3d_tvm.devices.processor import Processor
 from rt3d_tvm.devices.worker import Worker
 from rt3d_tvm.errors import InputError
 
-# An upload has a second for each MB, besides the deadline of any operation.
-UPLOAD_BYTES_PER_S = 1e6
 # The kind of device that a `with` statement holds.
 Held = TypeVar("Held", bound="Device")
 

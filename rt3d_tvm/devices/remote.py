@@ -17,8 +17,8 @@ from rt3d_tvm.artifact.load import elf_machine
 from rt3d_tvm.artifact.opencl.artifact import is_for_opencl
 from rt3d_tvm.artifact.tensors import Tensors, given, named
 from rt3d_tvm.devices import session as remote_session
-from rt3d_tvm.devices.defaults import DEADLINE_S, WAIT_S
-from rt3d_tvm.devices.device import UPLOAD_BYTES_PER_S, Device, DeviceFailure
+from rt3d_tvm.devices.defaults import DEADLINE_S, UPLOAD_BYTES_PER_S, WAIT_S
+from rt3d_tvm.devices.device import Device, DeviceFailure
 from rt3d_tvm.devices.processor import Processor, fitting_targets
 from rt3d_tvm.devices.tracker import ANSWER_S, address_text, request_device, wait_for_device
 from rt3d_tvm.errors import InputError

@@ -10,12 +10,13 @@ import contextlib
 import re
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rt3d_tvm.devices.commands import Away, Lines, Ran, called, check_copied, known
+from rt3d_tvm.devices.commands import Away, Lines, Ran, called, check_copied, known, watched
+from rt3d_tvm.devices.defaults import UPLOAD_BYTES_PER_S
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.staging import scratch_folder
 
@@ -39,8 +40,14 @@ class Folder(Protocol):
     def remove(self, names: Sequence[str]) -> None:
         """Remove files."""
 
-    def run(self, program: str, arguments: Sequence[str], timeout_s: float) -> Ran:
-        """Run a file in it, to its end."""
+    def run(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        silence_s: float,
+        said: Callable[[str], None],
+    ) -> Ran:
+        """Run a file in it, to its end, with `watched`'s arguments."""
 
     def start(self, program: str, arguments: Sequence[str]) -> Lines:
         """Run a file in it, whose lines are read as they come."""
@@ -67,16 +74,24 @@ class Machine(Protocol):
 
 
 def run_files(
-    machine: Machine, files: Sequence[Path], arguments: Sequence[str], timeout_s: float
+    machine: Machine,
+    files: Sequence[Path],
+    arguments: Sequence[str],
+    *,
+    deadline_s: float,
+    silence_s: float,
+    said: Callable[[str], None],
 ) -> Ran:
     """Bring files into an empty folder there and run the first of them; then remove them.
 
-    timeout_s: to bring them, and to run.
+    deadline_s: to bring them, beside a second for each MB. silence_s: the longest that the program
+    may print nothing; ``said`` is given each line of it.
     """
     folder = machine.open()
     try:
-        folder.put(files, timeout_s)
-        return folder.run(files[0].name, arguments, timeout_s)
+        nbytes = sum(path.stat().st_size for path in files)
+        folder.put(files, deadline_s + nbytes / UPLOAD_BYTES_PER_S)
+        return folder.run(files[0].name, arguments, silence_s, said)
     finally:
         with contextlib.suppress(InputError):  # what went wrong before says more
             folder.close()
@@ -139,8 +154,14 @@ class _FolderHere:
         for name in names:
             (self.path / name).unlink(missing_ok=True)
 
-    def run(self, program: str, arguments: Sequence[str], timeout_s: float) -> Ran:
-        return called(self._name, self._command(program, arguments), timeout_s)
+    def run(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        silence_s: float,
+        said: Callable[[str], None],
+    ) -> Ran:
+        return watched(self._name, self._command(program, arguments), silence_s, said)
 
     def start(self, program: str, arguments: Sequence[str]) -> Lines:
         return Lines(self._command(program, arguments))
@@ -193,8 +214,11 @@ class Ssh:
 
     def shell(self, script: str, timeout_s: float = PATIENCE_S) -> Ran:
         """A script there; `Away` where ssh itself fails."""
-        ran = called(self.host, self.command(script), timeout_s)
-        if ran.status == 255:  # ssh's own
+        return self.reached(called(self.host, self.command(script), timeout_s))
+
+    def reached(self, ran: Ran) -> Ran:
+        """What ssh ran; `Away` where it failed itself."""
+        if ran.status == 255:
             raise Away(f"{self.host}: cannot be reached: {ran.reason}")
         return ran
 
@@ -220,8 +244,15 @@ class _FolderOverSsh:
     def remove(self, names: Sequence[str]) -> None:
         self.machine.shell(f"cd {self.path} && rm -f {' '.join(names)}")
 
-    def run(self, program: str, arguments: Sequence[str], timeout_s: float) -> Ran:
-        return self.machine.shell(script_of(self.path, program, arguments), timeout_s)
+    def run(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        silence_s: float,
+        said: Callable[[str], None],
+    ) -> Ran:
+        command = self.machine.command(script_of(self.path, program, arguments))
+        return self.machine.reached(watched(self.machine.name, command, silence_s, said))
 
     def start(self, program: str, arguments: Sequence[str]) -> Lines:
         return Lines(self.machine.command(script_of(self.path, program, arguments)))

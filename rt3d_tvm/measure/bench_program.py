@@ -17,6 +17,9 @@ from rt3d_tvm.package.version import __version__
 
 PROGRAM = "bench"
 _WRONG = 3
+# Seconds between two lines of the program. Multiply-adds that the slowest device does in a second:
+# qemu-user on two cores of a Zen 5 does 8 times as many.
+_TELL_S, _MACS_PER_S = 5, 1e8
 # A clock below this part of what it was, and runs longer than this, are said: neither is noise.
 _SLOWER_CLOCK, _LONGER = 0.93, 1.15
 
@@ -48,11 +51,12 @@ def bench_bundle(
     threads: int | None = None,
     cores: str | None = None,
     deadline_s: float,
+    progress: Callable[[str], None] = lambda stage: None,
 ) -> DeviceBench:
     """Run a bundle's program bench on a machine; InputError for what goes wrong there.
 
-    cores: those that its threads are bound to, such as "4-7". deadline_s: for each copy and for
-    all runs.
+    cores: those that its threads are bound to, such as "4-7". deadline_s: for the copy, which has a
+    second more for each MB, and for each run, which has one more for each `_MACS_PER_S`.
     """
     about = read_bundle(folder)
     if PROGRAM not in about["programs"]:
@@ -65,11 +69,25 @@ def bench_bundle(
     arguments += [] if threads is None else ["--threads", str(threads)]
     arguments += [] if cores is None else ["--cores", cores]
     device = machine.describe()
-    ran = run_files(machine, [folder / name for name in names], arguments, deadline_s)
+    kept = sum(layer["kept_macs"] for layer in about["layers"])
+
+    def said(line: str) -> None:
+        if line.startswith("run "):
+            progress(line)
+
+    ran = run_files(
+        machine,
+        [folder / name for name in names],
+        [*arguments, "--progress", str(_TELL_S)],
+        deadline_s=deadline_s,
+        # Between two lines there is one run, and what was left of the time to the next line.
+        silence_s=deadline_s + kept / _MACS_PER_S + _TELL_S,
+        said=said,
+    )
     if ran.status not in (0, _WRONG):
         lines = [line.strip() for line in ran.error.splitlines() if line.strip()]
-        said = lines[-1].removeprefix("error: ") if lines else f"status {ran.status}"
-        raise InputError(f"{machine.name}: {PROGRAM} failed: {said}")
+        reason = lines[-1].removeprefix("error: ") if lines else f"status {ran.status}"
+        raise InputError(f"{machine.name}: {PROGRAM} failed: {reason}")
     report = _parsed(ran.output, machine.name)
     if report["artifact"] != about["artifact"]:
         raise InputError(f"{machine.name}: the report is of another model")
@@ -78,7 +96,7 @@ def bench_bundle(
         target=about["target"]["name"],
         precision=about["precision"]["name"],
         dense_macs=sum(layer["dense_macs"] for layer in about["layers"]),
-        kept_macs=sum(layer["kept_macs"] for layer in about["layers"]),
+        kept_macs=kept,
         versions={**about["versions"], "rt3d-tvm": __version__},
         device=device,
         throttling=throttling(report),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rt3d_tvm.devices.commands import Lines
-from rt3d_tvm.devices.device import UPLOAD_BYTES_PER_S
+from rt3d_tvm.devices.defaults import UPLOAD_BYTES_PER_S
 from rt3d_tvm.devices.shell import Folder, Machine
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.staging import scratch_folder

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import time
 from pathlib import Path
 
 import jsonschema
@@ -57,6 +59,37 @@ def test_a_device_is_measured(place, said, bundled, qemu, device, tmp_path, caps
     if "--runner" in place:
         assert cli.main([*arguments[:-2], "--layers"]) == 0
         assert "share" in capsys.readouterr().out
+
+
+SLOW = """
+import subprocess, sys, time
+for number in range(6):
+    print(f"run {number} of 6", flush=True)
+    time.sleep(0.5)
+time.sleep(float(sys.argv[1]))
+sys.exit(subprocess.run(["qemu-aarch64", *sys.argv[2:]]).returncode)
+"""
+
+
+def test_a_slow_device_has_as_long_as_it_tells_how_far_it_is(
+    bundled, qemu, tmp_path, monkeypatch, capsys
+):
+    """Its six lines take longer than the deadline, which is of the silence between two of them."""
+    monkeypatch.setattr("rt3d_tvm.measure.bench_program._TELL_S", 1)
+    (tmp_path / "slow.py").write_text(SLOW)
+
+    def run(silent_s):
+        runner = f"{sys.executable} {tmp_path / 'slow.py'} {silent_s} {{}}"
+        arguments = ["bench", str(bundled), "--runner", runner, "--runs", "1", "--deadline", "1"]
+        return cli.main(arguments)
+
+    assert run(0) == 0
+    assert "bench: run 5 of 6" in capsys.readouterr().out
+    began = time.monotonic()
+    assert run(60) == 2
+    assert time.monotonic() - began < 30
+    error = capsys.readouterr().err
+    assert "nothing from the program within 2 s; --deadline gives it longer" in error
 
 
 @pytest.mark.parametrize(

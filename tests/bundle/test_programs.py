@@ -110,6 +110,18 @@ def test_bench_says_what_it_measured_and_that_the_output_is_right(programs):
     assert (programs.folder / "bench").stat().st_size <= 2_000_000
 
 
+def test_bench_tells_how_far_it_is_before_its_report(programs):
+    runs, lines = 500, []
+    while not lines and runs <= 100_000:  # until they take a second
+        done = run(programs.qemu, programs.folder / "bench", "--runs", runs, "--progress", 1)
+        before, brace, rest = done.stdout.partition("{")
+        lines = before.splitlines()
+        assert json.loads(brace + rest)["runs"] == runs
+        assert all(re.fullmatch(rf"run \d+ of {runs + 7}", line) for line in lines)
+        runs *= 4
+    assert lines
+
+
 def test_bench_says_when_the_output_is_another(programs, tmp_path):
     for name in ("bench", "weights.bin", "input0.bin"):
         shutil.copy(programs.folder / name, tmp_path)

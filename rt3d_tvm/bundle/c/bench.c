@@ -1,13 +1,14 @@
 // Times the model on the inputs that lie beside the program, and checks its outputs.
 //
-//   bench [--threads N] [--cores 4-7] [--runs N]
+//   bench [--threads N] [--cores 4-7] [--runs N] [--progress S]
 //
-// Prints JSON. The status is 3 where an output is not the expected one, 2 for anything wrong.
+// Prints JSON, and with --progress before it a line on how far it is, at most one in S seconds.
+// The status is 3 where an output is not the expected one, 2 for anything wrong.
 #include "program.c"
 
 #include "device.h"
 
-enum { WARM_UP = 2, TIMED_LAYERS = 5, MOST_RUNS = 100000 };
+enum { WARM_UP = 2, TIMED_LAYERS = 5, MOST_RUNS = 100000, LONGEST_S = 3600 };
 
 // Of one run: how long it took; the clock of the fastest core and the hottest zone after it.
 typedef struct {
@@ -47,10 +48,30 @@ static void *read_beside(const char *name, size_t size) {
   return data;
 }
 
-static void run(MODEL_TYPE *model, double *seconds) {
+// How far it is: whoever waits for a slow device knows by this that it is alive. Every run tells it
+// once it is timed, so that its line is no part of any.
+static struct {
+  double every_ms, told_ms;
+  int run, runs;
+} progress;
+
+static void tell(void) {
+  double now = now_ms();
+  if (progress.every_ms <= 0 || now - progress.told_ms < progress.every_ms) return;
+  progress.told_ms = now;
+  printf("run %d of %d\n", progress.run, progress.runs);
+  fflush(stdout);
+}
+
+// Runs the model once; how many milliseconds it took.
+static double run(MODEL_TYPE *model, double *seconds) {
+  double start = now_ms();
   if (MODEL(run_timed)(model, (const void *const *)buffers[0], buffers[1], seconds) != 0) {
     stop("%s", MODEL(last_error)());
   }
+  double taken = now_ms() - start;
+  ++progress.run;
+  return taken;
 }
 
 static void prepare(void) {
@@ -100,10 +121,19 @@ static double error_of_outputs(int *compared) {
   return largest;
 }
 
-static void print_layers(MODEL_TYPE *model) {
+// The seconds of every call, one run after the other.
+static double *time_layers(MODEL_TYPE *model) {
   int calls = MODEL(calls)();
   double *seconds = memory(sizeof(double) * (size_t)calls * TIMED_LAYERS);
-  for (int i = 0; i < TIMED_LAYERS; ++i) run(model, seconds + i * calls);
+  for (int i = 0; i < TIMED_LAYERS; ++i) {
+    run(model, seconds + i * calls);
+    tell();
+  }
+  return seconds;
+}
+
+static void print_layers(const double *seconds) {
+  int calls = MODEL(calls)();
   printf("  \"calls\": [");
   for (int call = 0; call < calls; ++call) {
     double taken[TIMED_LAYERS];
@@ -114,7 +144,6 @@ static void print_layers(MODEL_TYPE *model) {
     printf(", \"ms\": %.5f}", taken[TIMED_LAYERS / 2]);
   }
   printf("\n  ],\n");
-  free(seconds);
 }
 
 static void print_samples(const Sample *samples, int runs) {
@@ -139,8 +168,10 @@ int main(int count, char **arguments) {
     const char *value = i + 1 < count ? arguments[i + 1] : NULL;
     if (strcmp(arguments[i], "--runs") == 0) {
       runs = (int)number_of(arguments[i], value, 1, MOST_RUNS);
+    } else if (strcmp(arguments[i], "--progress") == 0) {
+      progress.every_ms = 1e3 * (double)number_of(arguments[i], value, 1, LONGEST_S);
     } else if (!take_option(&options, arguments[i], value)) {
-      stop("%s: --threads N, --cores LIST and --runs N are accepted", arguments[i]);
+      stop("%s: --threads N, --cores LIST, --runs N and --progress S are accepted", arguments[i]);
     }
   }
   double began = now_ms();
@@ -151,17 +182,23 @@ int main(int count, char **arguments) {
   State before, after;
   int fastest = fastest_core();
   read_state(&before);
-  for (int i = 0; i < WARM_UP; ++i) run(options.model, NULL);
-  for (int i = 0; i < runs; ++i) {
-    double start = now_ms();
+  progress.runs = WARM_UP + runs + TIMED_LAYERS;
+  progress.told_ms = began;
+  tell();
+  for (int i = 0; i < WARM_UP; ++i) {
     run(options.model, NULL);
-    samples[i].ms = now_ms() - start;
+    tell();
+  }
+  for (int i = 0; i < runs; ++i) {
+    samples[i].ms = run(options.model, NULL);
     samples[i].khz = core_clock(fastest, "scaling_cur_freq");
     samples[i].celsius = hottest();
+    tell();
   }
   read_state(&after);
   int compared;
   double error = error_of_outputs(&compared);
+  double *seconds = time_layers(options.model);
   printf("{\n  \"bench\": 1,\n  \"artifact\": \"%s\",\n", ARTIFACT);
   printf("  \"threads\": %d,\n  \"runs\": %d,\n", MODEL(threads)(options.model), runs);
   printf("  \"open_ms\": %.3f,\n  \"checked\": ", open_ms);
@@ -177,7 +214,8 @@ int main(int count, char **arguments) {
   }
   print_system();
   print_states(&before, &after);
-  print_layers(options.model);
+  print_layers(seconds);
+  free(seconds);
   print_samples(samples, runs);
   printf("}\n");
   MODEL(close)(options.model);
