@@ -17,9 +17,10 @@ from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.whole_file import whole_file
 
 _FPS = 30.0
-# Of the picture's height: a line of text, and its least in pixels.
+# A line of text as a part of the picture's shorter side, and its least in pixels.
 _LINE, _LEAST = 0.06, 10
-_SHADE = 150
+# How opaque the shade is, and all letters but the first line's: on white both are read well.
+_SHADE, _FAINT = 180, 210
 
 
 class Overlay:
@@ -70,18 +71,38 @@ def overlay(path: Path, *, fps: float | None) -> Iterator[Overlay]:
 
 
 def labelled(picture: np.ndarray, top: Sequence[Prediction]) -> np.ndarray:
-    """A copy of a picture with a line for each answer in its lower left, on a shade."""
+    """A copy of a picture with a line for each answer in its lower left, on a shade.
+
+    A name that is too long for the picture loses its end. Of more answers than half of the picture
+    holds the least likely are left out.
+    """
     image = Image.fromarray(np.ascontiguousarray(picture))
-    height = max(round(_LINE * image.height), _LEAST)
-    font, pad = ImageFont.load_default(size=height), height // 3
-    lines = [f"{g.label or f'class {g.index}'}  {g.probability:.0%}" for g in top]
+    height = max(round(_LINE * min(image.size)), _LEAST)
+    font, pad, line = ImageFont.load_default(size=height), height // 2, round(1.35 * height)
+    shown = top[: max((image.height // 2 - 2 * pad) // line, 1)]
+    if not shown:
+        return np.asarray(image)
     draw = ImageDraw.Draw(image, "RGBA")
-    wide = max((draw.textlength(line, font=font) for line in lines), default=0.0)
-    high = round(1.35 * height) * len(lines)
-    if lines:
-        start = image.height - high - 2 * pad
-        draw.rectangle((0, start, wide + 2 * pad, image.height), fill=(0, 0, 0, _SHADE))
-    for number, line in enumerate(lines):
-        place = (pad, image.height - high - pad + round(1.35 * height) * number)
-        draw.text(place, line, font=font, fill=(255, 255, 255, 255 if number == 0 else 190))
+    shares = draw.textlength("100%", font=font)
+    room = image.width - shares - 3 * pad
+    names = [_fitting(g.label or f"class {g.index}", room, font) for g in shown]
+    wide = max(draw.textlength(name, font=font) for name in names)
+    high = line * len(shown) + 2 * pad
+    corner = (0, image.height - high)
+    draw.rectangle((*corner, shares + wide + 3 * pad, image.height), fill=(0, 0, 0, _SHADE))
+    for number, (guess, name) in enumerate(zip(shown, names, strict=True)):
+        # All letters stand on one line, whatever their height.
+        base = corner[1] + pad + line * number + height
+        fill = (255, 255, 255, 255 if number == 0 else _FAINT)
+        draw.text((pad + shares, base), f"{guess.probability:.0%}", fill, font, anchor="rs")
+        draw.text((2 * pad + shares, base), name, fill, font, anchor="ls")
     return np.asarray(image.convert("RGB"))
+
+
+def _fitting(text: str, room: float, font: ImageFont.FreeTypeFont) -> str:
+    """As much of a text as there is room for."""
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(f"{text}…") > room:
+        text = text[:-1]
+    return f"{text.rstrip()}…"

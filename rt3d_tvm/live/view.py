@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Columns that everything fits in, and seconds between two pictures.
 WIDTH, _EVERY_S = 60, 0.1
-_BAR, _NUMBER = 16, 7
+_BAR, _NUMBER = 16, 4
 
 
 class View:
@@ -77,49 +77,78 @@ def line_of(watched: Watched, window: Window) -> str:
 
 def picture_of(watched: Watched, console: Console) -> RenderableType:
     """The state as a picture that is no wider than the terminal, nor than `WIDTH`."""
-    from rich.cells import set_cell_size
     from rich.console import Group
     from rich.text import Text
 
     width = min(WIDTH, console.width)
     rates, last = watched.rates, watched.last
     fps = "-" if rates.fps is None else f"{rates.fps:.1f}"
-    # Of what is live it is mostly waiting.
-    first = "next frame" if watched.drops else "decode"
-    lines = [
-        _cut(watched.source.name, width, keep_end=True),
-        _cut(f"{fps} frames/s  {rates.frames} seen  {watched.dropped} dropped", width),
-        _cut(
-            f"{first} {_mean(rates.decode_ms)}  preprocess {_mean(rates.preprocess_ms)}  "
-            f"model {_mean(rates.inference_ms[-5:])} ms",
-            width,
-        ),
+    about = [
+        _end_of(watched.source.name, width),
+        f"{fps} frames/s  {rates.frames} seen  {watched.dropped} dropped",
+        _times(watched, width),
     ]
     if last is None:
-        lines.append(_cut(f"waiting for the first {watched.model.span} frames", width))
-    else:
-        room = max(width - _BAR - _NUMBER - 1, 8)
-        for guess in last.top:
-            name = set_cell_size(_cut(guess.label or f"class {guess.index}", room), room)
-            bar = "█" * round(_BAR * guess.probability)
-            lines.append(f"{name} {bar:<{_BAR}}{guess.probability:>{_NUMBER}.0%}")
-    return Group(*(Text(printable(line), no_wrap=True, overflow="ellipsis") for line in lines))
+        about.append(f"waiting for the first {watched.model.span} frames")
+    styles = ("", "dim", "dim", "")
+    lines = [
+        Text(_within(line, width), style=style, no_wrap=True)
+        for line, style in zip(about, styles, strict=False)
+    ]
+    return Group(*lines) if last is None else Group(*lines, _answers(last, width))
 
 
-def _mean(values) -> str:
-    taken = list(values)
-    return f"{sum(taken) / len(taken):.1f}" if taken else "-"
+def _times(watched: Watched, width: int) -> str:
+    """The mean of each stage; in whole milliseconds where there is no room for their tenths."""
+    rates = watched.rates
+    # Of what is live it is mostly waiting.
+    stages = {
+        "next frame" if watched.drops else "decode": rates.decode_ms,
+        "preprocess": rates.preprocess_ms,
+        "model": rates.inference_ms[-5:],
+    }
+    means = {name: sum(taken) / len(taken) for name, taken in stages.items() if taken}
+    for digits in (1, 0):
+        line = "ms: " + "  ".join(f"{name} {mean:.{digits}f}" for name, mean in means.items())
+        if len(line) <= width:
+            break
+    return line
 
 
-def _cut(text: str, width: int, *, keep_end: bool = False) -> str:
-    """At most so many columns; what is longer loses its end, or its beginning."""
+def _answers(window: Window, width: int) -> RenderableType:
+    """Each class with a bar and its share, the likeliest in bold."""
+    from rich.bar import Bar
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1, 0, 0), expand=True)
+    table.width = width
+    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column(width=_BAR)
+    table.add_column(width=_NUMBER, justify="right")
+    for rank, guess in enumerate(window.top):
+        name = printable(guess.label or f"class {guess.index}")
+        bar = Bar(size=1, begin=0, end=guess.probability, width=_BAR)
+        style = "" if rank else "bold"
+        table.add_row(Text(name), bar, Text(f"{guess.probability:.0%}"), style=style)
+    return table
+
+
+def _within(text: str, width: int) -> str:
+    """At most so many columns; what is longer loses its end."""
     from rich.cells import cell_len, set_cell_size
+
+    text = printable(text)
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def _end_of(text: str, width: int) -> str:
+    """At most so many columns; what is longer loses its beginning."""
+    from rich.cells import cell_len
 
     text = printable(text)
     if cell_len(text) <= width:
         return text
-    if keep_end:
-        while cell_len(text) > width - 1:
-            text = text[1:]
-        return f"…{text}"
-    return set_cell_size(text, width - 1).rstrip() + "…"
+    while cell_len(text) > width - 1:
+        text = text[1:]
+    return f"…{text}"

@@ -160,3 +160,21 @@ def test_labels_are_drawn_on_a_copy():
     assert drawn[60:].max() > 240  # the letters
     assert (drawn[:50] == 200).all()
     assert (labelled(picture, []) == picture).all()
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+@pytest.mark.parametrize("size", [(426, 240), (240, 426), (64, 64), (64, 32)])
+def test_long_labels_and_many_stay_in_the_lower_half_and_within_its_width(level, size):
+    """Letters are lighter than 150 and the shade is darker, on black as on white."""
+    from rt3d_tvm.live.overlay import labelled
+
+    picture = np.full((*size, 3), level, np.uint8)
+    top = [Prediction(index=i, label="juggling " * 20, probability=0.2) for i in range(20)]
+    drawn = labelled(picture, top)
+    assert (drawn[: size[0] // 2 - 14] == level).all()
+    shade = drawn[-1, 0].max()
+    assert shade <= 76
+    letters = drawn[size[0] // 2 :, :].max(axis=2)
+    letters = letters[(letters != level).any(axis=1)] > 150
+    assert letters[:, : size[1] - 2].any()
+    assert level == 255 or not letters[:, -2:].any()
