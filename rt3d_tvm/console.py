@@ -10,12 +10,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rt3d_tvm.files.whole_file import whole_file
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 # Characters that a column of text keeps where a terminal is narrow; what is longer is folded.
 _LEAST_TEXT = 12
+# Columns of the bar of a count. The time that is left goes by the last 1,000 steps, which may take
+# minutes each.
+_COUNT_BAR, _DAY_S = 10, 86_400.0
 
 
 def print_table(
@@ -177,6 +183,68 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
 
     with Console(file=sys.stderr, markup=False, highlight=False).status(what) as status:
         yield lambda stage: status.update(printable(f"{what}: {stage}"))
+
+
+class Count:
+    """How far something is that is counted, and lines that are said on the way.
+
+    ``what`` begins each line.
+    """
+
+    def __init__(self, what: str, shown: Progress) -> None:
+        self._what, self._shown = what, shown
+        self._task = shown.add_task(what, total=None)
+
+    def say(self, line: str) -> None:
+        """A line that stays: above the one that moves, or on stdout where there is none."""
+        text = printable(f"{self._what}: {line}")
+        if self._shown.disable:
+            print(text, flush=True)
+        else:
+            self._shown.console.print(text)
+
+    def at(self, done: int, total: int, text: str) -> None:
+        """So many of all are done; ``text`` is what is going on."""
+        description = printable(f"{self._what}: {text}")
+        self._shown.update(self._task, completed=done, total=total, description=description)
+
+    @property
+    def left(self) -> str:
+        """The time that the rest will take, by what was done so far."""
+        from rich.progress import TimeRemainingColumn
+
+        (task,) = self._shown.tasks
+        return TimeRemainingColumn().render(task).plain
+
+    @property
+    def moves(self) -> bool:
+        """Whether there is a terminal with a line that moves."""
+        return not self._shown.disable
+
+
+@contextlib.contextmanager
+def counted(what: str) -> Iterator[Count]:
+    """Yield a count. On a terminal one line on stderr shows it, with a bar and the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    columns = (
+        SpinnerColumn(),
+        # What is too long goes on below.
+        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1)),
+        BarColumn(bar_width=_COUNT_BAR),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns,
+        console=Console(file=sys.stderr, markup=False, highlight=False),
+        disable=not sys.stderr.isatty(),
+        expand=True,
+        transient=True,
+        speed_estimate_period=_DAY_S,
+    ) as shown:
+        yield Count(what, shown)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,13 +1,14 @@
 import io
 import json
 import re
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from rt3d_tvm.console import print_table, printable, progress, write_json
+from rt3d_tvm.console import counted, print_table, printable, progress, write_json
 from rt3d_tvm.errors import InputError
 from rt3d_tvm.files.whole_file import whole_file
 
@@ -107,6 +108,34 @@ def test_progress_on_a_terminal_names_the_stage(monkeypatch, capsys):
     with progress("compile") as stage:
         stage("import")
     assert "compile" in terminal.getvalue()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_count_elsewhere_is_the_lines_that_are_said(capsys):
+    with counted("train") as count:
+        count.at(0, 4, "epoch 1/2")
+        count.say(f"ETA {count.left}")
+        for done in (1, 2):
+            time.sleep(0.01)
+            count.at(done, 100_000, "epoch 1/2")
+        count.say(f"{count.left}")
+        assert not count.moves
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "train: ETA -:--:--"
+    assert re.fullmatch(r"train: 0:\d\d:\d\d", second) and second != "train: 0:00:00"
+
+
+def test_a_count_on_a_terminal_has_a_bar_and_the_time_left(monkeypatch, capsys):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with counted("tune") as count:
+        for done in range(1, 4):
+            count.at(done, 4, "conv3d " + "and what it is compared with " * 9)
+        count.say("conv3d is faster [by] half")
+        assert count.moves
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert "tune: conv3d is faster [by] half" in shown
+    assert re.search(r"tune: conv3d and .* ━+[╸╺]?━+ 0:00:0\d\n +compared with", shown), shown
     assert capsys.readouterr().out == ""
 
 

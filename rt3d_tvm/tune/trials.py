@@ -87,7 +87,7 @@ class Tuner:
         self._searches = [TaskSearch(task, target, heights=heights) for task in tasks]
         self._finals: dict[str, dict] = {}
         self._failures: Counter[str] = Counter()
-        self._began, self._resumed = time.monotonic(), 0
+        self._began = time.monotonic()
         self._planned = 0
         self._replay()
 
@@ -105,9 +105,8 @@ class Tuner:
         overlap: build kernels while others are measured.
         """
         self._planned = trials * len(self._searches)
-        self._resumed = self._done
-        if self._resumed:
-            self._watch.say(f"{self._log.path} has {self._resumed} trials; the search goes on")
+        if self._done:
+            self._watch.say(f"{self._log.path} has {self._done} trials; the search goes on")
         while self._done < self._planned:
             search = next_task(self._searches, most=MOST * trials)
             if search is None:
@@ -249,18 +248,15 @@ class Tuner:
         )
 
     def _show(self, search: TaskSearch, devices: Measuring) -> None:
-        done = self._done
-        spent = time.monotonic() - self._began
         default = search.seconds.get(search.default)
         self._watch.show(
             State(
                 task=search.task.name,
-                done=done,
+                done=self._done,
                 planned=self._planned,
                 best_ms=search.best and 1e3 * search.best,
                 default_ms=default and 1e3 * default,
                 failures=dict(self._failures),
                 devices=devices.states,
-                eta_s=spent / max(done - self._resumed, 1) * (self._planned - done),
             )
         )

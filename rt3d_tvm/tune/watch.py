@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from rt3d_tvm.console import printable
+from rt3d_tvm.console import counted
 
 # Seconds between two lines where there is no terminal.
 _EVERY_S = 30.0
@@ -25,18 +24,15 @@ class State:
     default_ms: float | None
     failures: dict[str, int]
     devices: list[str]
-    eta_s: float
 
     def __str__(self) -> str:
         times = "-"
         if self.best_ms is not None and self.default_ms is not None:
             times = f"{self.best_ms:.3g} of {self.default_ms:.3g} ms"
         failed = ", ".join(f"{count} {kind}" for kind, count in sorted(self.failures.items()))
-        seconds = round(self.eta_s)
         return (
             f"{self.done}/{self.planned} trials  {self.task}: {times}  failed: {failed or 'none'}  "
-            f"{'; '.join(self.devices)}  ETA {seconds // 3600}:{seconds // 60 % 60:02}"
-            f":{seconds % 60:02}"
+            f"{'; '.join(self.devices)}"
         )
 
 
@@ -51,22 +47,15 @@ class Watch:
 @contextlib.contextmanager
 def watched() -> Iterator[Watch]:
     """A watch for a terminal or, where stderr is none, one that prints plain lines on stdout."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-
-        console = Console(file=sys.stderr, markup=False, highlight=False)
-        with console.status("tune") as status:
-            yield Watch(
-                say=lambda line: console.print(printable(f"tune: {line}")),
-                show=lambda state: status.update(printable(f"tune: {state}")),
-            )
-        return
     last = 0.0
+    with counted("tune") as count:
 
-    def show(state: State) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _EVERY_S or state.done == state.planned:
-            last = time.monotonic()
-            print(printable(f"tune: {state}"), flush=True)
+        def show(state: State) -> None:
+            nonlocal last
+            count.at(state.done, state.planned, str(state))
+            is_due = time.monotonic() - last >= _EVERY_S or state.done == state.planned
+            if is_due and not count.moves:
+                last = time.monotonic()
+                count.say(f"{state}  ETA {count.left}")
 
-    yield Watch(say=lambda line: print(printable(f"tune: {line}"), flush=True), show=show)
+        yield Watch(say=count.say, show=show)
