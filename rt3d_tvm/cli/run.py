@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rt3d_tvm.artifact.opencl.artifact import OpenCLArtifact
     from rt3d_tvm.classify import Classification
     from rt3d_tvm.cli.command import Commands
-    from rt3d_tvm.data.preprocessing import Preprocessing
+    from rt3d_tvm.data.preprocessing import Preprocessing, PruningAccuracy
     from rt3d_tvm.devices.remote import RemoteArtifact
 
     Loaded: TypeAlias = Artifact | OpenCLArtifact | RemoteArtifact
@@ -215,6 +215,7 @@ def describe(args: argparse.Namespace) -> int:
             *((what, f"{each['name']}: {each['dtype']} {each['shape']}") for what, each in tensors),
             *described_preprocessing(used),
             ("labels", "not stated: --labels FILE gives them" if labels is None else len(labels)),
+            *_accuracy(own.pruning_accuracy),
         ],
         columns=("of the model", "value"),
         title=str(args.folder),
@@ -229,6 +230,15 @@ def describe(args: argparse.Namespace) -> int:
             "outputs": manifest["outputs"],
             "preprocessing": used,
             "labels": labels,
+            "pruning_accuracy": own.pruning_accuracy,
         },
     )
     return 0
+
+
+def _accuracy(measured: PruningAccuracy | None) -> list[tuple[str, str]]:
+    """The row of what pruning cost, if the model says it."""
+    if measured is None:
+        return []
+    change = f"{measured.before:.1%} before pruning, {measured.after:.1%} after"
+    return [("accuracy", f"{change}, by rt3d prune on {measured.videos} videos")]

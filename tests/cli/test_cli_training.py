@@ -267,9 +267,14 @@ def test_without_videos_there_is_no_accuracy(trained, tmp_path, capsys):
     assert read_info(second).description.pruning_accuracy is None
     # Nor of clips of another size.
     export = ["export", "--weights", first, "-o", tmp_path / "x.onnx"]
-    for more, is_there in ([], True), (["--size", "24"], False):
+    for more, is_there in (["--size", "24"], False), ([], True):
         assert cli.main([str(arg) for arg in (*export, *more)]) == 0
         keys = {entry.key for entry in onnx.load(tmp_path / "x.onnx").metadata_props}
         assert ("rt3d.pruning_accuracy" in keys) == is_there
+    assert cli.main(["compile", str(tmp_path / "x.onnx"), "-o", str(tmp_path / "x")]) == 0
+    assert cli.main(["run", str(tmp_path / "x"), "--describe"]) == 0
+    measured = read_info(first).description.pruning_accuracy
+    said = f"{measured.before:.1%} before pruning, {measured.after:.1%} after, by rt3d prune on 12"
+    assert said in capsys.readouterr().out
     argv = [*prune, "--weights", first, "--data", trained / "videos", "--lr", 1, "-o", second]
     assert "--lr is of training; leave it or --one-shot out" in error_of(argv, capsys)
