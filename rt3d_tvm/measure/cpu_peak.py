@@ -8,6 +8,7 @@ import numpy as np
 import tvm
 from tvm.script import tirx as T
 
+from rt3d_tvm.artifact.threads import kernel_thread
 from rt3d_tvm.compile.targets import make_target
 from topi_sparse.cpu.dot_unit import CHANNELS, DotUnit, dot_unit
 from topi_sparse.cpu.register_tile import vector_unit
@@ -45,13 +46,17 @@ class MultiplyAdds:
         self._main = tvm.compile(module, target=target).mod.time_evaluator(
             "main", tvm.cpu(), number=1, repeat=_RUNS
         )
+        # Where the kernels run that it is compared with: a thread that has set no number of its own
+        # has half of the cores.
+        self._threads, self._thread = threads, kernel_thread(threads)
         start = np.full((threads, _CHAINS * lanes), 0.5 if dtype == FLOAT else 1, stored)
         self._values = tvm.runtime.tensor(start)
         self._flops = 2 * threads * _CHAINS * lanes * each * _STEPS
 
     def gflops(self) -> float:
         """GFLOP/s (of int8: 1e9 operations) that the best of many short runs reaches now."""
-        return self._flops / min(self._main(self._values).results) / 1e9
+        taken = self._thread.call(self._threads, self._main, self._values)
+        return self._flops / min(taken.results) / 1e9
 
 
 def multiply_add_peak(threads: int, dtype: str = FLOAT, *, repeats: int = 5) -> float:

@@ -1,6 +1,8 @@
 """Timing: what is run how often, and that every call of a model is accounted for."""
 
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -66,6 +68,29 @@ def test_the_peak_is_that_of_multiply_adds():
     (loop,) = [loop for loop in loops if multiply_adds(loop)]
     assert len(multiply_adds(loop)) % cpu_peak._CHAINS == 0
     assert multiply_add_peak(1, repeats=1) > 0
+
+
+ON_ALL_CORES = """
+from types import SimpleNamespace
+from rt3d_tvm.artifact.load import available_cores
+from rt3d_tvm.artifact.threads import threads_used
+from rt3d_tvm.measure.cpu_peak import MultiplyAdds
+
+peak, used = MultiplyAdds(available_cores()), []
+
+def run(values):
+    used.append(threads_used())
+    return SimpleNamespace(results=[1.0])
+
+peak._main = run
+peak.gflops()
+assert used == [available_cores()], used
+"""
+
+
+def test_the_peak_is_of_all_threads_before_anything_else_has_run():
+    """Left alone TVM takes half of the cores: the clock then seemed to rise meanwhile."""
+    subprocess.run([sys.executable, "-c", ON_ALL_CORES], check=True, timeout=120)
 
 
 @pytest.mark.parametrize(
