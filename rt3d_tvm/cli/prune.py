@@ -168,7 +168,8 @@ def _prune(args: argparse.Namespace) -> int:
     )
     if before is not None and after is not None:
         lost = 100 * (before - after)
-        print(f"test accuracy {before:.1%} before and {after:.1%} after: {lost:+.1f} points lost")
+        change = f"{abs(lost):.1f} points {'lost' if lost >= 0 else 'gained'}"
+        print(f"test accuracy {before:.1%} before and {after:.1%} after: {change}")
     write_result(args, {**asdict(report), "accuracy_before": before, "accuracy": after})
     return 0
 
