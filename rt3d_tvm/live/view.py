@@ -27,6 +27,7 @@ class View:
     def __init__(self, file: TextIO | None = None) -> None:
         self._file = file or sys.stdout
         self._live: Live | None = None
+        self._watched: Watched | None = None
         self._shown = 0.0
 
     def __enter__(self) -> View:
@@ -36,8 +37,9 @@ class View:
         self.rest()
 
     def rest(self) -> None:
-        """Leave the picture as it is: what is printed next stands below it."""
-        if self._live is not None:
+        """Leave the picture of the last frame: what is printed next stands below it."""
+        if self._live is not None and self._watched is not None:
+            self._live.update(picture_of(self._watched, self._live.console), refresh=True)
             self._live.stop()
             self._live = None
 
@@ -49,6 +51,7 @@ class View:
             return
         if self._live is None:
             self._live = self._started()
+        self._watched = watched
         if window is not None or time.perf_counter() - self._shown > _EVERY_S:
             self._live.update(picture_of(watched, self._live.console), refresh=True)
             self._shown = time.perf_counter()

@@ -138,6 +138,20 @@ def test_the_view_holds_in_sixty_columns_whatever_the_labels(video):
     assert all(cell_len(line) <= 30 for line in narrow.file.getvalue().splitlines())
 
 
+def test_the_view_ends_with_the_last_frame(video):
+    """However soon it came behind the one before."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    with View(file := Terminal()) as view, opened(video) as (_, frames):
+        watched = Watched(model(logits_of), video, frames, every=3, top=2, drops=False)
+        for _, window in watched.windows():
+            view.show(watched, window)
+    assert "20 seen" in file.getvalue().split("\x1b[2K")[-1]
+
+
 def test_without_a_terminal_a_window_is_a_line(video):
     file = io.StringIO()
     watched, seen = watch(video, model(logits_of))
