@@ -82,6 +82,18 @@ def pad(
     return _moved(data, x, y, dtype, out, moved, within=within, other=value)
 
 
+def permuted(
+    data: Shape, x: PackedLayout, y: PackedLayout, dtype: str, *, order: Sequence[int]
+) -> tirx.PrimFunc:
+    """The axes of the input in another order of (B, C, D, H, W), in which B and C keep theirs."""
+
+    def moved(n, block, d, h, w, c):
+        at = dict(zip(order, (n, c, d, h, w), strict=True))
+        return (n, block, *(at[axis] for axis in range(1, 5)))
+
+    return _moved(data, x, y, dtype, tuple(data[axis] for axis in order), moved)
+
+
 def shuffle(
     data: Shape, x: PackedLayout, y: PackedLayout, dtype: str, *, groups: int
 ) -> tirx.PrimFunc:

@@ -119,6 +119,8 @@ def _input_shape(rng: Random, rank: int) -> tuple[int, ...]:
     while True:
         extents = (1, 3, 5, 6, 7, 8, 9, 12, 14, 16, 19, 24, 28)
         plane = [rng.choice(extents) for _ in range(min(2, rank - 2))]
+        if rng.random() < 0.1:  # a line
+            plane = [1 for _ in plane] if frames else [*plane[:1], *[1 for _ in plane[1:]]]
         shape = (rng.choice((1, 1, 1, 2, 3)), channels, *frames, *plane)
         if fits(shape):
             return shape

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from tests.oracle import packed, run_kernel, sum_bound
 from topi_sparse import packed as ops
+from topi_sparse import packed_moves
 from topi_sparse.layout import PackedLayout
 from topi_sparse.packed_nest import elementwise
 
@@ -114,3 +115,11 @@ def test_avg_pool3d(shape, x, y, window, stride):
         shape, x, y, "float32", out=pooled.shape, window=window, stride=stride
     )
     check(function, [packed(data, x)], pooled, y, sum_bound(np.prod(window) + 1, size))
+
+
+@slow
+@given(shapes, layouts, layouts, st.permutations([2, 3, 4]))
+def test_axes_that_change_places(shape, x, y, order):
+    data, order = draw(shape), [0, 1, *order]
+    func = packed_moves.permuted(shape, x, y, "float32", order=order)
+    check(func, [packed(data, x)], data.transpose(order), y)

@@ -17,10 +17,10 @@ from math import prod
 
 import numpy as np
 
-# Where the frames stand.
-DEPTH_AXIS = 2
+# Where the frames stand, the rows, and the columns, which a kernel's register tile goes along.
+DEPTH_AXIS, HEIGHT_AXIS, WIDTH_AXIS = 2, 3, 4
 # Axes that a window may be along, and where an axis of extent 1 may go: the batch last.
-WINDOWED = (2, 3, 4)
+WINDOWED = (DEPTH_AXIS, HEIGHT_AXIS, WIDTH_AXIS)
 _FREE = (*WINDOWED, 0)
 
 
@@ -30,6 +30,17 @@ def places_of(rank: int, batch: int) -> tuple[int, ...]:
     batch: where several pictures do, along D or as clips of their own.
     """
     return {5: (0, 1, 2, 3, 4), 4: (batch, 1, 3, 4), 3: (batch, 1, 4)}[rank]
+
+
+def swapped_with_width(place: int) -> list[int]:
+    """The order of a clip's axes with one of them and the columns in each other's place."""
+    return _swapped(place, WIDTH_AXIS)
+
+
+def _swapped(place: int, other: int) -> list[int]:
+    order = [*range(5)]
+    order[place], order[other] = other, place
+    return order
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,18 @@ class ClipAxes:
             found.append(free[0])
             taken.add(free[0])
         return found
+
+    @property
+    def line(self) -> int | None:
+        """The one axis behind the channels that a clip has an extent along; None without such."""
+        long = [place for place in WINDOWED if self.clip[place] > 1]
+        return long[0] if len(long) == 1 else None
+
+    def swapped(self, place: int, other: int) -> ClipAxes:
+        """Of the clip with two axes in each other's place."""
+        order = _swapped(place, other)
+        axes = (tuple(order[each] for each in axis) for axis in self.axes)
+        return ClipAxes(tuple(self.clip[each] for each in order), tuple(axes))
 
     def resized(self, extents: dict[int, int], placed: dict[int, int]) -> ClipAxes:
         """With other extents of the clip; ``placed``: where axes of the tensor lie then."""

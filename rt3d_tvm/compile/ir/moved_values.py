@@ -6,7 +6,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from rt3d_tvm.compile.ir.dataflow import constant, known_shape, static_shape
+from rt3d_tvm.compile.ir.dataflow import constant, ints, known_shape, static_shape
 from topi_sparse import packed, packed_moves
 
 # Each part of a concatenation along another axis than the channels is a branch of its code.
@@ -55,6 +55,19 @@ def groups_of(call: relax.Call) -> int | None:
     return channels // size if (index == same).all() else None
 
 
+def permute_why_not(call: relax.Call, _block: int) -> str | None:
+    order = _order_of(call)
+    if len(order) != 5 or order[:2] != [0, 1]:
+        return f"it puts the axes in the order {order}; those of D, H and W may change places"
+    return None
+
+
+def _order_of(call: relax.Call) -> list[int]:
+    rank = len(known_shape(call))
+    axes = range(rank)[::-1] if call.attrs.axes is None else ints(call.attrs.axes)
+    return [axis % rank for axis in axes]
+
+
 def concat_why_not(call: relax.Call, _block: int) -> str | None:
     if call.attrs.axis is None or len(known_shape(call)) != 5:
         return f"its result {call.ty} is not a clip's"
@@ -78,6 +91,10 @@ def pad_why_not(call: relax.Call, _block: int) -> str | None:
 
 def packed_slice(call: relax.Call, data, layouts, y, dtype) -> tvm.tirx.PrimFunc:
     return packed_moves.strided_slice(data[0], layouts[0], y, dtype, **slice_of(call))
+
+
+def packed_permute(call: relax.Call, data, layouts, y, dtype) -> tvm.tirx.PrimFunc:
+    return packed_moves.permuted(data[0], layouts[0], y, dtype, order=_order_of(call))
 
 
 def packed_shuffle(call: relax.Call, data, layouts, y, dtype) -> tvm.tirx.PrimFunc:

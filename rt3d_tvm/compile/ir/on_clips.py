@@ -13,7 +13,15 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from rt3d_tvm.compile.ir.clip_axes import WINDOWED, ClipAxes, places_of
+from rt3d_tvm.compile.ir.clip_axes import (
+    DEPTH_AXIS,
+    HEIGHT_AXIS,
+    WIDTH_AXIS,
+    WINDOWED,
+    ClipAxes,
+    places_of,
+    swapped_with_width,
+)
 from rt3d_tvm.compile.ir.dataflow import constant, ints, known_constant, known_shape, scale_and_zero
 from rt3d_tvm.compile.ir.elementwise_calls import ELEMENTWISE
 
@@ -248,6 +256,10 @@ def _laid(
     """The clip of a tensor with its axes where they are wanted."""
     if known is not None and known.axes == wanted:
         return known.clip
+    # A line that went to W for a convolution goes back.
+    for place in (DEPTH_AXIS, HEIGHT_AXIS) if known is not None else ():
+        if known.axes.swapped(place, WIDTH_AXIS) == wanted:
+            return relax.op.permute_dims(known.clip, swapped_with_width(place))
     value = constant(tensor)
     return given.as_clip(tensor, wanted) if value is None else relax.const(wanted.of_array(value))
 

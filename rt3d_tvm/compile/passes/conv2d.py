@@ -21,6 +21,13 @@ for all planes: (B, C, H, W) is (1, C, B, H, W). Operators between the convoluti
 that change places or become one leave the clip as it is (ir/clip_axes.py): shifts between the
 frames of pictures, lines in time and transposed slices are slices, pads and convolutions along
 other axes of it. What has no such form gets its value back. The reshapes of one picture are views.
+
+A line, which has one axis only, lies along W where a convolution reads it, in conv3d too::
+
+    lv = R.nn.conv3d(x, const, ...)                  # (1, N, D, 1, 1), a window of (3, 1, 1)
+
+    lv = R.permute_dims(x, axes=[0, 1, 4, 3, 2])     # (1, N, 1, 1, D)
+    lv1 = R.nn.conv3d(lv, const, ...)                # a window of (1, 1, 3)
 """
 
 from __future__ import annotations
@@ -30,7 +37,13 @@ from collections.abc import Iterator
 import tvm
 from tvm import relax
 
-from rt3d_tvm.compile.ir.clip_axes import DEPTH_AXIS, ClipAxes, places_of
+from rt3d_tvm.compile.ir.clip_axes import (
+    DEPTH_AXIS,
+    WIDTH_AXIS,
+    ClipAxes,
+    places_of,
+    swapped_with_width,
+)
 from rt3d_tvm.compile.ir.dataflow import (
     bindings,
     constant,
@@ -96,6 +109,11 @@ def why_not(call: relax.Expr) -> str | None:
     return None
 
 
+def _turned(axes: ClipAxes) -> int | None:
+    """The axis of a clip, D or H, that a convolution's line is taken from to W; or None."""
+    return None if axes.line == WIDTH_AXIS else axes.line
+
+
 def _is_conv(call: relax.Expr) -> bool:
     return any(is_op(call, name) for name in (*CONVOLUTIONS, *TRANSPOSED))
 
@@ -150,7 +168,8 @@ class _Rewriter(relax.PyExprMutator):
         if is_op(call, "relax.concat") and constants:  # maybe a pad
             return not known
         if len(known_shape(call)) == 5 and call.op.name not in VIEWS:
-            return all(each.axes.is_clip for each in known)
+            is_line = _is_conv(call) and _turned(ClipAxes.of(known_shape(call.args[0]), range(5)))
+            return all(each.axes.is_clip for each in known) and not is_line
         return not known and not _is_conv(call)
 
     def is_clip(self, call: relax.Expr) -> bool:
@@ -167,7 +186,7 @@ class _Rewriter(relax.PyExprMutator):
         """The same on clips, emitted; None where its axes do not lie so that it could be."""
         tensors = _tensors(call)
         known: list[OnClip | None] = [self.known.get(each) for each in tensors]
-        for first in self.clips_of(tensors[0]) if _is_conv(call) else [known[0]]:
+        for first in self.lines_of(tensors[0]) if _is_conv(call) else [known[0]]:
             given = Operands(tensors, [first, *known[1:]], self.as_clip, self.batch)
             made = OPERATORS[call.op.name](call, given)
             if made is not None:
@@ -175,6 +194,23 @@ class _Rewriter(relax.PyExprMutator):
                 is_new = not isinstance(clip, relax.Var)
                 return OnClip(self.builder_.emit(clip) if is_new else clip, axes)
         return None
+
+    def lines_of(self, tensor: relax.Expr) -> Iterator[OnClip]:
+        """The clips that a convolution may read, of which a line lies along W.
+
+        A kernel computes neighbours along W together; along D or H a line would be one at a time.
+        What else reads the line has it along W from here on.
+        """
+        for found in self.clips_of(tensor):
+            line = _turned(found.axes)
+            if line is None:
+                yield found
+                continue
+            moved = relax.op.permute_dims(found.clip, swapped_with_width(line))
+            along = OnClip(self.builder_.emit(moved), found.axes.swapped(line, WIDTH_AXIS))
+            if self.known.get(tensor) is found:
+                self.known[tensor] = along
+            yield along
 
     def clips_of(self, tensor: relax.Expr) -> Iterator[OnClip]:
         """The clips that a convolution may read: the known one, one that is viewed, a new one."""
