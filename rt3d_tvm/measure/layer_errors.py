@@ -23,7 +23,7 @@ from rt3d_tvm.artifact.opencl.artifact import is_for_opencl
 from rt3d_tvm.artifact.tensors import Tensors, given
 from rt3d_tvm.compile.frontend import layer_nodes
 from rt3d_tvm.errors import InputError
-from rt3d_tvm.measure.reference_tensors import ReferenceGraph, ReferenceTensor
+from rt3d_tvm.measure.reference_tensors import ReferenceGraph, ReferenceTensor, is_8_bit
 from rt3d_tvm.precision import QUANTIZED
 
 
@@ -73,7 +73,7 @@ def layer_errors(
         name
         for _, result, near in results
         for name in near
-        if graph.of_8_bits(name) == (result.dtype.kind in "iu")
+        if graph.of_8_bits(name) == is_8_bit(result.dtype)
     )
     values = graph.computed(names, given(part, x), optimised=quantised)
     return [

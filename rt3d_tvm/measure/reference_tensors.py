@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class ReferenceTensor:
 
     def like(self, result: np.ndarray) -> bool:
         """Whether a kernel's result may be this tensor: numbers of 8 bits both, or neither."""
-        return _is_8_bit(result.dtype) == _is_8_bit(self.value.dtype)
+        return is_8_bit(result.dtype) == is_8_bit(self.value.dtype)
 
     def distance(self, result: np.ndarray) -> float:
         """The largest difference to a result of this shape, over the tensor's largest value.
@@ -33,7 +33,7 @@ class ReferenceTensor:
         A target stores 8 bits in the type of its instructions, which may be the file's other one:
         the same numbers, 128 apart.
         """
-        if not _is_8_bit(self.value.dtype):
+        if not is_8_bit(self.value.dtype):
             return relative_distance(result, self.value)
         moved = np.iinfo(self.value.dtype).min - np.iinfo(result.dtype).min
         own = self.value.astype("int32") - self.zero_point
@@ -51,11 +51,11 @@ class ReferenceGraph:
         }
         self._constants = constant_tensors(self._model)
 
-    def behind(self, tensor: str, layers: Collection[str]) -> list[str]:
+    def behind(self, tensor: str, layers: Set[str]) -> list[str]:
         """A layer's own tensor and all that is made of it before other layers' tensors."""
         found = [tensor]
         for node in self._model.graph.node:
-            if any(name in found for name in node.input) and not set(node.output) & set(layers):
+            if any(name in found for name in node.input) and layers.isdisjoint(node.output):
                 found.extend(name for name in node.output if name)
         return found
 
@@ -107,5 +107,6 @@ class ReferenceGraph:
 _LEAVES_8_BITS = ("DequantizeLinear", "Cast", "ConvInteger", "MatMulInteger")
 
 
-def _is_8_bit(dtype: np.dtype) -> bool:
+def is_8_bit(dtype: np.dtype) -> bool:
+    """Whether numbers are stored in 8 bits."""
     return dtype.kind in "iu" and dtype.itemsize == 1

@@ -138,7 +138,7 @@ _SPECS = (
         ModelSpec(
             name=name,
             title=title,
-            frames=16,
+            frames=frames,
             size=112,
             num_classes=400,
             paper_params=params,
@@ -148,23 +148,11 @@ _SPECS = (
             std=KINETICS_STD,
             resize=(128, 171),
         )
-        for name, title, params, macs in (
-            ("r3d", "R3D-18", 33.37e6, 40.7e9),
-            ("mc3", "MC3-18", 11.70e6, 43.3e9),
+        for name, title, frames, params, macs in (
+            ("r3d", "R3D-18", 16, 33.37e6, 40.7e9),
+            ("mc3", "MC3-18", 16, 11.70e6, 43.3e9),
+            ("r2plus1d_34", "R(2+1)D-34", 32, 63.70e6, 152.4e9),
         )
-    ),
-    ModelSpec(
-        name="r2plus1d_34",
-        title="R(2+1)D-34",
-        frames=32,
-        size=112,
-        num_classes=400,
-        paper_params=63.70e6,
-        paper_macs=152.4e9,
-        paper_rate=None,
-        mean=KINETICS_MEAN,
-        std=KINETICS_STD,
-        resize=(128, 171),
     ),
     ModelSpec(
         name="r2plus1d_34_mmaction2",

@@ -34,12 +34,8 @@ def places_of(rank: int, batch: int) -> tuple[int, ...]:
 
 def swapped_with_width(place: int) -> list[int]:
     """The order of a clip's axes with one of them and the columns in each other's place."""
-    return _swapped(place, WIDTH_AXIS)
-
-
-def _swapped(place: int, other: int) -> list[int]:
     order = [*range(5)]
-    order[place], order[other] = other, place
+    order[place], order[WIDTH_AXIS] = WIDTH_AXIS, place
     return order
 
 
@@ -109,13 +105,13 @@ class ClipAxes:
 
     @property
     def line(self) -> int | None:
-        """The one axis behind the channels that a clip has an extent along; None without such."""
+        """D or H, where a clip has an extent along that one and neither of the others; or None."""
         long = [place for place in WINDOWED if self.clip[place] > 1]
-        return long[0] if len(long) == 1 else None
+        return long[0] if len(long) == 1 and long != [WIDTH_AXIS] else None
 
-    def swapped(self, place: int, other: int) -> ClipAxes:
-        """Of the clip with two axes in each other's place."""
-        order = _swapped(place, other)
+    def with_width(self, place: int) -> ClipAxes:
+        """Of the clip with one of its axes and the columns in each other's place."""
+        order = swapped_with_width(place)
         axes = (tuple(order[each] for each in axis) for axis in self.axes)
         return ClipAxes(tuple(self.clip[each] for each in order), tuple(axes))
 

@@ -16,7 +16,6 @@ from tvm import relax
 from rt3d_tvm.compile.ir.clip_axes import (
     DEPTH_AXIS,
     HEIGHT_AXIS,
-    WIDTH_AXIS,
     WINDOWED,
     ClipAxes,
     places_of,
@@ -258,7 +257,7 @@ def _laid(
         return known.clip
     # A line that went to W for a convolution goes back.
     for place in (DEPTH_AXIS, HEIGHT_AXIS) if known is not None else ():
-        if known.axes.swapped(place, WIDTH_AXIS) == wanted:
+        if known.axes.with_width(place) == wanted:
             return relax.op.permute_dims(known.clip, swapped_with_width(place))
     value = constant(tensor)
     return given.as_clip(tensor, wanted) if value is None else relax.const(wanted.of_array(value))

@@ -39,7 +39,6 @@ from tvm import relax
 
 from rt3d_tvm.compile.ir.clip_axes import (
     DEPTH_AXIS,
-    WIDTH_AXIS,
     ClipAxes,
     places_of,
     swapped_with_width,
@@ -109,11 +108,6 @@ def why_not(call: relax.Expr) -> str | None:
     return None
 
 
-def _turned(axes: ClipAxes) -> int | None:
-    """The axis of a clip, D or H, that a convolution's line is taken from to W; or None."""
-    return None if axes.line == WIDTH_AXIS else axes.line
-
-
 def _is_conv(call: relax.Expr) -> bool:
     return any(is_op(call, name) for name in (*CONVOLUTIONS, *TRANSPOSED))
 
@@ -168,8 +162,9 @@ class _Rewriter(relax.PyExprMutator):
         if is_op(call, "relax.concat") and constants:  # maybe a pad
             return not known
         if len(known_shape(call)) == 5 and call.op.name not in VIEWS:
-            is_line = _is_conv(call) and _turned(ClipAxes.of(known_shape(call.args[0]), range(5)))
-            return all(each.axes.is_clip for each in known) and not is_line
+            axes = ClipAxes.of(known_shape(call.args[0]), range(5)) if _is_conv(call) else None
+            turns = axes is not None and axes.line is not None
+            return all(each.axes.is_clip for each in known) and not turns
         return not known and not _is_conv(call)
 
     def is_clip(self, call: relax.Expr) -> bool:
@@ -202,12 +197,12 @@ class _Rewriter(relax.PyExprMutator):
         What else reads the line has it along W from here on.
         """
         for found in self.clips_of(tensor):
-            line = _turned(found.axes)
+            line = found.axes.line
             if line is None:
                 yield found
                 continue
             moved = relax.op.permute_dims(found.clip, swapped_with_width(line))
-            along = OnClip(self.builder_.emit(moved), found.axes.swapped(line, WIDTH_AXIS))
+            along = OnClip(self.builder_.emit(moved), found.axes.with_width(line))
             if self.known.get(tensor) is found:
                 self.known[tensor] = along
             yield along
